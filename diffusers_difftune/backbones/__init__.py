@@ -1,0 +1,69 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One file per model family; everything that differs between families lives there and nowhere else."""
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..errors import DiffTuneError
+
+
+class Backbone(Protocol):
+    """What the rest of the library asks of a model family; [`StableDiffusionBackbone`] documents each part."""
+
+    folder: Path
+    denoiser_name: str
+    lora_target_modules: tuple[str, ...]
+    weight_components: tuple[str, ...]
+    vae_scale_factor: int
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]: ...
+    def load_denoiser(self, folder=None, dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module: ...
+    def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None: ...
+    def release_encoders(self) -> None: ...
+    def encode_images(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor: ...
+    def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]: ...
+    def predict(self, denoiser, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor: ...
+    def pipeline(self, denoiser, device: torch.device, dtype: torch.dtype, **kwargs): ...
+
+
+def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
+    """The backbone of a pipeline folder, by the class its `model_index.json` names. Reads no weights.
+
+    Args:
+        folder (`str` or `Path`): A local pipeline folder.
+        variant (`str`, *optional*): Variant of the weight files.
+
+    Returns:
+        [`Backbone`]: The backbone.
+
+    Raises:
+        DiffTuneError: The folder is not a pipeline, or one of an unsupported class.
+    """
+    from .stable_diffusion import StableDiffusionBackbone
+
+    families = {"StableDiffusionPipeline": StableDiffusionBackbone}
+    index = Path(folder) / "model_index.json"
+    if not index.is_file():
+        raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {folder}.")
+    name = json.loads(index.read_text())["_class_name"]
+    if name not in families:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
+        )
+    return families[name](Path(folder), variant)

@@ -1,0 +1,132 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Stable Diffusion 1.x and 2.x: a UNet on VAE latents, conditioned on one CLIP text encoder."""
+
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextModel, CLIPTokenizer
+
+
+class StableDiffusionBackbone:
+    """Everything that is particular to [`StableDiffusionPipeline`].
+
+    Args:
+        folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
+        variant (`str`, *optional*): Variant of the weight files.
+    """
+
+    pipeline_class = StableDiffusionPipeline
+    denoiser_class = UNet2DConditionModel
+    denoiser_name = "unet"
+    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
+    weight_components = ("unet", "vae", "text_encoder")
+
+    def __init__(self, folder: Path, variant: str | None = None) -> None:
+        self.folder = Path(folder)
+        self.variant = variant
+        self.noise_scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer")
+        vae_config = AutoencoderKL.load_config(self.folder, subfolder="vae")
+        self.latent_channels: int = vae_config["latent_channels"]
+        self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
+        self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
+        self.vae: AutoencoderKL | None = None
+        self.text_encoder: CLIPTextModel | None = None
+
+    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
+        """The shape (C, h, w) of the latents of a square image."""
+        side = resolution // self.vae_scale_factor
+        return (self.latent_channels, side, side)
+
+    def load_denoiser(self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs):
+        """Loads the UNet, from another folder or model id if one is given."""
+        return UNet2DConditionModel.from_pretrained(
+            folder or self.folder, subfolder="unet", variant=self.variant, torch_dtype=dtype, **kwargs
+        )
+
+    def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Brings the VAE and the text encoder into memory; does nothing if they are there."""
+        if self.vae is None:
+            self.vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", variant=self.variant)
+            self.text_encoder = CLIPTextModel.from_pretrained(
+                self.folder, subfolder="text_encoder", variant=self.variant
+            )
+            for module in (self.vae, self.text_encoder):
+                module.requires_grad_(False).eval()
+        self.vae.to(device, dtype)
+        self.text_encoder.to(device, dtype)
+
+    def release_encoders(self) -> None:
+        """Drops the VAE and the text encoder."""
+        self.vae = self.text_encoder = None
+
+    @torch.no_grad()
+    def encode_images(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of the latent posterior, before scaling.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): Images in [−1, 1].
+
+        Returns:
+            Two `torch.Tensor` of shape `(B, C, H / f, W / f)`, float32.
+        """
+        posterior = self.vae.encode(pixel_values.to(self.vae.device, self.vae.dtype)).latent_dist
+        return posterior.mean.float(), posterior.std.float()
+
+    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """From the VAE's latents to the denoiser's."""
+        return latents * self.scaling_factor
+
+    @torch.no_grad()
+    def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """What the denoiser is conditioned on, one entry a prompt.
+
+        Args:
+            prompts (`list[str]`): N prompts, cut at the tokenizer's length.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `encoder_hidden_states` of shape `(N, tokens, width)`, float32.
+        """
+        ids = self.tokenizer(
+            prompts,
+            max_length=self.tokenizer.model_max_length,
+            padding="max_length",
+            truncation=True,
+            return_tensors="pt",
+        ).input_ids
+        return {"encoder_hidden_states": self.text_encoder(ids.to(self.text_encoder.device))[0].float()}
+
+    def predict(
+        self, denoiser: torch.nn.Module, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The denoiser's output for x_t, of the shape of `sample`."""
+        return denoiser(sample, timesteps, condition["encoder_hidden_states"], return_dict=False)[0]
+
+    def pipeline(self, denoiser: torch.nn.Module | None, device: torch.device, dtype: torch.dtype, **kwargs):
+        """The whole pipeline, with `denoiser` in place of the saved one, to sample from or to save."""
+        components = {} if denoiser is None else {"unet": denoiser}
+        if self.vae is not None:
+            components |= {"vae": self.vae, "text_encoder": self.text_encoder}
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            self.folder, variant=self.variant, safety_checker=None, torch_dtype=dtype, **components, **kwargs
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)

@@ -1,0 +1,265 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Diff-Tuning itself: a batch of clean latents in, two losses out. No models, no files."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .errors import DiffTuneError
+from .parameterization import regression_target, resolve_prediction_type, snr_weight
+from .timesteps import NoiseLevels, NoiseScheduler, draw_levels
+
+
+@dataclass
+class NoiseDraws:
+    """The random numbers of a batch, so that a caller can make each row's a function of its place in the run.
+
+    Attributes:
+        uniform (`torch.Tensor` of shape `(B,)`): In [0, 1); picks the noise level.
+        noise (`torch.Tensor` of shape `(B, ...)`): Standard normal, of the shape of the latents.
+        offset (`torch.Tensor` of shape `(B, C, 1, 1)`, *optional*): Standard normal, for the noise offset.
+        perturbation (`torch.Tensor` of shape `(B, ...)`, *optional*): Standard normal, for the input perturbation.
+    """
+
+    uniform: torch.Tensor
+    noise: torch.Tensor
+    offset: torch.Tensor | None = None
+    perturbation: torch.Tensor | None = None
+
+
+@dataclass
+class NoisyBatch:
+    """What the network sees and what it should answer.
+
+    Attributes:
+        sample (`torch.Tensor` of shape `(B, ...)`): x_t.
+        timesteps (`torch.Tensor` of shape `(B,)`): The timestep to hand to the network.
+        target (`torch.Tensor` of shape `(B, ...)`): The regression target.
+        noise (`torch.Tensor` of shape `(B, ...)`): The noise the target was made of.
+        weight (`torch.Tensor` of shape `(B,)`): The loss weight of each row.
+        is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
+        height (`torch.Tensor` of shape `(B,)`): The noise level in (0, 1], 1 being noise.
+    """
+
+    sample: torch.Tensor
+    timesteps: torch.Tensor
+    target: torch.Tensor
+    noise: torch.Tensor
+    weight: torch.Tensor
+    is_source: torch.Tensor
+    height: torch.Tensor
+
+
+@dataclass
+class DiffTuningLoss:
+    """The losses of a batch.
+
+    Attributes:
+        total (`torch.Tensor`, scalar): reconsolidation + retention_weight · retention; call `backward` on this.
+        reconsolidation (`torch.Tensor`, scalar): Over the target rows.
+        retention (`torch.Tensor`, scalar): Over the source rows.
+        rows (`torch.Tensor` of shape `(B,)`): The weighted loss of each row, detached.
+    """
+
+    total: torch.Tensor
+    reconsolidation: torch.Tensor
+    retention: torch.Tensor
+    rows: torch.Tensor
+
+
+class DiffTuningObjective:
+    """The Diff-Tuning objective (Zhong et al., NeurIPS 2024, arXiv 2406.00773).
+
+    L = Σ_target ℓ / ((1 − s) · B) + w · Σ_source ℓ / (s · B), with the noise levels of target rows drawn in proportion
+    to ψ and those of source rows in proportion to ξ. It divides by the *requested* share s, not by the count that fell
+    into this batch, so its expectation is the same at every batch size; when s · B is a whole number it is the two means.
+
+    The defaults are those of the paper's reference implementation.
+
+    Args:
+        noise_scheduler ([`DDPMScheduler`], [`DDIMScheduler`], [`PNDMScheduler`] or [`FlowMatchEulerDiscreteScheduler`]):
+            The scheduler the model was pretrained with.
+        source_share (`float`, *optional*, defaults to 0.2):
+            s, the fraction of source rows in a batch, in [0, 1). 0 leaves retention out.
+        retention_weight (`float`, *optional*, defaults to 0.1):
+            w, the weight of the retention loss, at least 0.
+        reconsolidation_power (`float`, *optional*, defaults to 1.0):
+            p in ψ(t) = t^p, at least 0. 0 is plain training.
+        retention_power (`float`, *optional*, defaults to 1.0):
+            q in ξ(t) = (1 − t)^q, at least 0.
+        coefficients (`str`, *optional*, defaults to `"sampled"`):
+            `"sampled"` draws noise levels in proportion to ψ and ξ with weight 1, `"weighted"` draws them as in plain
+            training and weighs the loss; the expectation is the same.
+        prediction_type (`str`, *optional*):
+            What the network predicts; `None` takes the scheduler's own.
+        snr_gamma (`float`, *optional*):
+            γ of the min-SNR weighting, on target and source rows. `None` leaves it out.
+        noise_offset (`float`, *optional*, defaults to 0.0):
+            Scale of a noise that is constant over each channel, on target rows only.
+        input_perturbation (`float`, *optional*, defaults to 0.0):
+            Scale of a noise that is added to x_t and not to the target, on target rows only.
+        weighting_scheme (`str`, *optional*, defaults to `"none"`), logit_mean, logit_std, mode_scale:
+            Flow matching only; see [`NoiseLevels.of`].
+
+    Raises:
+        DiffTuneError: A value is out of range or does not go with the scheduler.
+    """
+
+    def __init__(
+        self,
+        noise_scheduler: NoiseScheduler,
+        source_share: float = 0.2,
+        retention_weight: float = 0.1,
+        reconsolidation_power: float = 1.0,
+        retention_power: float = 1.0,
+        coefficients: str = "sampled",
+        prediction_type: str | None = None,
+        snr_gamma: float | None = None,
+        noise_offset: float = 0.0,
+        input_perturbation: float = 0.0,
+        weighting_scheme: str = "none",
+        logit_mean: float = 0.0,
+        logit_std: float = 1.0,
+        mode_scale: float = 1.29,
+    ) -> None:
+        check_range("source_share", source_share, 0 <= source_share < 1, "at least 0 and below 1")
+        check_range("retention_weight", retention_weight, retention_weight >= 0, "at least 0")
+        check_range("reconsolidation_power", reconsolidation_power, reconsolidation_power >= 0, "at least 0")
+        check_range("retention_power", retention_power, retention_power >= 0, "at least 0")
+        if coefficients not in ("sampled", "weighted"):
+            raise DiffTuneError(f"--coefficients is '{coefficients}'; it must be sampled or weighted.")
+
+        self.source_share = source_share
+        self.retention_weight = retention_weight
+        self.noise_offset = noise_offset
+        self.input_perturbation = input_perturbation
+        self.prediction_type = resolve_prediction_type(noise_scheduler, prediction_type)
+        self.levels = NoiseLevels.of(noise_scheduler, weighting_scheme, logit_mean, logit_std, mode_scale)
+
+        psi = self.levels.reconsolidation_coefficient(reconsolidation_power)
+        xi = self.levels.retention_coefficient(retention_power)
+        if coefficients == "sampled":
+            self.laws = (self.levels.law(psi), self.levels.law(xi))
+            weights = torch.ones(2, len(self.levels), dtype=torch.float64)
+        else:
+            self.laws = (self.levels.base, self.levels.base)
+            weights = torch.stack([self.levels.weight(psi), self.levels.weight(xi)])
+        weights = weights * self.levels.loss_weight
+        if snr_gamma is not None:
+            snr = (self.levels.signal / self.levels.noise) ** 2
+            weights = weights * snr_weight(self.prediction_type, snr, snr_gamma)
+        self.weights = weights.float()  # (2, T): target rows, source rows
+
+    def add_noise(
+        self,
+        latents: torch.Tensor,
+        is_source: torch.Tensor,
+        draws: NoiseDraws | None = None,
+        generator: torch.Generator | None = None,
+    ) -> NoisyBatch:
+        """Draws noise levels and noise, and makes x_t with its regression target.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, ...)`): Clean latents, scaled as the denoiser expects them.
+            is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
+            draws ([`NoiseDraws`], *optional*): The random numbers. `None` draws them with `generator`.
+            generator (`torch.Generator`, *optional*): Used without `draws`; `None` is torch's global one.
+
+        Returns:
+            [`NoisyBatch`]: x_t, t, the target and the loss weights, on the device of `latents`.
+        """
+        if draws is None:
+            draws = self.draw(latents, generator)
+        device = latents.device
+        is_source = is_source.to(draws.uniform.device)
+        index = torch.where(is_source, *(draw_levels(law, draws.uniform) for law in reversed(self.laws)))
+        weight = self.weights.to(index.device)[is_source.long(), index].to(device)
+
+        def at_level(values: torch.Tensor) -> torch.Tensor:
+            return values.to(index.device, torch.float32)[index].to(device)
+
+        per_row = (-1, *[1] * (latents.ndim - 1))
+        signal, sigma = at_level(self.levels.signal).view(per_row), at_level(self.levels.noise).view(per_row)
+        is_source = is_source.to(device)
+        is_target = (~is_source).view(per_row)
+        noise = draws.noise.to(latents)
+        if self.noise_offset:
+            noise = noise + self.noise_offset * is_target * draws.offset.to(latents)
+        input_noise = noise
+        if self.input_perturbation:
+            input_noise = noise + self.input_perturbation * is_target * draws.perturbation.to(latents)
+        return NoisyBatch(
+            sample=(signal * latents + sigma * input_noise).to(latents.dtype),
+            timesteps=self.levels.timesteps.to(index.device)[index].to(device),
+            target=regression_target(self.prediction_type, latents, noise, signal, sigma),
+            noise=noise,
+            weight=weight,
+            is_source=is_source,
+            height=at_level(self.levels.height),
+        )
+
+    def draw(self, latents: torch.Tensor, generator: torch.Generator | None = None) -> NoiseDraws:
+        """Draws the random numbers of one batch with a generator (on the generator's device)."""
+        device = latents.device if generator is None else generator.device
+
+        def normal(*shape: int) -> torch.Tensor:
+            return torch.randn(shape, generator=generator, device=device)
+
+        return NoiseDraws(
+            uniform=torch.rand(len(latents), generator=generator, device=device),
+            noise=normal(*latents.shape),
+            offset=normal(*latents.shape[:2], *[1] * (latents.ndim - 2)) if self.noise_offset else None,
+            perturbation=normal(*latents.shape) if self.input_perturbation else None,
+        )
+
+    def loss(
+        self,
+        prediction: torch.Tensor,
+        noisy: NoisyBatch,
+        pretrained_prediction: torch.Tensor | None = None,
+        batch_size: int | None = None,
+    ) -> DiffTuningLoss:
+        """The two losses of a batch, or of the part of a global batch that one process sees in one micro-step.
+
+        Args:
+            prediction (`torch.Tensor` of shape `(B, ...)`): What the network answered to `noisy`.
+            noisy ([`NoisyBatch`]): The batch from [`add_noise`].
+            pretrained_prediction (`torch.Tensor` of shape `(B, ...)`, *optional*): What the pretrained network answered;
+                if given, source rows are held to it instead of to the noise (the paper's distillation variant).
+            batch_size (`int`, *optional*): The rows B of the global batch of which these are a part; the sum of the
+                parts' losses is then the global batch's loss. `None` is the number of rows given.
+
+        Returns:
+            [`DiffTuningLoss`]: The losses, float32.
+        """
+        is_source, target = noisy.is_source, noisy.target.float()
+        if pretrained_prediction is not None:
+            per_row = is_source.view(-1, *[1] * (target.ndim - 1))
+            target = torch.where(per_row, pretrained_prediction.detach().float(), target)
+        rows = (prediction.float() - target).square().flatten(1).mean(1) * noisy.weight
+        batch_size = batch_size or len(rows)
+        reconsolidation = (rows * ~is_source).sum() / ((1 - self.source_share) * batch_size)
+        retention = (rows * is_source).sum() / (self.source_share * batch_size) if self.source_share else rows.new_zeros(())
+        return DiffTuningLoss(
+            total=reconsolidation + self.retention_weight * retention,
+            reconsolidation=reconsolidation.detach(),
+            retention=retention.detach(),
+            rows=rows.detach(),
+        )
+
+
+def check_range(name: str, value: float, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise DiffTuneError(f"--{name} is {value}; it must be {allowed}.")

@@ -1,0 +1,190 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The flags, as dataclasses. Flags of diffusers' own scripts keep their names, defaults and meaning."""
+
+from dataclasses import dataclass, field
+
+
+def flag(help: str, default=None, **kwargs):
+    """A dataclass field that becomes a flag with this help text."""
+    metadata = {"help": help, **{k: kwargs.pop(k) for k in ("choices", "nargs") if k in kwargs}}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class ModelConfig:
+    """The pretrained model."""
+
+    _argument_group_name = "model"
+
+    pretrained_model_name_or_path: str = flag("The pipeline to fine-tune: a folder or a model id on the Hub.")
+    revision: str | None = flag("Revision of the model on the Hub.")
+    variant: str | None = flag("Variant of the weight files, for example fp16.")
+    cache_dir: str | None = flag("Where downloaded models and datasets, and cached encodings, are kept.")
+    prediction_type: str | None = flag(
+        "What the network predicts: epsilon, v_prediction or sample. Default: as the model's scheduler says."
+    )
+
+
+@dataclass
+class DataConfig:
+    """The target data."""
+
+    _argument_group_name = "target data"
+
+    dataset_name: str | None = flag("A dataset on the Hub, or a folder that `datasets` can load.")
+    dataset_config_name: str | None = flag("The configuration of the dataset, if it has several.")
+    train_data_dir: str | None = flag(
+        "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a folder of Parquet files."
+    )
+    image_column: str = flag("The column that holds the image.", "image")
+    caption_column: str = flag("The column that holds a caption or a list of captions.", "text")
+    max_train_samples: int | None = flag("Train on this many rows only, drawn with the seed.")
+    resolution: int = flag("Images are resized so that their shorter side has this many pixels, then cropped.", 512)
+    center_crop: bool = flag("Crop in the centre instead of at random.", False)
+    random_flip: bool = flag("Flip images horizontally at random.", False)
+    image_interpolation_mode: str = flag(
+        "How images are resized.",
+        "lanczos",
+        choices=["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"],
+    )
+    dataloader_num_workers: int = flag("Processes that prepare batches; 0 prepares them in the main process.", 0)
+    crops_per_image: int = flag("How many seeded random crops of an image that is not square are cached.", 4)
+    no_cache: bool = flag("Encode images and captions in every step instead of once (upstream's behaviour).", False)
+    streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)
+    verify_cache: bool = flag("Hash every image again instead of trusting size, time and inode of its file.", False)
+    skip_bad_images: bool = flag("Leave out images that cannot be read instead of stopping.", False)
+
+
+@dataclass
+class DiffTuningConfig:
+    """What Diff-Tuning adds to the flags of diffusers' scripts."""
+
+    _argument_group_name = "Diff-Tuning"
+
+    objective: str = flag(
+        "difftune, or standard for plain fine-tuning (no source rows, noise levels drawn as in pretraining).",
+        "difftune",
+        choices=["difftune", "standard"],
+    )
+    source_share: float = flag("Fraction of the rows of a batch that come from the knowledge bank, in [0, 1).", 0.2)
+    retention_weight: float = flag("Weight of the retention loss beside the reconsolidation loss.", 0.1)
+    reconsolidation_power: float = flag("p: target rows draw noise levels in proportion to t^p.", 1.0)
+    retention_power: float = flag("q: source rows draw noise levels in proportion to (1 - t)^q.", 1.0)
+    coefficients: str = flag(
+        "sampled: draw noise levels by the coefficients; weighted: weigh the loss by them instead.",
+        "sampled",
+        choices=["sampled", "weighted"],
+    )
+    retention_target: str = flag(
+        "noise: source rows learn the noise, as in the paper; pretrained: the pretrained model's output (distillation).",
+        "noise",
+        choices=["noise", "pretrained"],
+    )
+    retention_prompts: str = flag(
+        "sampled: source rows keep the prompt they were made with; empty: they get the empty prompt.",
+        "sampled",
+        choices=["sampled", "empty"],
+    )
+    knowledge_bank: str | None = flag(
+        "A knowledge bank: a folder or a dataset id on the Hub. Default: one is built into OUTPUT_DIR/knowledge_bank."
+    )
+    bank_samples: int | None = flag("Samples to build. Default: as many as the run will draw, at most 1000.")
+    bank_prompts: str = flag("captions (of the target data), empty, or a text file with one prompt a line.", "captions")
+    bank_steps: int = flag("Sampling steps per sample.", 50)
+    bank_solver: str = flag("The sampler.", "ddim", choices=["ddim", "dpm++", "unipc", "euler"])
+    bank_guidance_scale: float = flag("Classifier-free guidance; 1.0 samples the model's own distribution.", 1.0)
+    bank_batch_size: int = flag("Samples made at once.", 16)
+
+
+@dataclass
+class RunConfig:
+    """How to train, where to write and what to report."""
+
+    _argument_group_name = "training"
+
+    output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned")
+    seed: int | None = flag("Seed of every random draw. Default: a fresh one, written to run_config.json.")
+    train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 16)
+    num_train_epochs: int = flag("Passes over the target data.", 100)
+    max_train_steps: int | None = flag("Optimiser steps; overrides num_train_epochs.")
+    gradient_accumulation_steps: int = flag("Micro-steps per optimiser step.", 1)
+    gradient_checkpointing: bool = flag("Save memory by computing activations again in the backward pass.", False)
+    learning_rate: float = flag("Learning rate after warm-up.", 1e-4)
+    scale_lr: bool = flag("Multiply the learning rate by processes, accumulation steps and batch size.", False)
+    lr_scheduler: str = flag(
+        "linear, cosine, cosine_with_restarts, polynomial, constant or constant_with_warmup.", "constant"
+    )
+    lr_warmup_steps: int = flag("Warm-up steps of the learning rate.", 500)
+    snr_gamma: float | None = flag("γ of the min-SNR loss weighting; 5.0 is recommended.")
+    use_8bit_adam: bool = flag("Use the 8-bit Adam of bitsandbytes.", False)
+    allow_tf32: bool = flag("Allow TF32 on Ampere and newer GPUs.", False)
+    adam_beta1: float = flag("β1 of AdamW.", 0.9)
+    adam_beta2: float = flag("β2 of AdamW.", 0.999)
+    adam_weight_decay: float = flag("Weight decay of AdamW.", 1e-2)
+    adam_epsilon: float = flag("ε of AdamW.", 1e-8)
+    max_grad_norm: float = flag("Gradients are clipped to this norm.", 1.0)
+    noise_offset: float = flag("Scale of the noise offset, on target rows.", 0.0)
+    mixed_precision: str | None = flag(
+        "no, fp16 or bf16. Default: what `accelerate config` says.", choices=["no", "fp16", "bf16"]
+    )
+    enable_xformers_memory_efficient_attention: bool = flag("Use the attention of xformers.", False)
+    local_rank: int = flag("Set by older launchers; the LOCAL_RANK variable wins.", -1)
+    checkpointing_steps: int = flag("Write a checkpoint every this many optimiser steps.", 500)
+    checkpoints_total_limit: int | None = flag("Keep at most this many checkpoints.")
+    resume_from_checkpoint: str | None = flag("A checkpoint folder, or latest.")
+    logging_dir: str = flag("Tracker logs go to OUTPUT_DIR/LOGGING_DIR.", "logs")
+    report_to: str = flag("tensorboard, wandb, comet_ml, trackio …, all, or none.", "tensorboard")
+    push_to_hub: bool = flag("Upload the result to the Hub.", False)
+    hub_token: str | None = flag("Token for the Hub. Default: the one you logged in with.")
+    hub_model_id: str | None = flag("Repository on the Hub. Default: the name of output_dir.")
+
+
+@dataclass
+class FullFineTuningConfig:
+    """What only full fine-tuning has."""
+
+    _argument_group_name = "full fine-tuning"
+
+    input_perturbation: float = flag("Scale of the input perturbation, on target rows; 0.1 is recommended.", 0.0)
+    dream_training: bool = flag("DREAM training, on target rows: one more forward pass per step.", False)
+    dream_detail_preservation: float = flag("p of DREAM, above 0.", 1.0)
+    use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
+    offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
+    foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
+    non_ema_revision: str | None = flag("Revision of the weights to start from when revision holds moving averages.")
+    validation_prompts: list[str] | None = flag("Prompts to make validation images for.", nargs="+")
+    validation_epochs: int = flag("Make validation images every this many epochs.", 5)
+    validation_steps: int | None = flag("Make validation images every this many steps instead.")
+    tracker_project_name: str = flag("Name of the project in the tracker.", "text2image-fine-tune")
+
+
+@dataclass
+class LoraConfigFlags:
+    """What only LoRA fine-tuning has."""
+
+    _argument_group_name = "LoRA"
+
+    rank: int = flag("Rank of the LoRA matrices.", 4)
+    lora_alpha: float | None = flag("Scale numerator of LoRA. Default: the rank, so that the scale is 1.")
+    lora_dropout: float = flag("Dropout on the input of LoRA layers.", 0.0)
+    lora_target_modules: list[str] | None = flag(
+        "Names of the modules that get LoRA layers. Default: the attention projections.", nargs="+"
+    )
+    validation_prompt: str | None = flag("Prompt to make validation images for.")
+    num_validation_images: int = flag("How many validation images to make.", 4)
+    validation_epochs: int = flag("Make validation images every this many epochs.", 1)
+    validation_steps: int | None = flag("Make validation images every this many steps instead.")
