@@ -1,0 +1,92 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Files and folders that are either whole or not there: written aside, flushed to disk, renamed into place."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash at any moment, finds the old one or the new one and nothing between.
+
+    Args:
+        path (`str` or `Path`): The file; its folder must exist.
+        data (`bytes`): Its new content.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    fsync_path(path.parent)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Fills a folder aside and puts it in place of `path`, old content and all, when the block ends without an error.
+
+    A crash leaves at most a sibling `.NAME.tmp`, which the next call for the same path removes. One process at a time
+    may call this for a path; others may write into the folder it yields.
+
+    Args:
+        path (`str` or `Path`): The folder; its parent is made if it does not exist.
+
+    Yields:
+        `Path`: An empty folder next to `path` to write into.
+
+    Example:
+        ```python
+        with atomic_folder(output_dir / "checkpoint-500") as folder:
+            unet.save_pretrained(folder / "unet")
+        ```
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside, old = path.with_name(f".{path.name}.tmp"), path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():  # a crash between the two renames below
+        os.rename(old, path)
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        for folder, _, names in os.walk(aside):
+            for name in names:
+                fsync_path(Path(folder, name))
+            fsync_path(folder)
+        if path.exists():  # a folder that is not empty cannot be renamed over
+            os.rename(path, old)
+        os.rename(aside, path)
+        fsync_path(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def fsync_path(path: str | Path) -> None:
+    """Flushes a file, or a folder's list of names, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
