@@ -1,0 +1,66 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Fixtures shared by all tests. Nothing here reaches a network."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+
+# Read at import by the Hugging Face libraries, so set before any of them is imported. Child processes inherit it.
+CACHES = Path(tempfile.mkdtemp(prefix="difftune-tests-"))
+os.environ.update(
+    HF_HOME=str(CACHES / "hf"),
+    HF_HUB_CACHE=str(CACHES / "hf" / "hub"),
+    HF_DATASETS_CACHE=str(CACHES / "hf" / "datasets"),
+    XDG_CACHE_HOME=str(CACHES / "xdg"),
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_XET="1",
+    DIFFUSERS_VERBOSITY="error",
+    TRANSFORMERS_VERBOSITY="error",
+    OMP_NUM_THREADS="1",
+    TOKENIZERS_PARALLELISM="false",
+    CUDA_VISIBLE_DEVICES="",
+    ACCELERATE_USE_CPU="true",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    MPLBACKEND="agg",
+)
+for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
+    os.environ.pop(name, None)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+from tests.tiny import save_tiny_images, save_tiny_pipeline  # noqa: E402
+
+
+torch.set_num_threads(1)
+
+
+def pytest_sessionfinish() -> None:
+    shutil.rmtree(CACHES, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny Stable Diffusion pipeline. Shared by all tests: copy it before changing it."""
+    return save_tiny_pipeline(tmp_path_factory.mktemp("tiny-pipeline"))
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of six 16 × 16 images with captions. Shared by all tests: copy it before changing it."""
+    return save_tiny_images(tmp_path_factory.mktemp("tiny-images"))

@@ -1,0 +1,159 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A tiny Stable Diffusion pipeline and tiny image folders, made from nothing: no download, a fraction of a second."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+
+COLORS = {
+    "red": (220, 40, 40),
+    "green": (40, 170, 60),
+    "blue": (40, 70, 220),
+    "yellow": (240, 210, 40),
+    "purple": (140, 50, 170),
+    "pink": (240, 130, 180),
+}
+SHAPES = ("square", "bar", "cross")
+
+
+def byte_tokenizer(length: int = 32) -> CLIPTokenizer:
+    """A CLIP tokenizer that knows the 256 bytes and no merges."""
+    letters = list(bytes_to_unicode().values())
+    words = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
+    vocab = {word: index for index, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
+
+
+def tiny_pipeline(prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
+    """A whole [`StableDiffusionPipeline`] of about 60,000 weights: 2× VAE with 4 latent channels, a (4, 8) UNet."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = byte_tokenizer()
+        text_encoder = CLIPTextModel(
+            CLIPTextConfig(
+                hidden_size=32,
+                intermediate_size=37,
+                num_attention_heads=4,
+                num_hidden_layers=2,
+                max_position_embeddings=32,
+                vocab_size=514,
+                bos_token_id=512,
+                eos_token_id=513,
+                pad_token_id=513,
+            )
+        )
+        vae = AutoencoderKL(
+            block_out_channels=[4, 8],
+            in_channels=3,
+            out_channels=3,
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+            latent_channels=4,
+            norm_num_groups=2,
+            sample_size=16,
+        )
+        unet = UNet2DConditionModel(
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=2,
+        )
+    scheduler = DDPMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        steps_offset=1,
+    )
+    return StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=tokenizer,
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def save_tiny_pipeline(folder: str | Path, prediction_type: str = "epsilon", seed: int = 0) -> Path:
+    """Saves [`tiny_pipeline`] to `folder` and returns the folder; the same arguments give the same weights.
+
+    Args:
+        folder (`str` or `Path`): Where to save, made if it is not there.
+        prediction_type (`str`, *optional*, defaults to `"epsilon"`): What the scheduler's config says.
+        seed (`int`, *optional*, defaults to 0): Seed of the weights.
+    """
+    tiny_pipeline(prediction_type, seed).save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def tiny_image(index: int, size: tuple[int, int] = (16, 16)) -> tuple[Image.Image, str]:
+    """A drawing of a coloured shape on a gradient, different for every index, and its caption."""
+    names = list(COLORS)
+    color, shape = names[index % len(names)], SHAPES[index // len(names) % len(SHAPES)]
+    width, height = size
+    down, across = np.mgrid[0:height, 0:width] / (max(size) - 1)
+    pixels = np.stack([200 + 40 * across, 200 + 40 * down, np.full_like(down, 180 + index % 60)], -1)
+    inside = {
+        "square": (abs(down - 0.5) < 0.3) & (abs(across - 0.5) < 0.3),
+        "bar": abs(down - 0.5) < 0.2,
+        "cross": (abs(down - 0.5) < 0.15) | (abs(across - 0.5) < 0.15),
+    }[shape]
+    pixels[inside] = COLORS[color]
+    return Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8), "RGB"), f"a {color} {shape}, number {index}"
+
+
+def save_tiny_images(
+    folder: str | Path,
+    count: int = 6,
+    size: int | tuple[int, int] = 16,
+    captions: Sequence[str | list[str] | None] | None = None,
+) -> Path:
+    """Saves an image folder as `datasets` reads it: `00.png`, `01.png` … and a `metadata.jsonl` with `text`.
+
+    Args:
+        folder (`str` or `Path`): Where to save, made if it is not there.
+        count (`int`, *optional*, defaults to 6): The number of images.
+        size (`int` or `tuple[int, int]`, *optional*, defaults to 16): Side, or width and height, in pixels.
+        captions (`Sequence`, *optional*): A caption (string, list of strings or `None`) for each image, in place of
+            the drawn thing's name.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for index in range(count):
+        image, caption = tiny_image(index, (size, size) if isinstance(size, int) else size)
+        image.save(folder / f"{index:02}.png")
+        text = caption if captions is None else captions[index]
+        lines.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
