@@ -1,0 +1,46 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they make .venv and install into it, once, and again
+# when pyproject.toml or constraints.txt changes.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := diffusers_difftune training_scripts examples benchmarks tests
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test style quality clean
+
+help:
+	@echo "make demo     fine-tune the embedded pipeline twice and compare (about 8 minutes on two cores)"
+	@echo "make test     run the tests"
+	@echo "make style    format and fix what can be fixed"
+	@echo "make quality  check format, lint and types"
+	@echo "make clean    remove .venv and what the demo wrote"
+
+demo: .venv/.installed
+	$(BIN)/python examples/icons/demo.py
+
+test: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+style: .venv/.quality
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+quality: .venv/.quality
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv outputs/demo
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+		'Python 3.11 or newer is needed, $(PYTHON) is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12 ...')"
+	@echo "Installing into .venv; the first time this takes some minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	@touch $@
+
+.venv/.quality: .venv/.installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[quality]"
+	@touch $@

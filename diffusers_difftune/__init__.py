@@ -1,0 +1,76 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Diff-Tuning for diffusers: fine-tune a pretrained diffusion model without losing what it knew.
+
+The names below are loaded when they are first used, so that importing the package costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .version import __version__
+
+
+if TYPE_CHECKING:
+    from .backbones import Backbone, load_backbone
+    from .bank.bank import KnowledgeBank
+    from .bank.build import build_bank
+    from .bank.manifest import BankManifest
+    from .data.plan import BatchPlan, RowRandom, Slot
+    from .errors import DiffTuneError
+    from .objective import DiffTuningLoss, DiffTuningObjective, NoiseDraws, NoisyBatch
+    from .timesteps import NoiseLevels
+
+
+_HOMES = {
+    "backbones": ("Backbone", "load_backbone"),
+    "bank.bank": ("KnowledgeBank",),
+    "bank.build": ("build_bank",),
+    "bank.manifest": ("BankManifest",),
+    "data.plan": ("BatchPlan", "RowRandom", "Slot"),
+    "errors": ("DiffTuneError",),
+    "objective": ("DiffTuningLoss", "DiffTuningObjective", "NoiseDraws", "NoisyBatch"),
+    "timesteps": ("NoiseLevels",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Backbone",
+    "BankManifest",
+    "BatchPlan",
+    "DiffTuneError",
+    "DiffTuningLoss",
+    "DiffTuningObjective",
+    "KnowledgeBank",
+    "NoiseDraws",
+    "NoiseLevels",
+    "NoisyBatch",
+    "RowRandom",
+    "Slot",
+    "__version__",
+    "build_bank",
+    "load_backbone",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
