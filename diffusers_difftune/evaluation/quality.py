@@ -1,0 +1,141 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How near generated images are to real ones: FID and KID, always beside what real images score among themselves."""
+
+import warnings
+from dataclasses import asdict, dataclass
+
+import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+from tqdm.auto import tqdm
+
+from ..errors import DiffTuneError
+
+
+KID_SUBSETS = 50
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Two distances between two sets of images.
+
+    Attributes:
+        fid (`float`): Fréchet distance of the feature Gaussians (Heusel et al., NeurIPS 2017). It falls with the
+            number of images, so only figures at equal numbers can be compared.
+        kid (`float`): Kernel distance (Bińkowski et al., ICLR 2018), without such a bias; it can come out below 0.
+        kid_std (`float`): Standard deviation of the KID over random halves.
+        num_real (`int`): Real images.
+        num_generated (`int`): Generated images; for a real-vs-real floor, the other real images.
+        feature_dimension (`int`): Numbers per image.
+    """
+
+    fid: float
+    kid: float
+    kid_std: float
+    num_real: int
+    num_generated: int
+    feature_dimension: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def extract_features(
+    extractor: torch.nn.Module, images: torch.Tensor, batch_size: int = 64, device: str | torch.device = "cpu"
+) -> torch.Tensor:
+    """Features of images, a batch at a time.
+
+    Args:
+        extractor (`torch.nn.Module`): Maps images of shape `(B, 3, H, W)` to features of shape `(B, D)`.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): The images, of the type and range that the extractor expects;
+            torchmetrics' own networks take uint8.
+        batch_size (`int`, *optional*, defaults to 64): Images at once.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to compute.
+
+    Returns:
+        `torch.Tensor` of shape `(N, D)`: The features, float64, on the CPU.
+    """
+    extractor = extractor.to(device).eval()
+    batches = tqdm(images.split(batch_size), "features", leave=False)
+    return torch.cat([extractor(batch.to(device)).double().cpu() for batch in batches])
+
+
+def fid_kid(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> Quality:
+    """FID and KID by torchmetrics, in float64.
+
+    Args:
+        real (`torch.Tensor` of shape `(N, D)`): Features of real images.
+        generated (`torch.Tensor` of shape `(M, D)`): Features of generated images.
+        seed (`int`, *optional*, defaults to 0): Seed of the random halves that the KID is averaged over.
+
+    Returns:
+        [`Quality`]: The distances; the same arguments give the same numbers.
+
+    Raises:
+        DiffTuneError: There are not more images than features (the covariances would be singular and the FID
+            arbitrary), or the features do not match or are not finite.
+    """
+    count, dimension = min(len(real), len(generated)), real.shape[-1]
+    if real.ndim != 2 or generated.ndim != 2 or generated.shape[1] != dimension:
+        raise DiffTuneError(
+            f"Features must be matrices of equal width; these are {tuple(real.shape)} and {tuple(generated.shape)}."
+        )
+    if count <= dimension:
+        raise DiffTuneError(
+            f"FID from {count} images and {dimension} features each is arbitrary, because the covariance is singular;"
+            f" use more than {dimension} images, or project the features onto fewer than {count} directions."
+        )
+    real, generated = real.double(), generated.double()
+    if not (real.isfinite().all() and generated.isfinite().all()):
+        raise DiffTuneError("Some features are not finite; look at the images or the feature extractor.")
+
+    # The features are already there, so the metrics' network is the identity.
+    identity = torch.nn.Identity()
+    identity.num_features = dimension
+    fid = FrechetInceptionDistance(feature=identity)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
+        kid = KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=count // 2)
+    for metric in (fid, kid):
+        metric.update(real, real=True)
+        metric.update(generated, real=False)
+    with torch.random.fork_rng(devices=[]):  # torchmetrics draws the halves from torch's global generator
+        torch.manual_seed(seed)
+        kid_mean, kid_std = kid.compute()
+    return Quality(fid.compute().item(), kid_mean.item(), kid_std.item(), len(real), len(generated), dimension)
+
+
+def real_floor(real: torch.Tensor, other_real: torch.Tensor | None = None, seed: int = 0) -> Quality:
+    """What real images score against other real images: no model of these images should be expected to do better.
+
+    Args:
+        real (`torch.Tensor` of shape `(N, D)`): Features of real images.
+        other_real (`torch.Tensor` of shape `(M, D)`, *optional*): Features of other images of the same kind; a draw of
+            as many as in `real` is used, or, if there are fewer, as many of `real`. `None` cuts `real` into two random
+            halves, whose FID is larger than at full size.
+        seed (`int`, *optional*, defaults to 0): Seed of the draw.
+
+    Returns:
+        [`Quality`]: The distances, with the sizes of the two sets in `num_real` and `num_generated`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    if other_real is None:
+        order = torch.randperm(len(real), generator=generator)
+        half = len(real) // 2
+        return fid_kid(real[order[:half]], real[order[half : 2 * half]], seed)
+    count = min(len(real), len(other_real))
+    real, other_real = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (real, other_real))
+    return fid_kid(real, other_real, seed)

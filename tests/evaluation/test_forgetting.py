@@ -1,0 +1,147 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The denoising loss by noise level against denoisers whose loss is known."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.evaluation.forgetting import (
+    LossByLevel,
+    denoising_loss_by_level,
+    equally_spaced_levels,
+    forgetting,
+    relative_increase,
+)
+from diffusers_difftune.evaluation.plots import plot_forgetting
+from diffusers_difftune.objective import DiffTuningObjective
+
+
+DDPM = DDPMScheduler()
+LATENTS = torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+CONDITION = {"prompt": LATENTS.clone()}  # tells the denoiser the answer
+
+
+class Denoiser(torch.nn.Module):
+    """Holds what is wrong with its answers: a constant in every number."""
+
+    def __init__(self, wrong: float = 0.0):
+        super().__init__()
+        self.wrong = torch.nn.Parameter(torch.tensor(wrong))
+
+
+def backbone(levels, kind):
+    """Knows the clean latents from the condition, and so the noise."""
+
+    def predict(denoiser, sample, timesteps, condition):
+        index = (levels.timesteps[None] == timesteps[:, None]).float().argmax(1)
+        a, b = (x[index].float().view(-1, 1, 1, 1) for x in (levels.signal, levels.noise))
+        clean = condition["prompt"]
+        noise = (sample - a * clean) / b
+        answer = {
+            "epsilon": noise,
+            "sample": clean,
+            "v_prediction": a * noise - b * clean,
+            "velocity": noise - clean,
+        }[kind]
+        return answer + denoiser.wrong
+
+    return SimpleNamespace(predict=predict)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "velocity"])
+def test_the_loss_of_a_denoiser_that_is_off_by_a_constant_is_its_square(kind):
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0) if kind == "velocity" else DDPM
+    objective = DiffTuningObjective(scheduler, prediction_type=kind)
+    family = backbone(objective.levels, kind)
+    exact = denoising_loss_by_level(Denoiser(0.0), family, objective, LATENTS, CONDITION)
+    off = denoising_loss_by_level(Denoiser(0.5), family, objective, LATENTS, CONDITION)
+    assert exact.rows.shape == (20, 6) and exact.rows.max() < 1e-6
+    torch.testing.assert_close(off.rows, torch.full((20, 6), 0.25, dtype=torch.float64), atol=1e-4, rtol=0)
+    assert exact.heights.diff().min() > 0  # from data to noise, whatever the scheduler's own order
+
+
+def test_noise_is_a_function_of_row_and_level_alone():
+    seen = []
+
+    class Family:
+        def predict(self, denoiser, sample, timesteps, condition):
+            seen.append((timesteps.tolist(), sample.clone()))
+            return torch.zeros_like(sample)
+
+    objective = DiffTuningObjective(DDPM)
+    runs = [
+        denoising_loss_by_level(Denoiser(), Family(), objective, LATENTS, CONDITION, num_levels=3, batch_size=size)
+        for size in (6, 4)
+    ]
+    assert torch.equal(runs[0].rows, runs[1].rows)
+    some = denoising_loss_by_level(Denoiser(), Family(), objective, LATENTS[:2], {"prompt": LATENTS[:2]}, num_levels=3)
+    assert torch.equal(some.rows, runs[0].rows[:, :2])
+    assert not torch.equal(runs[0].rows[0], runs[0].rows[1])
+    # a denoiser that answers nothing has the noise's own power as its loss
+    assert runs[0].mean.mean().item() == pytest.approx(1, abs=0.2)
+
+
+def test_levels_are_the_centres_of_twenty_equal_parts():
+    levels = DiffTuningObjective(DDPM).levels
+    assert equally_spaced_levels(levels.height, 20).tolist() == list(range(24, 1000, 50))
+
+
+def curves(rows):
+    heights = torch.linspace(0.1, 0.9, len(rows))
+    return LossByLevel(torch.arange(len(rows)), heights, torch.tensor(rows, dtype=torch.float64))
+
+
+def test_forgetting_is_the_mean_relative_increase_and_knows_its_error():
+    pretrained = curves([[1.0, 3.0], [0.1, 0.3]])
+    finetuned = curves([[2.0, 4.0], [0.1, 0.3]])
+    assert relative_increase(finetuned, pretrained).tolist() == pytest.approx([0.5, 0])
+    value, error = forgetting(finetuned, pretrained)
+    assert value == pytest.approx(0.25)
+    # rows (2 − 1.5·1) / 2 = 0.25 and (4 − 1.5·3) / 2 = −0.25 at the first level, halved by the mean over levels
+    assert error == pytest.approx(0.125 * 2**0.5 / 2**0.5)
+    assert forgetting(pretrained, pretrained) == (0, 0)
+
+
+def test_error_of_the_forgetting_is_its_spread_over_draws_of_rows():
+    generator = torch.Generator().manual_seed(0)
+    before = 1 + torch.rand(4, 20_000, generator=generator, dtype=torch.float64)
+    after = before * (1.1 + 0.2 * torch.rand(4, 20_000, generator=generator, dtype=torch.float64))
+    heights = torch.linspace(0, 1, 4)
+    draws = [
+        forgetting(LossByLevel(heights, heights, a), LossByLevel(heights, heights, b))
+        for a, b in zip(after.split(100, 1), before.split(100, 1), strict=True)
+    ]
+    values, errors = torch.tensor(draws).T
+    assert values.mean().item() == pytest.approx(0.2, abs=0.01)
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.15)
+
+
+def test_a_prompt_per_row_is_asked_for():
+    with pytest.raises(DiffTuneError, match="2 for 6 rows"):
+        denoising_loss_by_level(
+            Denoiser(), SimpleNamespace(), DiffTuningObjective(DDPM), LATENTS, {"prompt": LATENTS[:2]}
+        )
+
+
+def test_plot_is_a_picture_as_wide_as_a_readme(tmp_path):
+    base = curves([[1.0], [0.5], [0.25]])
+    panel = {"pretrained": base, "standard": curves([[1.5], [0.6], [0.2]]), "difftune": curves([[1.1], [0.5], [0.2]])}
+    plot_forgetting({"target": panel, "source": panel}, tmp_path / "forgetting.png")
+    with Image.open(tmp_path / "forgetting.png") as picture:
+        assert picture.width > 1200 and len(picture.convert("RGB").getcolors(2**20)) > 20

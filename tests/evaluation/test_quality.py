@@ -1,0 +1,94 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""FID and KID against closed forms."""
+
+import pytest
+import torch
+
+from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
+
+
+def standardized(count: int, dimension: int, seed: int) -> torch.Tensor:
+    """Features whose sample mean is exactly 0 and whose sample covariance is exactly the identity."""
+    x = torch.randn(count, dimension, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = x - x.mean(0)
+    return x @ torch.linalg.inv(torch.linalg.cholesky(x.T @ x / (count - 1))).T
+
+
+def test_fid_of_gaussians_is_the_closed_form():
+    # d² = |μ|² + Σ (σ₁ − σ₂)² for covariances that commute
+    shift = torch.linspace(-1, 2, 8, dtype=torch.float64)
+    scale = torch.linspace(0.5, 3, 8, dtype=torch.float64)
+    quality = fid_kid(standardized(200, 8, 0), standardized(150, 8, 1) * scale + shift)
+    assert quality.fid == pytest.approx(((shift**2).sum() + ((scale - 1) ** 2).sum()).item(), rel=1e-6)
+    assert (quality.num_real, quality.num_generated, quality.feature_dimension) == (200, 150, 8)
+
+
+def test_fid_survives_a_large_mean_in_float32_features():
+    real, generated = standardized(200, 4, 0) + 1000, standardized(200, 4, 1) + 1001
+    assert fid_kid(real.float(), generated.float()).fid == pytest.approx(4, abs=1e-2)
+
+
+def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
+    # With all features equal to a constant vector, k(x, y) = (x·y / d + 1)³ is known, and so is the distance.
+    real, generated = torch.ones(40, 4), torch.full((40, 4), 2.0)
+    expected = (1 + 1) ** 3 + (4 + 1) ** 3 - 2 * (2 + 1) ** 3
+    quality = fid_kid(real, generated)
+    assert quality.kid == pytest.approx(expected, rel=1e-12)
+    assert quality.kid_std == pytest.approx(0, abs=1e-9)
+
+
+def test_same_arguments_give_the_same_numbers_and_leave_the_global_generator_alone():
+    real, generated = standardized(60, 4, 0), standardized(60, 4, 1)
+    state = torch.get_rng_state()
+    assert fid_kid(real, generated, seed=3) == fid_kid(real, generated, seed=3)
+    assert fid_kid(real, generated, seed=3).kid != fid_kid(real, generated, seed=4).kid
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_floor_compares_disjoint_draws_of_stated_size():
+    real = standardized(101, 4, 0)
+    halves = real_floor(real)
+    assert (halves.num_real, halves.num_generated) == (50, 50)
+    assert halves == real_floor(real)
+    assert 0 < halves.fid < 0.5
+    other = standardized(70, 4, 1)
+    draw = real_floor(real, other)
+    assert (draw.num_real, draw.num_generated) == (70, 70)
+    far = fid_kid(real, other + 3)
+    assert far.fid > 20 * halves.fid and far.kid > 20 * abs(halves.kid)
+
+
+@pytest.mark.parametrize(
+    ("real", "generated", "message"),
+    [
+        (torch.zeros(4, 4), torch.zeros(9, 4), "more than 4 images"),
+        (torch.zeros(9, 4), torch.zeros(9, 5), "equal width"),
+        (torch.full((9, 4), torch.nan), torch.zeros(9, 4), "not finite"),
+    ],
+)
+def test_features_that_cannot_be_compared_are_refused(real, generated, message):
+    with pytest.raises(DiffTuneError, match=message):
+        fid_kid(real, generated)
+
+
+def test_any_module_extracts_features():
+    class Corners(torch.nn.Module):
+        def forward(self, images):
+            return images[:, :, 0, 0].float()
+
+    images = torch.arange(7 * 3 * 4, dtype=torch.uint8).view(7, 3, 2, 2)
+    features = extract_features(Corners(), images, batch_size=3)
+    assert features.dtype == torch.float64 and torch.equal(features, images[:, :, 0, 0].double())
