@@ -13,6 +13,7 @@
 # limitations under the License.
 """Diff-Tuning itself: a batch of clean latents in, two losses out. No models, no files."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -160,7 +161,7 @@ class DiffTuningObjective:
         if snr_gamma is not None:
             snr = (self.levels.signal / self.levels.noise) ** 2
             weights = weights * snr_weight(self.prediction_type, snr, snr_gamma)
-        self.weights = weights.float()  # (2, T): target rows, source rows
+        self.weights = weights  # (2, T), float64: target rows, source rows
 
     def add_noise(
         self,
@@ -185,7 +186,7 @@ class DiffTuningObjective:
         device = latents.device
         is_source = is_source.to(draws.uniform.device)
         index = torch.where(is_source, *(draw_levels(law, draws.uniform) for law in reversed(self.laws)))
-        weight = self.weights.to(index.device)[is_source.long(), index].to(device)
+        weight = self.weights.to(index.device, torch.float32)[is_source.long(), index].to(device)
 
         def at_level(values: torch.Tensor) -> torch.Tensor:
             return values.to(index.device, torch.float32)[index].to(device)
@@ -261,5 +262,6 @@ class DiffTuningObjective:
 
 
 def check_range(name: str, value: float, holds: bool, allowed: str) -> None:
-    if not holds:
+    """Raises unless the value is finite and in its range."""
+    if not (holds and math.isfinite(value)):
         raise DiffTuneError(f"--{name} is {value}; it must be {allowed}.")

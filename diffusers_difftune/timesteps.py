@@ -81,8 +81,8 @@ class NoiseLevels:
             [`NoiseLevels`]: The levels.
 
         Raises:
-            DiffTuneError: The scheduler is of no supported class, or was already set to sampling steps, or a
-                weighting scheme was asked of a diffusion scheduler.
+            DiffTuneError: The scheduler is of no supported class, or is for flow matching and was already set to
+                sampling steps, or a weighting scheme was asked of a diffusion scheduler.
         """
         if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
             return cls._of_flow_matching(scheduler, weighting_scheme, logit_mean, logit_std, mode_scale)
@@ -96,7 +96,7 @@ class NoiseLevels:
                 f"weighting_scheme='{weighting_scheme}' is for flow-matching models, but the noise scheduler is a"
                 f" {type(scheduler).__name__}; leave it at 'none'."
             )
-        alphas_cumprod = scheduler.alphas_cumprod.double()
+        alphas_cumprod = scheduler.alphas_cumprod.double().cpu()  # add_noise leaves it on the GPU
         count = len(alphas_cumprod)
         steps = torch.arange(count, dtype=torch.float64)
         return cls(
