@@ -119,7 +119,7 @@ def fixed_noise(seed: int, level: int, rows: torch.Tensor, like: torch.Tensor) -
 
 
 def relative_increase(finetuned: LossByLevel, pretrained: LossByLevel) -> torch.Tensor:
-    """How much the loss rose at each level, as a fraction of the pretrained loss, of shape `(L,)`; below 0: it fell."""
+    """How much the loss rose at each level, as a fraction of the pretrained loss, of shape `(L,)`."""
     return finetuned.mean / pretrained.mean - 1
 
 
