@@ -85,12 +85,13 @@ class DiffTuningObjective:
 
     L = Σ_target ℓ / ((1 − s) · B) + w · Σ_source ℓ / (s · B), with the noise levels of target rows drawn in proportion
     to ψ and those of source rows in proportion to ξ. It divides by the *requested* share s, not by the count that fell
-    into this batch, so its expectation is the same at every batch size; when s · B is a whole number it is the two means.
+    into this batch, so its expectation is the same at every batch size; when s · B is a whole number it is the two
+    means.
 
     The defaults are those of the paper's reference implementation.
 
     Args:
-        noise_scheduler ([`DDPMScheduler`], [`DDIMScheduler`], [`PNDMScheduler`] or [`FlowMatchEulerDiscreteScheduler`]):
+        noise_scheduler ([`DDPMScheduler`], [`DDIMScheduler`], [`PNDMScheduler`], [`FlowMatchEulerDiscreteScheduler`]):
             The scheduler the model was pretrained with.
         source_share (`float`, *optional*, defaults to 0.2):
             s, the fraction of source rows in a batch, in [0, 1). 0 leaves retention out.
@@ -237,8 +238,9 @@ class DiffTuningObjective:
         Args:
             prediction (`torch.Tensor` of shape `(B, ...)`): What the network answered to `noisy`.
             noisy ([`NoisyBatch`]): The batch from [`add_noise`].
-            pretrained_prediction (`torch.Tensor` of shape `(B, ...)`, *optional*): What the pretrained network answered;
-                if given, source rows are held to it instead of to the noise (the paper's distillation variant).
+            pretrained_prediction (`torch.Tensor` of shape `(B, ...)`, *optional*): What the pretrained network
+                answered; if given, source rows are held to it instead of to the noise (the paper's distillation
+                variant).
             batch_size (`int`, *optional*): The rows B of the global batch of which these are a part; the sum of the
                 parts' losses is then the global batch's loss. `None` is the number of rows given.
 
@@ -252,7 +254,9 @@ class DiffTuningObjective:
         rows = (prediction.float() - target).square().flatten(1).mean(1) * noisy.weight
         batch_size = batch_size or len(rows)
         reconsolidation = (rows * ~is_source).sum() / ((1 - self.source_share) * batch_size)
-        retention = (rows * is_source).sum() / (self.source_share * batch_size) if self.source_share else rows.new_zeros(())
+        retention = rows.new_zeros(())
+        if self.source_share:
+            retention = (rows * is_source).sum() / (self.source_share * batch_size)
         return DiffTuningLoss(
             total=reconsolidation + self.retention_weight * retention,
             reconsolidation=reconsolidation.detach(),

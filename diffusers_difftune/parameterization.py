@@ -28,8 +28,8 @@ def resolve_prediction_type(scheduler: NoiseScheduler, prediction_type: str | No
 
     Args:
         scheduler: The noise scheduler of the pretrained model.
-        prediction_type (`str`, *optional*): `"epsilon"`, `"v_prediction"` or `"sample"` for diffusion. `None` takes the
-            scheduler's own; flow matching always predicts the velocity.
+        prediction_type (`str`, *optional*): `"epsilon"`, `"v_prediction"` or `"sample"` for diffusion. `None` takes
+            the scheduler's own; flow matching always predicts the velocity.
 
     Returns:
         `str`: One of `"epsilon"`, `"v_prediction"`, `"sample"`, `"velocity"`.
@@ -40,7 +40,8 @@ def resolve_prediction_type(scheduler: NoiseScheduler, prediction_type: str | No
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         if prediction_type not in (None, "velocity"):
             raise DiffTuneError(
-                f"--prediction_type is '{prediction_type}', but a flow-matching model predicts the velocity; leave it out."
+                f"--prediction_type is '{prediction_type}', but a flow-matching model predicts the velocity; leave it"
+                " out."
             )
         return "velocity"
     found = prediction_type or scheduler.config.prediction_type
@@ -51,7 +52,11 @@ def resolve_prediction_type(scheduler: NoiseScheduler, prediction_type: str | No
 
 
 def regression_target(
-    prediction_type: str, sample: torch.Tensor, noise: torch.Tensor, signal_factor: torch.Tensor, noise_factor: torch.Tensor
+    prediction_type: str,
+    sample: torch.Tensor,
+    noise: torch.Tensor,
+    signal_factor: torch.Tensor,
+    noise_factor: torch.Tensor,
 ) -> torch.Tensor:
     """What the network should answer to x_t = a · sample + b · noise.
 

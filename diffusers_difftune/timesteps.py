@@ -14,8 +14,8 @@
 """The coefficients ψ and ξ of Diff-Tuning, and the laws of noise levels they stand for.
 
 A *noise level* t runs from data (t = 0) to noise (t = T, or σ = 1) for every scheduler, whatever the order of the
-scheduler's own table is. Reconsolidation weighs a level by ψ, which never falls with t; retention weighs it by ξ, which
-never rises (Zhong et al., NeurIPS 2024, "Diff-Tuning objective").
+scheduler's own table is. Reconsolidation weighs a level by ψ, which never falls with t; retention weighs it by ξ,
+which never rises (Zhong et al., NeurIPS 2024, "Diff-Tuning objective").
 """
 
 import math
@@ -177,8 +177,8 @@ def entry_probabilities(
 ) -> torch.Tensor:
     """The exact probability with which diffusers' flow-matching scripts draw each entry of the scheduler's table.
 
-    They draw u from a density on [0, 1] (Esser et al., ICML 2024, section 3.1) and take entry ⌊u · count⌋, so an entry's
-    probability is the increment of the distribution function of u over it.
+    They draw u from a density on [0, 1] (Esser et al., ICML 2024, section 3.1) and take entry ⌊u · count⌋, so an
+    entry's probability is the increment of the distribution function of u over it.
 
     Args:
         count (`int`): The number of entries.
@@ -222,7 +222,7 @@ def entry_probabilities(
 
 
 def flow_loss_weight(sigmas: torch.Tensor, weighting_scheme: str) -> torch.Tensor:
-    """The loss weight of a flow-matching level: σ⁻² for `"sigma_sqrt"`, 2 / (π (1 − 2σ + 2σ²)) for `"cosmap"`, else 1."""
+    """The loss weight of a flow-matching level: σ⁻² for `"sigma_sqrt"`, 2/(π(1 − 2σ + 2σ²)) for `"cosmap"`, else 1."""
     if weighting_scheme == "sigma_sqrt":
         return sigmas**-2.0
     if weighting_scheme == "cosmap":

@@ -47,10 +47,10 @@ class Slot:
 class BatchPlan:
     """The order in which target and source rows are trained on.
 
-    All rows of a run form one sequence, global batch after global batch. Of that sequence every (1 / share)-th row is a
-    source row, spread as evenly as whole numbers allow, so a share that does not divide the batch is met exactly over a
-    plan period, and never off by more than one row. Target rows and bank rows are each gone through in a new seeded order
-    every epoch.
+    All rows of a run form one sequence, global batch after global batch. Of that sequence every (1 / share)-th row is
+    a source row, spread as evenly as whole numbers allow, so a share that does not divide the batch is met exactly
+    over a plan period, and never off by more than one row. Target rows and bank rows are each gone through in a new
+    seeded order every epoch.
 
     Args:
         seed (`int`): The run's seed.

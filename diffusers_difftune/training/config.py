@@ -103,7 +103,9 @@ class DiffTuningConfig:
         "A knowledge bank: a folder or a dataset id on the Hub. Default: one is built into OUTPUT_DIR/knowledge_bank."
     )
     bank_samples: int | None = flag("Samples to build. Default: as many as the run will draw, at most 1000.")
-    bank_prompts: str = flag("captions (of the target data), empty, or a text file with one prompt a line.", "captions")
+    bank_prompts: str = flag(
+        "captions (of the target data), empty, or a text file with one prompt a line.", "captions"
+    )
     bank_steps: int = flag("Sampling steps per sample.", 50)
     bank_solver: str = flag("The sampler.", "ddim", choices=["ddim", "dpm++", "unipc", "euler"])
     bank_guidance_scale: float = flag("Classifier-free guidance; 1.0 samples the model's own distribution.", 1.0)

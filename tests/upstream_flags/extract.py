@@ -51,7 +51,9 @@ def flags(source: str) -> dict[str, dict]:
     """Every `add_argument` call of a script, by the flag's name."""
     found = {}
     for node in ast.walk(ast.parse(source)):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"):
+        if not (
+            isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+        ):
             continue
         (name,) = (ast.literal_eval(argument) for argument in node.args)
         name = name.removeprefix("--")
