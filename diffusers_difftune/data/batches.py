@@ -1,0 +1,188 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The batches of a run: target and source rows with every random number they need."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.data import Dataset
+
+from ..objective import NoiseDraws
+from .images import ImageTransform, load_rgb
+from .plan import BatchPlan, RowRandom, Slot
+
+
+if TYPE_CHECKING:
+    from ..bank.bank import KnowledgeBank
+    from .cache import ImageCache, PromptCache
+    from .dataset import TargetData
+    from .stream import StreamedTarget
+
+
+@dataclass
+class Batch:
+    """What one process trains on in one micro-step. All tensors are on the CPU; numbers are float32, those that pick
+    the noise levels float64.
+
+    Attributes:
+        latents (`torch.Tensor` of shape `(B, C, h, w)`):
+            Clean latents as the denoiser expects them. Without caches the target rows are zero.
+        is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
+        draws ([`NoiseDraws`]): The random numbers of the objective.
+        prompts (`list[str]`): The prompt of each row.
+        condition (`dict[str, torch.Tensor]`, *optional*): The encoded prompts; `None` without caches.
+        pixel_values (`torch.Tensor` of shape `(n_target, 3, R, R)`, *optional*):
+            Without caches: the images of the target rows, in their order, in [−1, 1].
+        posterior_noise (`torch.Tensor` of shape `(n_target, C, h, w)`, *optional*):
+            Without caches: the standard normal numbers to sample the images' latent posteriors with.
+    """
+
+    latents: torch.Tensor
+    is_source: torch.Tensor
+    draws: NoiseDraws
+    prompts: list[str]
+    condition: dict[str, torch.Tensor] | None = None
+    pixel_values: torch.Tensor | None = None
+    posterior_noise: torch.Tensor | None = None
+
+
+@dataclass
+class Row:
+    """One row of a batch."""
+
+    prompt: str
+    uniform: float
+    noise: torch.Tensor
+    offset: torch.Tensor | None
+    perturbation: torch.Tensor | None
+    latents: torch.Tensor | None = None
+    pixel_values: torch.Tensor | None = None
+    posterior_noise: torch.Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class PlannedBatches(Dataset):
+    """Item k is this process's whole batch of micro-step k of the run, a function of k and of nothing that came before.
+
+    Use it with `DataLoader(batches, batch_size=None, sampler=range(start, end), num_workers=...)`; resuming is another
+    `start`.
+
+    Args:
+        plan ([`BatchPlan`]): The order of the rows.
+        target ([`TargetData`] or [`StreamedTarget`]): The target data.
+        latent_shape (`tuple[int, int, int]`): The shape (C, h, w) of latents.
+        transform ([`ImageTransform`]): Used without caches.
+        train_batch_size (`int`): Rows of one process in one micro-step.
+        accumulation (`int`, *optional*, defaults to 1): Micro-steps of an optimiser step.
+        rank (`int`, *optional*, defaults to 0): This process.
+        world_size (`int`, *optional*, defaults to 1): How many processes there are.
+        images ([`ImageCache`], *optional*): The cached images; given together with `prompts` and `scale_latents`.
+        prompts ([`PromptCache`], *optional*): The cached prompts, of target, bank and, if used, the empty one.
+        scale_latents (`Callable`, *optional*): The backbone's `scale_latents`, for cached posteriors.
+        bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
+        empty_source_prompts (`bool`, *optional*, defaults to `False`):
+            Give source rows the empty prompt instead of the one they were made with.
+        random_flip (`bool`, *optional*, defaults to `False`): Flip half of the target rows.
+        center_crop (`bool`, *optional*, defaults to `False`): Without caches: crop in the centre.
+        with_offset (`bool`, *optional*, defaults to `False`): Draw numbers for the noise offset.
+        with_perturbation (`bool`, *optional*, defaults to `False`): Draw numbers for the input perturbation.
+    """
+
+    plan: BatchPlan
+    target: "TargetData | StreamedTarget"
+    latent_shape: tuple[int, int, int]
+    transform: ImageTransform
+    train_batch_size: int
+    accumulation: int = 1
+    rank: int = 0
+    world_size: int = 1
+    images: "ImageCache | None" = None
+    prompts: "PromptCache | None" = None
+    scale_latents: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
+    bank: "KnowledgeBank | None" = None
+    empty_source_prompts: bool = False
+    random_flip: bool = False
+    center_crop: bool = False
+    with_offset: bool = False
+    with_perturbation: bool = False
+
+    def __post_init__(self) -> None:
+        rows = self.train_batch_size * self.accumulation * self.world_size
+        if self.plan.batch_size != rows:
+            raise ValueError(f"The plan is for {self.plan.batch_size} rows a step, these batches are {rows}.")
+
+    def __getitem__(self, index: int) -> Batch:
+        step, micro = divmod(index, self.accumulation)
+        first = (micro * self.world_size + self.rank) * self.train_batch_size
+        positions = range(first, first + self.train_batch_size)
+        slots = [self.plan.slot(step, position) for position in positions]
+        rows = [self.row(slot, RowRandom(self.plan.seed, step, p)) for slot, p in zip(slots, positions)]
+
+        empty = torch.zeros(self.latent_shape)
+        batch = Batch(
+            latents=torch.stack([empty if row.latents is None else row.latents for row in rows]),
+            is_source=torch.tensor([slot.is_source for slot in slots]),
+            draws=NoiseDraws(
+                uniform=torch.tensor([row.uniform for row in rows], dtype=torch.float64),
+                noise=torch.stack([row.noise for row in rows]),
+                offset=torch.stack([row.offset for row in rows]) if self.with_offset else None,
+                perturbation=torch.stack([row.perturbation for row in rows]) if self.with_perturbation else None,
+            ),
+            prompts=[row.prompt for row in rows],
+        )
+        if self.images is not None:
+            encoded = [self.prompts[row.prompt] for row in rows]
+            batch.condition = {name: torch.stack([each[name] for each in encoded]) for name in encoded[0]}
+        else:
+            size = self.transform.resolution
+            targets = [row for row in rows if row.pixel_values is not None]
+            batch.pixel_values = stack([row.pixel_values for row in targets], (3, size, size))
+            batch.posterior_noise = stack([row.posterior_noise for row in targets], self.latent_shape)
+        return batch
+
+    def row(self, slot: Slot, random: RowRandom) -> Row:
+        """The row that goes into a slot."""
+        row = Row(
+            prompt="",
+            uniform=random.uniform("level"),
+            noise=random.normal("noise", self.latent_shape),
+            offset=random.normal("offset", (self.latent_shape[0], 1, 1)) if self.with_offset else None,
+            perturbation=random.normal("perturbation", self.latent_shape) if self.with_perturbation else None,
+        )
+        if slot.is_source:
+            row.latents = self.bank.latents(slot.row)
+            row.prompt = "" if self.empty_source_prompts else self.bank.prompt(slot.row)
+            return row
+
+        image, captions = self.target.example(slot)
+        row.prompt = captions[random.integer("caption", len(captions)) if len(captions) > 1 else 0]
+        flip = self.random_flip and random.uniform("flip") < 0.5
+        row.posterior_noise = random.normal("posterior", self.latent_shape)
+        if self.images is not None:
+            crops = self.images.crops(slot.row)
+            crop = random.integer("crop", crops) if crops > 1 else 0
+            mean, std = self.images.posterior(slot.row, crop, flip)
+            row.latents = self.scale_latents(mean + std * row.posterior_noise)
+        else:
+            image = self.transform.resize(load_rgb(image()))
+            at = None if self.center_crop else (random.uniform("crop_top"), random.uniform("crop_left"))
+            row.pixel_values = self.transform.to_tensor(image, *self.transform.crop_box(image.size, at), flip)
+        return row
+
+
+def stack(tensors: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+    """`torch.stack` that also takes no tensors at all."""
+    return torch.stack(tensors) if tensors else torch.empty(0, *shape)

@@ -1,0 +1,118 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From an image as it was found to a square tensor, the way torchvision's transforms do it, with PIL and numpy."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+# torchvision hands PIL its NEAREST filter for nearest_exact too
+PIL_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "nearest_exact": Image.Resampling.NEAREST,
+}
+
+
+def open_image(stored: dict) -> Image.Image:
+    """Opens an image that `datasets` stores as `{"bytes": ..., "path": ...}`, one of them `None`; PIL decodes it later."""
+    if stored is None or (stored["bytes"] is None and stored["path"] is None):
+        raise FileNotFoundError("no image")
+    return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
+
+
+def why_unreadable(open: Callable[[], Image.Image]) -> str | None:
+    """Decodes an image and says in a few words why that does not work; `None` if it does."""
+    try:
+        with open() as image:
+            image.load()
+    except FileNotFoundError as error:
+        return "no image" if error.filename is None else "no such file"
+    except UnidentifiedImageError:
+        return "not an image"
+    except Exception as error:  # decoders raise whatever they like at damaged files
+        return f"damaged: {error}" if str(error) else "damaged"
+
+
+def load_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB, upright, transparency on white.
+
+    Args:
+        image (`PIL.Image.Image`): Any mode: palette, grey, 16 bit, CMYK, with or without transparency or EXIF orientation.
+
+    Returns:
+        `PIL.Image.Image`: The image in mode RGB.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bit; PIL's own conversion cuts at 255 instead of scaling
+        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings.
+
+    Args:
+        resolution (`int`): The side of the square result, in pixels.
+        interpolation (`str`, *optional*, defaults to `"lanczos"`): A name in `PIL_FILTERS`.
+    """
+
+    resolution: int
+    interpolation: str = "lanczos"
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size (width, height) after resizing: the shorter side is `resolution`."""
+        long_side = int(self.resolution * max(width, height) / min(width, height))
+        return (self.resolution, long_side) if width <= height else (long_side, self.resolution)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image with its shorter side at `resolution`."""
+        size = self.resized_size(*image.size)
+        return image if size == image.size else image.resize(size, PIL_FILTERS[self.interpolation])
+
+    def crop_box(self, size: tuple[int, int], at: tuple[float, float] | None = None) -> tuple[int, int]:
+        """Where the square crop of a resized image starts.
+
+        Args:
+            size (`tuple[int, int]`): Width and height of the resized image.
+            at (`tuple[float, float]`, *optional*): Two numbers in [0, 1) that pick the crop; `None` is the centre.
+
+        Returns:
+            `tuple[int, int]`: Top and left, in pixels.
+        """
+        spare_top, spare_left = size[1] - self.resolution, size[0] - self.resolution
+        if at is None:
+            return round(spare_top / 2), round(spare_left / 2)
+        return int(at[0] * (spare_top + 1)), int(at[1] * (spare_left + 1))
+
+    def to_tensor(self, image: Image.Image, top: int, left: int, flip: bool) -> torch.Tensor:
+        """The crop of a resized RGB image that starts at (top, left), as float32 of shape (3, R, R) in [−1, 1]."""
+        pixels = np.asarray(image.crop((left, top, left + self.resolution, top + self.resolution)))
+        if flip:
+            pixels = pixels[:, ::-1]
+        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
+        return tensor.div_(255).sub_(0.5).div_(0.5)

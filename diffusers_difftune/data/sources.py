@@ -1,0 +1,207 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Opens what `--dataset_name` or `--train_data_dir` names, as a table of images and captions."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, DownloadMode, Image, IterableDataset, load_dataset
+from huggingface_hub.constants import HF_HOME
+
+from ..errors import DiffTuneError
+from ..filehash import file_sha256
+
+
+if TYPE_CHECKING:
+    from ..training.config import DataConfig
+
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+
+
+def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
+    """Where this library keeps encodings and hashes: a folder of its own in `--cache_dir`."""
+    return Path(cache_dir or HF_HOME) / "difftune"
+
+
+def open_source(
+    config: "DataConfig", cache_dir: str | Path | None = None, streaming: bool = False
+) -> Dataset | IterableDataset:
+    """The target data with its image column not yet decoded; at least the image and the caption column are there.
+
+    Args:
+        config ([`DataConfig`]): The flags.
+        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
+        streaming (`bool`, *optional*, defaults to `False`): Do not download or copy, read while iterating.
+
+    Returns:
+        `datasets.Dataset` or `datasets.IterableDataset`: The rows.
+
+    Raises:
+        DiffTuneError: There is no such data, or it lacks a column.
+    """
+    if config.dataset_name is not None:
+        dataset = open_named(config, cache_dir, streaming)
+    elif config.train_data_dir is not None:
+        dataset = open_folder(config, cache_dir, streaming)
+    else:
+        raise DiffTuneError(
+            "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data."
+        )
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    for flag, column in (("image_column", config.image_column), ("caption_column", config.caption_column)):
+        if column not in columns:
+            raise missing_column(flag, column, columns)
+    try:
+        return dataset.select_columns([config.image_column, config.caption_column]).cast_column(
+            config.image_column, Image(decode=False)
+        )
+    except (TypeError, ValueError, pa.ArrowException):
+        found = dataset.features[config.image_column]
+        raise DiffTuneError(
+            f"--image_column: the column {config.image_column} holds {getattr(found, 'dtype', found)}, not images."
+        ) from None
+
+
+def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
+    """What `datasets` finds under `--dataset_name`."""
+    try:
+        splits = load_dataset(
+            config.dataset_name,
+            config.dataset_config_name,
+            data_dir=config.train_data_dir,
+            cache_dir=None if cache_dir is None else str(cache_dir),
+            # a file that was edited and given its old time back is noticed only by reading it again
+            download_mode=DownloadMode.REUSE_CACHE_IF_EXISTS if config.verify_cache else None,
+            streaming=streaming,
+        )
+    except (OSError, ValueError) as error:  # DatasetNotFoundError is an OSError, a wrong configuration a ValueError
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise DiffTuneError(f"--dataset_name: {config.dataset_name} cannot be loaded: {reason}.") from error
+    if "train" not in splits:
+        raise DiffTuneError(
+            f"--dataset_name: {config.dataset_name} has no split named train; its splits are {', '.join(splits)}."
+        )
+    return splits["train"]
+
+
+def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
+    """The images that the metadata files under `--train_data_dir` name, or the Parquet files there."""
+    folder = Path(config.train_data_dir).expanduser().absolute()
+    if not folder.exists():
+        raise DiffTuneError(f"--train_data_dir: there is no folder {folder}.")
+    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    if metadata := [path for path in files if path.name in METADATA_NAMES]:
+        dataset = read_metadata(metadata, config)
+        return dataset.to_iterable_dataset() if streaming else dataset
+    if parquet := [path for path in files if path.suffix == ".parquet"]:
+        return open_parquet(parquet, cache_dir, streaming, config.verify_cache)
+    found = f"{len(files)} other files, {files[0].relative_to(folder)} for one" if files else "nothing at all"
+    raise DiffTuneError(
+        f"--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but {found}; write a "
+        f'metadata.jsonl with a line {{"file_name": "cat.png", "{config.caption_column}": "a cat"}} for each image.'
+    )
+
+
+def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
+    """Reads metadata files, each of which names images relative to its own folder.
+
+    `datasets` has a loader for this; it goes by modification times and reports a mixed column or an absent file without
+    saying where.
+    """
+    file_column = "file_name" if config.image_column == "image" else f"{config.image_column}_file_name"
+    images, captions = [], []
+    for file in files:
+        if file.name == "metadata.csv" and file.with_name("metadata.jsonl") in files:
+            raise DiffTuneError(
+                f"--train_data_dir: {file.parent} has a metadata.jsonl and a metadata.csv; remove one."
+            )
+        records = read_records(file)
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        if records and file_column not in columns:
+            raise missing_column(
+                "image_column", config.image_column, columns, f"{file} needs a column {file_column} for"
+            )
+        if records and config.caption_column not in columns:
+            raise missing_column("caption_column", config.caption_column, columns, f"{file} has no column")
+        for line, record in enumerate(records, 1):
+            name = record.get(file_column)
+            if not isinstance(name, str) or not name:
+                raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
+            images.append(str(file.parent / name))
+            captions.append(as_captions(record.get(config.caption_column), config.caption_column))
+    if not images:
+        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
+    return Dataset.from_dict({config.image_column: images, config.caption_column: captions})
+
+
+def read_records(file: Path) -> list[dict]:
+    """The rows of a metadata.jsonl or metadata.csv."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DiffTuneError(f"--train_data_dir: {file} is not UTF-8 text; save it as such.") from None
+    if file.suffix == ".csv":
+        return list(csv.DictReader(text.splitlines(keepends=True), restkey="(more columns than names)"))
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DiffTuneError(f"--train_data_dir: line {number} of {file} is not JSON: {error.msg}.") from None
+        if not isinstance(record, dict):
+            raise DiffTuneError(f'--train_data_dir: line {number} of {file} is not an object like {{"file_name": …}}.')
+        records.append(record)
+    return records
+
+
+def open_parquet(
+    files: list[Path], cache_dir: str | Path | None, streaming: bool, verify: bool
+) -> Dataset | IterableDataset:
+    """All rows of some Parquet files; `datasets` copies them into an Arrow cache that goes by the files' contents."""
+    for file in files:
+        try:
+            pq.read_schema(file)
+        except (pa.ArrowException, OSError) as error:
+            raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {error}.") from None
+    cache_dir = difftune_cache_dir(cache_dir)
+    hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
+    return load_dataset(
+        "parquet",
+        data_files=[str(file) for file in files],
+        split="train",
+        streaming=streaming,
+        cache_dir=str(cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()),
+    )
+
+
+def as_captions(value, column: str) -> list[str]:
+    """The captions of a row: a string, a list of strings, or nothing."""
+    captions = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(captions, list) or not all(caption is None or isinstance(caption, str) for caption in captions):
+        raise DiffTuneError(
+            f"--caption_column: the column {column} holds {value!r} of type {type(value).__name__}; "
+            "captions must be strings or lists of strings."
+        )
+    return captions
+
+
+def missing_column(flag: str, column: str, columns: list[str], problem: str = "there is no column") -> DiffTuneError:
+    return DiffTuneError(f"--{flag}: {problem} {column}; the columns are {', '.join(columns)}.")
