@@ -90,7 +90,8 @@ class DiffTuningConfig:
         choices=["sampled", "weighted"],
     )
     retention_target: str = flag(
-        "noise: source rows learn the noise, as in the paper; pretrained: the pretrained model's output (distillation).",
+        "noise: source rows learn the noise, as in the paper; pretrained: the pretrained model's output"
+        " (distillation).",
         "noise",
         choices=["noise", "pretrained"],
     )
