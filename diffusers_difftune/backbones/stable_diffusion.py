@@ -48,31 +48,46 @@ class StableDiffusionBackbone:
         self.latent_channels: int = vae_config["latent_channels"]
         self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
         self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
+        self.prediction_type: str | None = None  # set when --prediction_type overrides the scheduler's
         self.vae: AutoencoderKL | None = None
         self.text_encoder: CLIPTextModel | None = None
+
+    @property
+    def has_encoders(self) -> bool:
+        """Whether the VAE and the text encoder are in memory."""
+        return self.vae is not None
+
+    def set_prediction_type(self, prediction_type: str) -> None:
+        """Trains, validates and saves with this prediction type instead of the pretrained scheduler's."""
+        self.prediction_type = prediction_type
+        self.noise_scheduler.register_to_config(prediction_type=prediction_type)
+
+    def size(self, resolution: int) -> dict[str, int]:
+        """The arguments with which the pipeline makes square images of this resolution."""
+        return {"height": resolution, "width": resolution}
 
     def latent_shape(self, resolution: int) -> tuple[int, int, int]:
         """The shape (C, h, w) of the latents of a square image."""
         side = resolution // self.vae_scale_factor
         return (self.latent_channels, side, side)
 
-    def load_denoiser(self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs):
+    def load_denoiser(
+        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs
+    ) -> UNet2DConditionModel:
         """Loads the UNet, from another folder or model id if one is given."""
         return UNet2DConditionModel.from_pretrained(
-            folder or self.folder, subfolder="unet", variant=self.variant, torch_dtype=dtype, **kwargs
+            folder or self.folder, subfolder="unet", variant=self.variant, dtype=dtype, **kwargs
         )
 
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
         """Brings the VAE and the text encoder into memory; does nothing if they are there."""
-        if self.vae is None:
-            self.vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", variant=self.variant)
-            self.text_encoder = CLIPTextModel.from_pretrained(
-                self.folder, subfolder="text_encoder", variant=self.variant
-            )
-            for module in (self.vae, self.text_encoder):
-                module.requires_grad_(False).eval()
-        self.vae.to(device, dtype)
-        self.text_encoder.to(device, dtype)
+        if self.has_encoders:
+            return
+        load = {"variant": self.variant, "dtype": dtype}
+        self.vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", **load)
+        self.text_encoder = CLIPTextModel.from_pretrained(self.folder, subfolder="text_encoder", **load)
+        for module in (self.vae, self.text_encoder):
+            module.requires_grad_(False).eval().to(device)
 
     def release_encoders(self) -> None:
         """Drops the VAE and the text encoder."""
@@ -121,12 +136,14 @@ class StableDiffusionBackbone:
         return denoiser(sample, timesteps, condition["encoder_hidden_states"], return_dict=False)[0]
 
     def pipeline(self, denoiser: torch.nn.Module | None, device: torch.device, dtype: torch.dtype, **kwargs):
-        """The whole pipeline, with `denoiser` in place of the saved one, to sample from or to save."""
+        """The whole pipeline to sample from: untouched, or with `denoiser` in place of the saved one."""
         components = {} if denoiser is None else {"unet": denoiser}
         if self.vae is not None:
             components |= {"vae": self.vae, "text_encoder": self.text_encoder}
         pipeline = StableDiffusionPipeline.from_pretrained(
-            self.folder, variant=self.variant, safety_checker=None, torch_dtype=dtype, **components, **kwargs
+            self.folder, variant=self.variant, safety_checker=None, dtype=dtype, **components, **kwargs
         )
+        if denoiser is not None and self.prediction_type is not None:
+            pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)

@@ -1,0 +1,128 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The files of a pretrained pipeline: finding them, and copying them untouched."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from diffusers import DiffusionPipeline
+
+from ..errors import DiffTuneError
+
+
+WEIGHT_SUFFIXES = ("safetensors", "bin")
+# model.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json …
+WEIGHT_FILE = re.compile(
+    r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.(?P<suffix>safetensors|bin)(\.index(\.(?P<index_variant>[^.]+))?\.json)?"
+)
+OTHER_FRAMEWORKS = (".msgpack", ".h5", ".onnx", ".ckpt", ".pb", ".xml")
+
+
+def pipeline_folder(
+    name_or_path: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> Path:
+    """The local folder of a pipeline; a model id is downloaded first (or found in the cache).
+
+    Args:
+        name_or_path (`str`): A folder or a model id on the Hub.
+        revision (`str`, *optional*): Revision on the Hub.
+        variant (`str`, *optional*): Variant of the weight files.
+        cache_dir (`str`, *optional*): Where downloads are kept.
+        token (`str`, *optional*): Token for the Hub.
+
+    Returns:
+        `Path`: The folder, which has a `model_index.json`.
+
+    Raises:
+        DiffTuneError: There is neither such a folder nor such a model.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    try:
+        return Path(
+            DiffusionPipeline.download(
+                name_or_path, revision=revision, variant=variant, cache_dir=cache_dir, token=token
+            )
+        )
+    except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
+        reason = " ".join(str(error).split())[:300]
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path {name_or_path} is neither a folder with a pipeline nor a model that can be"
+            f" had from the Hub ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def weight_files(component: Path, variant: str | None = None) -> list[Path]:
+    """The weight files of one component of a pipeline that loading this variant reads.
+
+    Args:
+        component (`Path`): The component's folder.
+        variant (`str`, *optional*): Variant of the weight files; where a component has none, the plain files count,
+            as they do when diffusers loads it.
+
+    Returns:
+        `list[Path]`: The files, sorted; safetensors where there are any, else `.bin`. Empty if it has no weights.
+    """
+    for suffix in WEIGHT_SUFFIXES:
+        found = {path: WEIGHT_FILE.fullmatch(path.name) for path in sorted(component.iterdir())}
+        found = {path: match for path, match in found.items() if match and match["suffix"] == suffix}
+        for wanted in (variant, None):
+            chosen = [path for path, match in found.items() if (match["variant"] or match["index_variant"]) == wanted]
+            if chosen:
+                return chosen
+    return []
+
+
+def copy_components(folder: Path, output: Path, variant: str | None, leave_out: str) -> None:
+    """Copies a pipeline's files, byte for byte, all but one component.
+
+    Weights of a variant lose the variant's name, so that the copy loads without naming it.
+
+    Args:
+        folder (`Path`): The pretrained pipeline.
+        output (`Path`): Where to.
+        variant (`str`, *optional*): Variant of the weight files.
+        leave_out (`str`): The component not to copy.
+    """
+    index = json.loads((folder / "model_index.json").read_text())
+    output.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(folder / "model_index.json", output / "model_index.json")
+    for component in index:
+        source, target = folder / component, output / component
+        if component == leave_out or not source.is_dir():
+            continue
+        target.mkdir(exist_ok=True)
+        chosen = weight_files(source, variant)
+        for file in sorted(path for path in source.iterdir() if path.is_file()):
+            if file in chosen and variant:
+                renamed = target / file.name.replace(f".{variant}", "")
+                if file.suffix == ".json":  # the list of a sharded model's files has their names in it
+                    renamed.write_text(file.read_text().replace(f".{variant}", ""))
+                else:
+                    shutil.copyfile(file, renamed)
+            elif file in chosen or not (WEIGHT_FILE.fullmatch(file.name) or file.suffix in OTHER_FRAMEWORKS):
+                shutil.copyfile(file, target / file.name)
+
+
+def set_scheduler_prediction_type(folder: Path, prediction_type: str) -> None:
+    """Writes the prediction type a model was tuned with into its scheduler's config, so that sampling agrees."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(file.read_text()) | {"prediction_type": prediction_type}
+    file.write_text(json.dumps(config, indent=2) + "\n")

@@ -1,0 +1,151 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What can be found wrong with the flags alone, before a dataset or a model is touched."""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from diffusers.optimization import SchedulerType
+
+from ..bank.prompts import read_prompts
+from ..errors import DiffTuneError
+
+
+AT_LEAST_ONE = (
+    "resolution",
+    "train_batch_size",
+    "num_train_epochs",
+    "max_train_steps",
+    "gradient_accumulation_steps",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "max_train_samples",
+    "crops_per_image",
+    "bank_samples",
+    "bank_steps",
+    "bank_batch_size",
+    "rank",
+    "num_validation_images",
+    "validation_epochs",
+    "validation_steps",
+)
+AT_LEAST_ZERO = (
+    "dataloader_num_workers",
+    "lr_warmup_steps",
+    "noise_offset",
+    "input_perturbation",
+    "learning_rate",
+    "adam_weight_decay",
+    "retention_weight",
+    "reconsolidation_power",
+    "retention_power",
+)
+
+
+def check_flags(config: Any) -> None:
+    """Stops on the first flag that cannot work.
+
+    Args:
+        config: The config of a script.
+
+    Raises:
+        DiffTuneError: A flag is missing, out of range, or conflicts with another one.
+    """
+    if not config.pretrained_model_name_or_path:
+        raise DiffTuneError("--pretrained_model_name_or_path is missing; give a pipeline folder or a model id on the Hub.")
+    if config.dataset_name is None and config.train_data_dir is None:
+        raise DiffTuneError("There is no data to train on; give --dataset_name or --train_data_dir.")
+    check_ranges(config)
+    check_conflicts(config)
+    check_installed(config)
+    check_output_dir(Path(config.output_dir))
+
+
+def check_ranges(config: Any) -> None:
+    for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
+        for name in names:
+            value = getattr(config, name, None)  # a script has some of these flags, not all
+            if value is not None and value < least:
+                raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
+    if not 0 <= config.source_share < 1:
+        raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
+    if config.snr_gamma is not None and config.snr_gamma <= 0:
+        raise DiffTuneError(f"--snr_gamma is {config.snr_gamma}; it must be above 0 (5.0 is recommended).")
+    if config.max_grad_norm <= 0:
+        raise DiffTuneError(f"--max_grad_norm is {config.max_grad_norm}; it must be above 0.")
+    for name in ("adam_beta1", "adam_beta2", "lora_dropout"):
+        value = getattr(config, name, 0.0)
+        if not 0 <= value < 1:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least 0 and below 1.")
+    if getattr(config, "dream_detail_preservation", 1.0) <= 0:
+        raise DiffTuneError(f"--dream_detail_preservation is {config.dream_detail_preservation}; it must be above 0.")
+    schedules = [schedule.value for schedule in SchedulerType if schedule.value != "piecewise_constant"]
+    if config.lr_scheduler not in schedules:
+        raise DiffTuneError(f"--lr_scheduler is '{config.lr_scheduler}'; it must be one of {', '.join(schedules)}.")
+    if config.prediction_type not in (None, "epsilon", "v_prediction", "sample"):
+        raise DiffTuneError(
+            f"--prediction_type is '{config.prediction_type}'; it must be epsilon, v_prediction or sample."
+        )
+
+
+def check_conflicts(config: Any) -> None:
+    if config.knowledge_bank is not None and not uses_bank(config):
+        why = "--objective standard" if config.objective == "standard" else "--source_share 0"
+        raise DiffTuneError(f"--knowledge_bank has no use with {why}; leave one of them out.")
+    if config.retention_target == "pretrained" and not uses_bank(config):
+        raise DiffTuneError("--retention_target pretrained needs source rows; set --source_share above 0.")
+    if config.streaming and config.max_train_steps is None:
+        raise DiffTuneError("--streaming does not know how long an epoch is; give --max_train_steps.")
+    if config.streaming and config.verify_cache:
+        raise DiffTuneError("--verify_cache has no use with --streaming, which caches nothing; leave one of them out.")
+    if config.report_to == "wandb" and config.hub_token is not None:
+        raise DiffTuneError(
+            "--report_to wandb would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
+        )
+    if config.bank_prompts != "captions":
+        read_prompts(config.bank_prompts)
+
+
+def check_installed(config: Any) -> None:
+    wanted = {
+        "--use_8bit_adam": ("bitsandbytes", config.use_8bit_adam),
+        "--enable_xformers_memory_efficient_attention": (
+            "xformers",
+            config.enable_xformers_memory_efficient_attention,
+        ),
+        "--report_to wandb": ("wandb", config.report_to == "wandb"),
+        "--report_to trackio": ("trackio", config.report_to == "trackio"),
+        "--report_to comet_ml": ("comet_ml", config.report_to == "comet_ml"),
+        "--report_to tensorboard (the default; none turns it off)": (
+            "tensorboard",
+            config.report_to == "tensorboard",
+        ),
+    }
+    for name, (package, asked) in wanted.items():
+        if asked and importlib.util.find_spec(package) is None:
+            raise DiffTuneError(f"{name} needs the package {package}; install it with `pip install {package}`.")
+
+
+def check_output_dir(output_dir: Path) -> None:
+    existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        what = "is a file" if existing.is_file() else "cannot be written to"
+        raise DiffTuneError(f"--output_dir {output_dir}: {existing} {what}; choose a folder you can write to.")
+
+
+def uses_bank(config: Any) -> bool:
+    """Whether a run trains on source rows."""
+    return config.objective == "difftune" and config.source_share > 0

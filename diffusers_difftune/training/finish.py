@@ -1,0 +1,59 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How a run ends: the result is put into the run folder whole, described, and uploaded if asked for."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from ..adapters import Trained
+from .checkpoint import TrainingState
+from .run import Run
+from .validation import Validation
+
+
+logger = logging.getLogger(__name__)
+
+
+def finish_run(run: Run, state: TrainingState, validation: Validation, total_steps: int, repo_id: str | None) -> None:
+    """Saves the result, makes the last validation images, writes the model card and uploads.
+
+    Args:
+        run ([`Run`]): The run.
+        state ([`TrainingState`]): The trained weights.
+        validation ([`Validation`]): Makes the images of the model card.
+        total_steps (`int`): Optimiser steps done.
+        repo_id (`str`, *optional*): The repository on the Hub, if the result is to be uploaded.
+    """
+    accelerator = run.accelerator
+    if accelerator.is_main_process:
+        save_result(state.trained, run.output_dir)
+        logger.info("Saved the result in %s", run.output_dir)
+    accelerator.wait_for_everyone()
+    validation.make(total_steps)
+    accelerator.end_training()
+
+
+def save_result(trained: Trained, output_dir: Path) -> None:
+    """Writes the result aside and moves it into the run folder, piece by piece, the index last."""
+    aside = output_dir / ".result.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    trained.save_result(aside)
+    for path in sorted(aside.iterdir(), key=lambda path: (path.is_file(), path.name)):
+        if (output_dir / path.name).is_dir():
+            shutil.rmtree(output_dir / path.name)
+        os.replace(path, output_dir / path.name)
+    aside.rmdir()

@@ -1,0 +1,160 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The training loop. There is one, for every script and both objectives."""
+
+from contextlib import nullcontext
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import compute_dream_and_update_latents
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..adapters import Trained
+from ..backbones import Backbone
+from ..data.batches import Batch, PlannedBatches
+from ..objective import DiffTuningObjective, NoisyBatch
+from .checkpoint import TrainingState
+from .log import TrainingLog
+from .run import Run
+from .validation import Validation
+
+
+def train(
+    run: Run,
+    backbone: Backbone,
+    objective: DiffTuningObjective,
+    batches: PlannedBatches,
+    state: TrainingState,
+    validation: Validation,
+    total_steps: int,
+) -> None:
+    """Trains from where `state` is to `total_steps`, with checkpoints, validation and the loss log.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): Calls the denoiser; encodes images and prompts that were not cached.
+        objective ([`DiffTuningObjective`]): The losses.
+        batches ([`PlannedBatches`]): The batch of each micro-step of this process.
+        state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
+        validation ([`Validation`]): Makes images every now and then.
+        total_steps (`int`): Optimiser steps of the whole run.
+    """
+    trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
+    start_step = state.start_step
+    config, accelerator = run.config, run.accelerator
+    accumulation = config.gradient_accumulation_steps
+    log = TrainingLog(
+        run.output_dir / "training_log.jsonl", accelerator, run.global_batch_size, config.retention_weight, start_step
+    )
+    # The loss of a micro-step is a part of the global batch's, so the parts add up; accelerate divides by the
+    # accumulation steps and distributed training by the processes, which this cancels.
+    gradient_scale = accumulation * accelerator.num_processes
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    micro_batches = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start_step * accumulation, total_steps * accumulation),
+            num_workers=config.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
+    progress = tqdm(
+        total=total_steps, initial=start_step, desc="Training", unit="step", disable=not accelerator.is_local_main_process
+    )
+    model.train()
+    for step in range(start_step, total_steps):
+        for micro in range(accumulation):
+            # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
+            torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
+            batch = next(micro_batches)
+            with accelerator.no_sync(model) if micro < accumulation - 1 else nullcontext():
+                noisy, condition = prepare(batch, backbone, objective, accelerator)
+                if getattr(config, "dream_training", False):
+                    noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
+                prediction = backbone.predict(model, noisy.sample, noisy.timesteps, condition)
+                pretrained = None
+                if config.retention_target == "pretrained":
+                    pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
+                losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
+                accelerator.backward(losses.total * gradient_scale)
+            log.add(losses, noisy)
+        accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+        optimizer.step()
+        log.end_step(lr_scheduler.get_last_lr()[0])
+        if not accelerator.optimizer_step_was_skipped:
+            lr_scheduler.step()
+            trained.after_step()
+        optimizer.zero_grad()
+
+        done = step + 1
+        progress.update()
+        saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
+        if saving or validating or log.due() or done == total_steps:
+            line = log.flush()
+            progress.set_postfix(loss=f"{line['loss']:.4f}", lr=f"{line['lr']:.1e}")
+        with log.pause():
+            if saving:
+                state.save(done)
+            if validating:
+                validation.make(done)
+    progress.close()
+
+
+def prepare(
+    batch: Batch, backbone: Backbone, objective: DiffTuningObjective, accelerator: Accelerator
+) -> tuple[NoisyBatch, dict[str, torch.Tensor]]:
+    """Brings a batch to the device, encodes what was not cached, and adds noise."""
+    device = accelerator.device
+    latents, condition = batch.latents, batch.condition
+    if batch.pixel_values is not None:
+        mean, std = backbone.encode_images(batch.pixel_values.to(device))
+        drawn = backbone.scale_latents(mean + std * batch.posterior_noise.to(device))
+        latents = latents.to(device)
+        latents[~batch.is_source.to(device)] = drawn
+    if condition is None:
+        condition = backbone.encode_prompts(batch.prompts)
+    condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}
+    return objective.add_noise(latents.to(device, non_blocking=True), batch.is_source, batch.draws), condition
+
+
+def dream(
+    noisy: NoisyBatch, condition: dict[str, torch.Tensor], model: torch.nn.Module, backbone: Backbone, preservation: float
+) -> NoisyBatch:
+    """DREAM (Zhou et al., 2023) on the target rows: moves x_t and the target towards the model's own answer."""
+    sample, target = compute_dream_and_update_latents(
+        model,
+        backbone.noise_scheduler,
+        noisy.timesteps,
+        noisy.noise,
+        noisy.sample,
+        noisy.target,
+        condition["encoder_hidden_states"],
+        preservation,
+    )
+    per_row = noisy.is_source.view(-1, *[1] * (sample.ndim - 1))
+    noisy.sample = torch.where(per_row, noisy.sample, sample)
+    noisy.target = torch.where(per_row, noisy.target, target)
+    return noisy
+
+
+@torch.no_grad()
+def pretrained_prediction(
+    trained: Trained, backbone: Backbone, noisy: NoisyBatch, condition: dict[str, torch.Tensor], accelerator: Accelerator
+) -> torch.Tensor:
+    """What the pretrained denoiser answers to this batch."""
+    model, context = trained.pretrained_model()
+    with context, accelerator.autocast():
+        return backbone.predict(model, noisy.sample, noisy.timesteps, condition)

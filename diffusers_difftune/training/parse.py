@@ -1,0 +1,123 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From a command line and a YAML file to a config, and from a user's mistake to one line and an exit code."""
+
+import argparse
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..errors import DiffTuneError
+
+
+Config = TypeVar("Config")
+
+
+class Parser(HfArgumentParser):
+    """A parser for the flags of a config class, one argument group for each of its bases."""
+
+    def __init__(self, config_class: type, description: str | None = None) -> None:
+        groups = [base for base in config_class.__mro__[::-1] if "_argument_group_name" in vars(base)]
+        super().__init__(
+            groups,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            # An abbreviation would turn --validation_prompt into --validation_prompts without a word.
+            allow_abbrev=False,
+        )
+        self.add_argument("--config", metavar="FILE", help="A YAML file of flags; the command line wins over it.")
+        # A script may give a flag of a shared group another default.
+        self.set_defaults(**{f.name: f.default for f in dataclasses.fields(config_class) if f.default is not dataclasses.MISSING})
+
+    def error(self, message: str) -> None:
+        raise DiffTuneError(message[:1].upper() + message[1:].rstrip(".") + ".")
+
+
+def parse_config(config_class: type[Config], argv: list[str] | None = None, description: str | None = None) -> Config:
+    """Reads the flags of a script.
+
+    Args:
+        config_class (`type`): A dataclass that inherits the groups of flags it takes.
+        argv (`list[str]`, *optional*): The arguments; `None` takes those of the process.
+        description (`str`, *optional*): Shown by `--help`.
+
+    Returns:
+        An instance of `config_class`.
+
+    Raises:
+        DiffTuneError: A flag or a key of the YAML file is unknown, or its value has the wrong type.
+    """
+    parser = Parser(config_class, description)
+    argv = sys.argv[1:] if argv is None else argv
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    yaml_file = finder.parse_known_args(argv)[0].config
+    if yaml_file is not None:
+        parser.set_defaults(**read_yaml(Path(yaml_file), parser))
+    values = vars(parser.parse_args(argv))
+    del values["config"]
+    return config_class(**values)
+
+
+def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
+    """The flags in a YAML file, converted as the command line would convert them."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        raise DiffTuneError(f"--config {path} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise DiffTuneError(f"--config {path} holds a {type(values).__name__}; it must hold lines of `flag: value`.")
+    actions = {action.dest: action for action in parser._actions if action.option_strings}
+    unknown = sorted(set(values) - set(actions) | ({"config", "help"} & set(values)))
+    if unknown:
+        raise DiffTuneError(f"--config {path} sets {', '.join(unknown)}, which this script has no flag for.")
+    return {key: convert(value, actions[key], path) for key, value in values.items()}
+
+
+def convert(value: Any, action: argparse.Action, path: Path) -> Any:
+    if value is None:
+        return None
+    if action.nargs == "+" and not isinstance(value, list):
+        value = [value]
+    if isinstance(value, list) != (action.nargs == "+"):
+        raise DiffTuneError(f"--config {path} gives {action.dest} a list; it takes one value.")
+    try:
+        converted = [action.type(str(v)) for v in value] if isinstance(value, list) else action.type(str(value))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        kind = getattr(action.type, "__name__", "value")
+        raise DiffTuneError(f"--config {path} sets {action.dest} to {value!r}, which is not a valid {kind}.") from error
+    if action.choices is not None and converted not in action.choices:
+        choices = ", ".join(map(str, action.choices))
+        raise DiffTuneError(f"--config {path} sets {action.dest} to {value!r}; it must be one of {choices}.")
+    return converted
+
+
+def reports_mistakes(main: Callable) -> Callable:
+    """Makes a command print a [`DiffTuneError`] as one line on stderr and exit with code 2."""
+
+    @functools.wraps(main)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except DiffTuneError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+
+    return wrapper

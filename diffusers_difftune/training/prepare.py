@@ -1,0 +1,198 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What a run makes once before it trains: the knowledge bank, the cached encodings, and from them the batches."""
+
+import hashlib
+import logging
+from typing import Any
+
+from ..backbones import Backbone
+from ..bank.bank import KnowledgeBank
+from ..bank.build import build_bank
+from ..bank.fingerprint import weights_fingerprint
+from ..bank.prompts import read_prompts
+from ..data.batches import PlannedBatches
+from ..data.cache import build_image_cache, build_prompt_cache
+from ..data.dataset import TargetData, load_target_data
+from ..data.images import ImageTransform
+from ..data.plan import BatchPlan
+from ..data.stream import StreamedTarget
+from ..objective import DiffTuningObjective
+from .run import Run
+
+
+logger = logging.getLogger(__name__)
+LARGEST_DEFAULT_BANK = 1000
+
+
+def open_target(run: Run) -> TargetData | StreamedTarget:
+    """Opens and checks the target data, as a stream with `--streaming`."""
+    if run.config.streaming:
+        return StreamedTarget(run.config, run.seed, run.config.cache_dir)
+    with run.accelerator.main_process_first():
+        return load_target_data(run.config, run.seed, run.config.cache_dir)
+
+
+def bank_size(run: Run, total_steps: int) -> int:
+    """How many samples to build: `--bank_samples`, or as many source rows as the run draws, at most 1000."""
+    if run.config.bank_samples is not None:
+        return run.config.bank_samples
+    plan = BatchPlan(run.seed, run.global_batch_size, run.source_share, 1, 1)
+    return max(1, min(LARGEST_DEFAULT_BANK, plan.num_source_rows(total_steps * run.global_batch_size)))
+
+
+def open_bank(run: Run, backbone: Backbone) -> KnowledgeBank | None:
+    """Opens the bank that `--knowledge_bank` names and checks that it belongs to the model; loads no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+
+    Returns:
+        [`KnowledgeBank`] or `None`: The bank; `None` if the flag was not given.
+
+    Raises:
+        DiffTuneError: The bank is incomplete, damaged, or was made from another model or resolution.
+    """
+    config = run.config
+    if config.knowledge_bank is None:
+        return None
+    with run.accelerator.main_process_first():
+        bank = KnowledgeBank.load(config.knowledge_bank, token=config.hub_token, cache_dir=config.cache_dir)
+        return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+
+
+def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, total_steps: int) -> KnowledgeBank:
+    """Samples the untouched pipeline into `OUTPUT_DIR/knowledge_bank`, or goes on where an earlier run stopped.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target: Its captions are the prompts, unless `--bank_prompts` says otherwise.
+        total_steps (`int`): Optimiser steps of the run.
+
+    Returns:
+        [`KnowledgeBank`]: The bank.
+    """
+    config, accelerator = run.config, run.accelerator
+    num_samples = bank_size(run, total_steps)
+    if config.bank_prompts == "captions":
+        prompts = target.first_captions(num_samples) if config.streaming else target.distinct_captions()
+    else:
+        prompts = read_prompts(config.bank_prompts)
+    backbone.load_encoders(accelerator.device, run.weight_dtype)
+    pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
+    return build_bank(
+        pipeline,
+        run.output_dir / "knowledge_bank",
+        prompts,
+        num_samples=num_samples,
+        resolution=config.resolution,
+        latent_shape=backbone.latent_shape(config.resolution),
+        model=config.pretrained_model_name_or_path,
+        revision=config.revision,
+        weights_fingerprint=fingerprint(run, backbone),
+        prompt_source=config.bank_prompts,
+        batch_size=config.bank_batch_size,
+        steps=config.bank_steps,
+        guidance_scale=config.bank_guidance_scale,
+        solver=config.bank_solver,
+        seed=run.seed,
+        accelerator=accelerator,
+    )
+
+
+def fingerprint(run: Run, backbone: Backbone) -> str:
+    """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
+    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
+
+
+def make_batches(
+    run: Run,
+    backbone: Backbone,
+    objective: DiffTuningObjective,
+    target: TargetData | StreamedTarget,
+    bank: KnowledgeBank | None,
+) -> PlannedBatches:
+    """Encodes images and prompts once (unless told not to) and lays out the batches of this process.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): Its encoders are loaded if something is to be encoded; with caches they leave memory.
+        objective ([`DiffTuningObjective`]): Says which random numbers a row needs.
+        target: The target data.
+        bank ([`KnowledgeBank`], *optional*): The source rows.
+
+    Returns:
+        [`PlannedBatches`]: The batch of each micro-step.
+    """
+    config, accelerator = run.config, run.accelerator
+    cached = not (config.no_cache or config.streaming)
+    images = prompts = None
+    if cached:
+        device, dtype = accelerator.device, run.weight_dtype
+        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
+        wanted = target.distinct_captions()
+        if bank is not None:
+            wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
+        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
+        backbone.release_encoders()
+    else:
+        backbone.load_encoders(accelerator.device, run.weight_dtype)
+    return PlannedBatches(
+        plan=BatchPlan(
+            seed=run.seed,
+            batch_size=run.global_batch_size,
+            source_share=run.source_share,
+            num_target=len(target),
+            num_source=0 if bank is None else len(bank),
+        ),
+        target=target,
+        latent_shape=backbone.latent_shape(config.resolution),
+        transform=ImageTransform(config.resolution, config.image_interpolation_mode),
+        train_batch_size=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        images=images,
+        prompts=prompts,
+        scale_latents=backbone.scale_latents,
+        bank=bank,
+        empty_source_prompts=config.retention_prompts == "empty",
+        random_flip=config.random_flip,
+        center_crop=config.center_crop,
+        with_offset=objective.noise_offset > 0,
+        with_perturbation=objective.input_perturbation > 0,
+    )
+
+
+def run_settings(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
+) -> dict[str, Any]:
+    """What decides the course of a run, so that a checkpoint is only resumed where it means the same."""
+    config = run.config
+    names = [
+        "resolution", "center_crop", "random_flip", "crops_per_image", "image_interpolation_mode", "no_cache", "streaming",
+        "objective", "retention_weight", "reconsolidation_power", "retention_power", "coefficients", "retention_target",
+        "retention_prompts", "prediction_type", "snr_gamma", "noise_offset",
+    ]  # fmt: skip
+    return {
+        "seed": run.seed,
+        "global_batch_size": run.global_batch_size,
+        "source_share": run.source_share,
+        "model": fingerprint(run, backbone),
+        "target_data": None if config.streaming else target.content_key,
+        "knowledge_bank": None if bank is None else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
+        **{name: getattr(config, name) for name in names},
+    }

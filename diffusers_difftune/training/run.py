@@ -1,0 +1,273 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What every script does around its training: accelerator, logging, seed, run folder, optimiser, result."""
+
+import dataclasses
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import datasets
+import diffusers
+import torch
+import transformers
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
+from diffusers.optimization import get_scheduler
+
+from ..atomic import write_bytes_atomic
+from ..backbones import Backbone, load_backbone
+from ..backbones.files import pipeline_folder
+from ..errors import DiffTuneError
+from ..objective import DiffTuningObjective
+from .checkpoint import find_checkpoint, read_settings
+from .checks import check_flags, uses_bank
+
+
+logger = logging.getLogger(__name__)
+LIBRARIES = ("diffusers-difftune", "torch", "diffusers", "transformers", "peft", "accelerate", "datasets")
+
+
+@dataclass
+class Run:
+    """A started run.
+
+    Attributes:
+        config: The config of the script.
+        accelerator ([`~accelerate.Accelerator`]): Devices, processes, precision, trackers.
+        output_dir (`Path`): The run folder.
+        seed (`int`): The seed of every draw.
+        weight_dtype (`torch.dtype`): The precision of what is not trained.
+        checkpoint (`Path`, *optional*): The checkpoint to resume from.
+    """
+
+    config: Any
+    accelerator: accelerate.Accelerator
+    output_dir: Path
+    seed: int
+    weight_dtype: torch.dtype
+    checkpoint: Path | None = None
+
+    @property
+    def global_batch_size(self) -> int:
+        """Rows of one optimiser step, over all processes and accumulation micro-steps."""
+        config = self.config
+        return config.train_batch_size * config.gradient_accumulation_steps * self.accelerator.num_processes
+
+    @property
+    def source_share(self) -> float:
+        """The share of source rows; 0 for standard fine-tuning."""
+        return self.config.source_share if uses_bank(self.config) else 0.0
+
+    @property
+    def cache_dir(self) -> Path:
+        """Where cached encodings and file hashes are kept."""
+        return Path(self.config.cache_dir or Path.home() / ".cache" / "huggingface") / "difftune"
+
+    def total_steps(self, num_target: int | None) -> int:
+        """Optimiser steps of the run."""
+        return self.config.max_train_steps or self.config.num_train_epochs * self.steps_per_epoch(num_target)
+
+    def steps_per_epoch(self, num_target: int | None) -> int | None:
+        """Optimiser steps in which every target row is trained on once; `None` for a stream."""
+        return None if num_target is None else math.ceil(num_target / ((1 - self.source_share) * self.global_batch_size))
+
+
+def start_run(config: Any) -> Run:
+    """Checks the flags and sets up the accelerator, logging, the seed and the run folder. Loads no model.
+
+    Args:
+        config: The config of the script.
+
+    Returns:
+        [`Run`]: The run.
+
+    Raises:
+        DiffTuneError: A flag cannot work.
+    """
+    check_flags(config)
+    if config.local_rank != -1:
+        os.environ.setdefault("LOCAL_RANK", str(config.local_rank))
+    AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
+    accelerator = accelerate.Accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        mixed_precision=config.mixed_precision,
+        log_with=None if config.report_to == "none" else config.report_to,
+        project_config=ProjectConfiguration(
+            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
+        ),
+        step_scheduler_with_optimizer=False,
+    )
+    quiet = not accelerator.is_local_main_process
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
+    for library in (datasets, transformers, diffusers):
+        (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()
+    transformers.utils.logging.disable_progress_bar()  # of loading weights; ours stay
+    diffusers.utils.logging.disable_progress_bar()
+    if config.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = True
+    output_dir = Path(config.output_dir)
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
+    seed = config.seed
+    if seed is None:  # a resumed run goes on with the seed it was begun with
+        seed = secrets.randbits(31) if checkpoint is None else read_settings(checkpoint)["seed"]
+    seed = broadcast_object_list([seed])[0]
+    set_seed(seed)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+
+
+def find_backbone(run: Run) -> Backbone:
+    """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
+    config = run.config
+    with run.accelerator.main_process_first():
+        folder = pipeline_folder(
+            config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
+        )
+    backbone = load_backbone(folder, config.variant)
+    if config.resolution % backbone.vae_scale_factor:
+        step = backbone.vae_scale_factor
+        raise DiffTuneError(
+            f"--resolution is {config.resolution}; this model needs a multiple of {step}, for example"
+            f" {max(step, round(config.resolution / step) * step)}."
+        )
+    return backbone
+
+
+def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+    """Loads the pretrained denoiser, with the memory savers that the flags ask for.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        dtype (`torch.dtype`, *optional*, defaults to float32): Its precision; what is trained must be float32.
+
+    Returns:
+        `torch.nn.Module`: The denoiser.
+    """
+    config = run.config
+    non_ema_revision = getattr(config, "non_ema_revision", None)
+    if non_ema_revision is None:
+        denoiser = backbone.load_denoiser(dtype=dtype)
+    else:
+        name = config.pretrained_model_name_or_path
+        try:
+            denoiser = backbone.load_denoiser(
+                name, dtype, revision=non_ema_revision, cache_dir=config.cache_dir, token=config.hub_token
+            )
+        except OSError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DiffTuneError(f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {reason}") from error
+    if config.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if config.enable_xformers_memory_efficient_attention:
+        denoiser.enable_xformers_memory_efficient_attention()
+    return denoiser
+
+
+def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
+    """The objective that the flags ask for; standard fine-tuning is share 0 with power 0."""
+    config = run.config
+    standard = config.objective == "standard"
+    objective = DiffTuningObjective(
+        backbone.noise_scheduler,
+        source_share=run.source_share,
+        retention_weight=config.retention_weight,
+        reconsolidation_power=0.0 if standard else config.reconsolidation_power,
+        retention_power=config.retention_power,
+        coefficients=config.coefficients,
+        prediction_type=config.prediction_type,
+        snr_gamma=config.snr_gamma,
+        noise_offset=config.noise_offset,
+        input_perturbation=getattr(config, "input_perturbation", 0.0),
+    )
+    if config.prediction_type is not None:
+        backbone.set_prediction_type(config.prediction_type)
+    if getattr(config, "dream_training", False) and objective.prediction_type != "epsilon":
+        raise DiffTuneError(
+            f"--dream_training works for models that predict epsilon; this one predicts {objective.prediction_type}."
+        )
+    return objective
+
+
+def make_optimizer(run: Run, parameters: list[torch.nn.Parameter], total_steps: int) -> tuple[Any, Any]:
+    """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes."""
+    config = run.config
+    if config.use_8bit_adam:
+        import bitsandbytes
+
+        optimizer_class = bitsandbytes.optim.AdamW8bit
+    else:
+        optimizer_class = torch.optim.AdamW
+    optimizer = optimizer_class(
+        parameters,
+        lr=config.learning_rate * (run.global_batch_size if config.scale_lr else 1),
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer=optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=total_steps,
+    )
+    return optimizer, lr_scheduler
+
+
+def write_run_config(run: Run, **facts: Any) -> dict[str, Any]:
+    """Writes `run_config.json`: every flag, and what was found out about the run. Never the Hub token.
+
+    Args:
+        run ([`Run`]): The run.
+        facts: More to write down, JSON-able.
+
+    Returns:
+        `dict`: What was written.
+    """
+    flags = dataclasses.asdict(run.config)
+    flags.pop("hub_token")
+    content = {
+        "flags": flags,
+        "seed": run.seed,
+        "num_processes": run.accelerator.num_processes,
+        "global_batch_size": run.global_batch_size,
+        "mixed_precision": run.accelerator.mixed_precision,
+        "device": run.accelerator.device.type,
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES if is_installed(name)},
+        **facts,
+    }
+    if run.accelerator.is_main_process:
+        write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
+    return content
+
+
+def is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,112 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Validation images: the same prompts from the same noise, every time."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..adapters import Trained
+from ..backbones import Backbone
+from .run import Run
+
+
+logger = logging.getLogger(__name__)
+SAMPLING_STEPS = 20
+
+
+class Validation:
+    """When to make validation images, and making them with the weights that would be saved now.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): Builds the pipeline.
+        trained: What trains.
+        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        steps_per_epoch (`int`, *optional*): Optimiser steps of an epoch; `None` for a stream, which has none.
+
+    Attributes:
+        images (`list[Path]`): The newest images, on the main process.
+    """
+
+    def __init__(
+        self, run: Run, backbone: Backbone, trained: Trained, prompts: list[str], steps_per_epoch: int | None
+    ) -> None:
+        self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
+        self.steps_per_epoch = steps_per_epoch
+        self.images: list[Path] = []
+        self.last_step: int | None = None
+
+    def due(self, step: int) -> bool:
+        """Whether images are due after this many steps: every `--validation_steps` steps if that is set, else at the
+        end of the first of every `--validation_epochs` epochs, as diffusers' scripts have it."""
+        if not self.prompts:
+            return False
+        if self.run.config.validation_steps is not None:
+            return step % self.run.config.validation_steps == 0
+        if self.steps_per_epoch is None or step % self.steps_per_epoch:
+            return False
+        return (step // self.steps_per_epoch - 1) % self.run.config.validation_epochs == 0
+
+    def make(self, step: int) -> None:
+        """Makes `validation/step-{step}/{i}.png` and hands them to the trackers; call it on every process."""
+        accelerator, resolution = self.run.accelerator, self.run.config.resolution
+        if self.prompts and self.last_step != step and accelerator.is_main_process:
+            folder = self.run.output_dir / "validation" / f"step-{step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            images = self.sample(resolution)
+            self.images = [folder / f"{i}.png" for i in range(len(images))]
+            for image, path in zip(images, self.images, strict=True):
+                image.save(path)
+            log_images(self.run, images, self.prompts, step)
+        self.last_step = step
+        accelerator.wait_for_everyone()
+
+    def sample(self, resolution: int) -> list[Image.Image]:
+        backbone, trained, device = self.backbone, self.trained, self.run.accelerator.device
+        had_encoders, was_training = backbone.has_encoders, trained.model.training
+        backbone.load_encoders(device, self.run.weight_dtype)
+        trained.model.eval()
+        with trained.use_final_weights(), torch.no_grad(), self.run.accelerator.autocast():
+            pipeline = backbone.pipeline(trained.model, device, self.run.weight_dtype)
+            images = [
+                pipeline(
+                    prompt,
+                    num_inference_steps=SAMPLING_STEPS,
+                    generator=torch.Generator().manual_seed(self.run.seed + i),
+                    **backbone.size(resolution),
+                ).images[0]
+                for i, prompt in enumerate(self.prompts)
+            ]
+        trained.model.train(was_training)
+        if not had_encoders:
+            backbone.release_encoders()
+        return images
+
+
+def log_images(run: Run, images: list[Image.Image], prompts: list[str], step: int) -> None:
+    """Hands the images to the trackers that show images."""
+    for tracker in run.accelerator.trackers:
+        if tracker.name == "tensorboard":
+            tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step=step, dataformats="NHWC")
+        elif tracker.name == "wandb":
+            import wandb
+
+            captioned = [wandb.Image(image, caption=prompt) for image, prompt in zip(images, prompts, strict=True)]
+            tracker.log_images({"validation": captioned}, step=step)
+        else:
+            logger.info("Validation images are not sent to %s; they are in the run folder.", tracker.name)
