@@ -33,7 +33,7 @@ def file_sha256(path: str | Path, index_dir: str | Path | None = None, verify: b
             Where hashes are remembered, by absolute path, size, modification time in nanoseconds and inode. It is safe
             to use from several processes at once. `None` remembers nothing.
         verify (`bool`, *optional*, defaults to `False`):
-            Read the file even if its hash is remembered; an edit that restores size, time and inode is noticed only so.
+            Read the file even if its hash is remembered; only so is an edit noticed that restores size and time.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -62,22 +62,22 @@ def _identity(path: str) -> tuple[int, int, int]:
 @lru_cache(maxsize=8)
 def _index(index_dir: str, process: int, thread: int) -> sqlite3.Connection | None:
     """A connection of this process and thread alone: SQLite's may not cross a fork."""
-    os.makedirs(index_dir, exist_ok=True)
     try:
+        os.makedirs(index_dir, exist_ok=True)
         index = sqlite3.connect(os.path.join(index_dir, INDEX_NAME), timeout=60, isolation_level=None)
         index.execute("PRAGMA synchronous = OFF")  # a lost entry costs a read, so no entry is worth a disk flush
         index.execute(
             "CREATE TABLE IF NOT EXISTS files"
             " (path TEXT PRIMARY KEY, size INTEGER, mtime INTEGER, inode INTEGER, sha256 TEXT) WITHOUT ROWID"
         )
-    except sqlite3.Error:
+    except (OSError, sqlite3.Error):
         return None
     return index
 
 
-def _ask(index: sqlite3.Connection, query: str, *values) -> tuple | None:
-    """The first row of the answer. An index that cannot be read or written (a full or damaged disk, a file system without
-    locks) only means that files are read again."""
+def _ask(index: sqlite3.Connection, query: str, *values: str | int) -> tuple | None:
+    """The first row of the answer. An index that cannot be used (a full disk, a file system without locks) only means
+    that files are read again."""
     try:
         return index.execute(query, values).fetchone()
     except sqlite3.Error:

@@ -1,0 +1,207 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Building a knowledge bank: sampling the untouched pipeline, once."""
+
+import hashlib
+import json
+import logging
+from importlib.metadata import version
+from pathlib import Path
+
+from accelerate import Accelerator
+from diffusers import DiffusionPipeline
+from tqdm.auto import tqdm
+
+from ..atomic import write_bytes_atomic
+from ..errors import DiffTuneError
+from ..filehash import file_sha256
+from ..version import __version__
+from .bank import KnowledgeBank
+from .hub import bank_card
+from .manifest import MANIFEST_NAME, NAMES_ONLY, BankManifest
+from .preview import preview_png
+from .prompts import draw_prompts
+from .sampler import Sampler
+from .shard import Shard
+from .solver import SOLVERS
+
+
+logger = logging.getLogger(__name__)
+
+
+def build_bank(
+    pipeline: DiffusionPipeline,
+    folder: str | Path,
+    prompts: list[str],
+    *,
+    num_samples: int,
+    resolution: int,
+    latent_shape: tuple[int, int, int],
+    model: str,
+    weights_fingerprint: str,
+    revision: str | None = None,
+    prompt_source: str = "captions",
+    batch_size: int = 16,
+    steps: int = 50,
+    guidance_scale: float = 1.0,
+    solver: str = "ddim",
+    seed: int = 0,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> KnowledgeBank:
+    """Samples a pipeline into a knowledge bank, or goes on with one that was begun with the same settings.
+
+    Shard k is samples k · batch_size … of the bank, made in one batch from noise that is a function of the seed and
+    the sample's index, and put into place whole. So the bytes of a bank do not depend on how often its building was
+    killed, nor on the number of processes that share it (they must see the same folder, and use as many threads each).
+
+    Args:
+        pipeline ([`DiffusionPipeline`]):
+            The pretrained pipeline, with its weights as they are. It is sampled with another scheduler; its own is
+            back in place afterwards, and its progress bar is off.
+        folder (`str` or `Path`): Where the bank goes: a new or empty folder, or a bank that was begun.
+        prompts (`list[str]`): What to draw prompts from; see [`draw_prompts`].
+        num_samples (`int`): The number of samples.
+        resolution (`int`): Side of the images in pixels.
+        latent_shape (`tuple[int, int, int]`): (C, h, w) of a sample at that resolution.
+        model (`str`): The name of the model, for the manifest.
+        weights_fingerprint (`str`): See [`weights_fingerprint`].
+        revision (`str`, *optional*): The model's commit on the Hub, for the manifest.
+        prompt_source (`str`, *optional*, defaults to `"captions"`): Where the prompts are from, for the manifest.
+        batch_size (`int`, *optional*, defaults to 16): Samples made at once, and kept in one shard.
+        steps (`int`, *optional*, defaults to 50): Sampling steps.
+        guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance; 1.0 computes no empty branch.
+        solver (`str`, *optional*, defaults to `"ddim"`): See [`solver_settings`].
+        seed (`int`, *optional*, defaults to 0): The seed of noise and prompts.
+        accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
+        progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
+
+    Returns:
+        [`KnowledgeBank`]: The bank, whole.
+
+    Raises:
+        DiffTuneError: A setting is out of range, or the folder holds something else, such as a bank with other
+            settings.
+    """
+    check_bank_settings(num_samples, batch_size, steps, guidance_scale, solver)
+    folder = Path(folder)
+    is_main = accelerator is None or accelerator.is_main_process
+    rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
+    sampler = Sampler(pipeline, solver, steps, guidance_scale, seed, resolution, tuple(latent_shape))
+    prompts = draw_prompts(prompts, num_samples, seed)
+    manifest = BankManifest(
+        model=str(model),
+        revision=revision,
+        weights_fingerprint=weights_fingerprint,
+        pipeline_class=type(pipeline).__name__,
+        solver=solver,
+        scheduler={"class": type(sampler.scheduler).__name__, **sampler.settings},
+        steps=steps,
+        guidance_scale=float(guidance_scale),
+        seed=seed,
+        prompt_source=prompt_source,
+        prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        num_samples=num_samples,
+        shard_size=batch_size,
+        resolution=resolution,
+        latent_shape=list(latent_shape),
+        dtype=str(pipeline.dtype).removeprefix("torch."),
+        libraries={
+            "diffusers-difftune": __version__,
+            **{name: version(name) for name in ("diffusers", "torch", "transformers")},
+        },
+    )
+    manifest = begun_manifest(folder, manifest)
+    if manifest.is_complete:
+        return KnowledgeBank(folder, manifest).check()
+    if is_main:
+        prepare_folder(folder, manifest)
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+
+    bank = KnowledgeBank(folder, manifest)
+    if is_main:
+        logger.info(
+            f"Sampling a knowledge bank of {num_samples} in {folder} on {world} process{'es' if world > 1 else ''}"
+            f" ({solver}, {steps} steps, guidance {guidance_scale}); {bank.num_built()} are there already."
+        )
+    with tqdm(
+        desc="Knowledge bank",
+        unit=" samples",
+        total=num_samples,
+        initial=bank.num_built(),
+        disable=not (progress and is_main),
+    ) as bar:
+        for k, name in list(enumerate(manifest.shard_names))[rank::world]:
+            indices = manifest.shard_range(k)
+            if Shard.is_whole(folder / name, len(indices)):
+                continue
+            shard = sampler.sample(indices, [prompts[index] for index in indices])
+            write_bytes_atomic(folder / name, shard.to_bytes())
+            bar.update(len(indices) if world == 1 else bank.num_built() - bar.n)
+        if accelerator is not None:
+            accelerator.wait_for_everyone()
+        bar.update(num_samples - bar.n)
+
+    manifest.shards = {name: file_sha256(folder / name) for name in manifest.shard_names}
+    if is_main:
+        preview = preview_png(pipeline, [bank.latents(index) for index in range(min(16, num_samples))])
+        write_bytes_atomic(folder / "preview.png", preview)
+        write_bytes_atomic(folder / "README.md", bank_card(manifest).encode())
+        write_bytes_atomic(folder / MANIFEST_NAME, manifest.to_bytes())  # last: only now does the bank count as whole
+    if accelerator is not None:
+        accelerator.wait_for_everyone()
+    return bank
+
+
+def check_bank_settings(num_samples: int, batch_size: int, steps: int, guidance_scale: float, solver: str) -> None:
+    """Refuses settings that no bank can be built with; needs no weights."""
+    for flag, value, least in (
+        ("bank_samples", num_samples, 1),
+        ("bank_batch_size", batch_size, 1),
+        ("bank_steps", steps, 1),
+        ("bank_guidance_scale", guidance_scale, 1.0),
+    ):
+        if not value >= least:
+            raise DiffTuneError(f"--{flag} is {value}; it must be at least {least}.")
+    if solver not in SOLVERS:
+        raise DiffTuneError(f"--bank_solver is '{solver}'; it must be one of {', '.join(SOLVERS)}.")
+
+
+def begun_manifest(folder: Path, manifest: BankManifest) -> BankManifest:
+    """The manifest of the bank that was begun in `folder` with these settings, or else the one given."""
+    occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+    if not (folder / MANIFEST_NAME).is_file():  # asked after the listing: another process may just be writing it
+        if occupied:
+            raise DiffTuneError(f"{folder} is neither empty nor a knowledge bank; build the bank in another folder.")
+        return manifest
+    begun = BankManifest.read(folder)
+    # A whole bank stays good when a library is updated; a half-built one must not mix the samples of two versions.
+    differences = begun.differences(manifest, NAMES_ONLY + (("libraries",) if begun.is_complete else ()))
+    if differences:
+        raise DiffTuneError(
+            f"{folder} holds a knowledge bank of other settings: {'; '.join(differences)}; delete that folder, use"
+            " another one, or go back to the old settings."
+        )
+    return begun
+
+
+def prepare_folder(folder: Path, manifest: BankManifest) -> None:
+    """Makes the folder with its manifest, without what a killed process may have left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.rglob(".*.tmp"):
+        leftover.unlink()
+    if not (folder / MANIFEST_NAME).is_file():
+        write_bytes_atomic(folder / MANIFEST_NAME, manifest.to_bytes())
+    (folder / "data").mkdir(exist_ok=True)

@@ -1,0 +1,76 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which weights a pipeline folder holds, in one short string."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..backbones.files import weight_files
+from ..errors import DiffTuneError
+from ..filehash import file_sha256
+
+
+CONFIG_NAMES = ("config.json", "scheduler_config.json")
+
+
+def weights_fingerprint(
+    folder: str | Path,
+    components: Sequence[str],
+    variant: str | None = None,
+    cache_dir: str | Path | None = None,
+    verify: bool = False,
+) -> str:
+    """A fingerprint of components of a pipeline: SHA-256 over their configs and the bytes of their weight files.
+
+    It does not depend on where the folder lies, on file names, or on weight files of other variants beside these.
+
+    Args:
+        folder (`str` or `Path`): A local pipeline folder.
+        components (`Sequence[str]`):
+            Names of its subfolders, for example `("unet", "vae", "text_encoder")`. One without weight files, such as a
+            tokenizer, counts with all its files.
+        variant (`str`, *optional*): The variant of the weight files that would be loaded.
+        cache_dir (`str` or `Path`, *optional*): Where hashes of files are remembered; see [`file_sha256`].
+        verify (`bool`, *optional*, defaults to `False`): Read every file even if its hash is remembered.
+
+    Returns:
+        `str`: 64 hexadecimal digits.
+
+    Raises:
+        DiffTuneError: A component is not in the folder.
+    """
+    total = hashlib.sha256()
+    for component in sorted(components):
+        subfolder = Path(folder, component)
+        if not subfolder.is_dir():
+            raise DiffTuneError(f"--pretrained_model_name_or_path: there is no folder {component} in {folder}.")
+        files = [path for path in weight_files(subfolder, variant) if path.suffix != ".json"]
+        if files:
+            configs = [plain_config(subfolder / name) for name in CONFIG_NAMES if (subfolder / name).is_file()]
+        else:
+            configs = [plain_config(path) for path in subfolder.iterdir() if path.name in CONFIG_NAMES]
+            files = sorted(path for path in subfolder.iterdir() if path.is_file() and path.name not in CONFIG_NAMES)
+        parts = [component, *configs, *(file_sha256(path, cache_dir, verify) for path in files)]
+        total.update(json.dumps(parts).encode())
+    return total.hexdigest()
+
+
+def plain_config(path: Path) -> str:
+    """A config without what saving it anew changes: versions, paths, order and layout."""
+    config = json.loads(path.read_text())
+    kept = {name: value for name, value in config.items() if name == "_class_name" or not name.startswith("_")}
+    kept.pop("transformers_version", None)
+    return json.dumps(kept, sort_keys=True)

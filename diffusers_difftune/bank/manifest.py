@@ -1,0 +1,159 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The manifest of a knowledge bank: what was sampled, from which model, and how."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import DiffTuneError
+
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+# What may differ between banks of the same samples: the name a model goes by (its weights have a fingerprint).
+NAMES_ONLY = ("model", "revision", "shards")
+
+# Settings that follow from a flag without being its value, in words.
+FACTS = {
+    "weights_fingerprint": "the fingerprint of the model's weights",
+    "pipeline_class": "the pipeline's class",
+    "scheduler": "the sampling scheduler",
+    "prompts_sha256": "the hash of the prompts",
+    "latent_shape": "the shape of the latents",
+    "dtype": "the precision",
+    "libraries": "the set of library versions",
+    "format_version": "the format",
+}
+
+
+def setting(flag: str) -> Any:
+    """A field of the manifest, with the flag a user sets it by."""
+    return field(metadata={"flag": flag})
+
+
+@dataclass(kw_only=True)
+class BankManifest:
+    """Everything that decides the bytes of a knowledge bank. Without a time stamp: equal banks have equal manifests.
+
+    Attributes:
+        model (`str`): The folder or Hub id of the pipeline, as it was given.
+        revision (`str`, *optional*): The commit of the Hub repository.
+        weights_fingerprint (`str`): See [`weights_fingerprint`].
+        pipeline_class (`str`): Name of the pipeline's class.
+        solver (`str`): Which sampler was asked for.
+        scheduler (`dict`): Class of the scheduler that sampled, and the settings it was made with.
+        steps (`int`): Sampling steps.
+        guidance_scale (`float`): Classifier-free guidance; 1.0 is none.
+        seed (`int`): Every sample's noise is a function of this and its index.
+        prompt_source (`str`): Where the prompts are from.
+        prompts_sha256 (`str`): Hash of the prompts of all samples, in order.
+        num_samples (`int`): Samples of the whole bank.
+        shard_size (`int`): Samples per shard, which is also the batch they were made in.
+        resolution (`int`): Pixels of a side of the images the latents stand for.
+        latent_shape (`list[int]`): (C, h, w) of a sample.
+        dtype (`str`): The precision the pipeline ran in. The latents are always stored as float32.
+        libraries (`dict[str, str]`): Versions of the libraries that sampled.
+        format_version (`int`): Version of this layout.
+        shards (`dict[str, str]`): SHA-256 of each shard by its name. Empty until the bank is whole.
+    """
+
+    model: str = setting("pretrained_model_name_or_path")
+    revision: str | None = setting("revision")
+    weights_fingerprint: str = setting("pretrained_model_name_or_path")
+    pipeline_class: str = setting("pretrained_model_name_or_path")
+    solver: str = setting("bank_solver")
+    scheduler: dict[str, Any] = setting("bank_solver")
+    steps: int = setting("bank_steps")
+    guidance_scale: float = setting("bank_guidance_scale")
+    seed: int = setting("seed")
+    prompt_source: str = setting("bank_prompts")
+    prompts_sha256: str = setting("bank_prompts")
+    num_samples: int = setting("bank_samples")
+    shard_size: int = setting("bank_batch_size")
+    resolution: int = setting("resolution")
+    latent_shape: list[int] = setting("resolution")
+    dtype: str = setting("mixed_precision")
+    libraries: dict[str, str]
+    format_version: int = FORMAT_VERSION
+    shards: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def shard_names(self) -> list[str]:
+        """The names of all shards, in the order of their samples."""
+        return [f"data/shard-{k:05d}.parquet" for k in range(math.ceil(self.num_samples / self.shard_size))]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the bank is whole."""
+        return list(self.shards) == self.shard_names
+
+    def shard_range(self, shard: int) -> range:
+        """The indices of the samples in a shard."""
+        start = shard * self.shard_size
+        return range(start, min(start + self.shard_size, self.num_samples))
+
+    def to_bytes(self) -> bytes:
+        """The manifest as it is written to `manifest.json`."""
+        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def read(cls, folder: Path) -> "BankManifest":
+        """Reads the manifest of a bank.
+
+        Args:
+            folder (`Path`): The bank's folder.
+
+        Returns:
+            [`BankManifest`]: The manifest.
+
+        Raises:
+            DiffTuneError: It is not there, or not one that this version can read.
+        """
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            raise DiffTuneError(f"{folder} is not a knowledge bank: it has no {MANIFEST_NAME}.")
+        try:
+            values = json.loads(path.read_bytes())
+            version = values["format_version"]
+        except (ValueError, KeyError, TypeError):
+            raise DiffTuneError(f"{path} is damaged: it is not a manifest in JSON; build the bank again.") from None
+        if version != FORMAT_VERSION:
+            raise DiffTuneError(
+                f"{path} has format {version}, and this version reads format {FORMAT_VERSION}; build the bank again."
+            )
+        try:
+            manifest = cls(**values)
+            manifest.shard_names  # noqa: B018  (raises if the counts are no numbers)
+        except (TypeError, ZeroDivisionError) as error:
+            raise DiffTuneError(f"{path} is damaged ({error}); build the bank again.") from None
+        return manifest
+
+    def differences(self, other: "BankManifest", ignore: tuple[str, ...] = NAMES_ONLY) -> list[str]:
+        """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's)."""
+        clauses = []
+        for entry in fields(self):
+            here, there = getattr(self, entry.name), getattr(other, entry.name)
+            if here != there and entry.name not in ignore:
+                name = FACTS.get(entry.name) or f"--{entry.metadata['flag']}"
+                clauses.append(f"{name} is {shorten(there)}, not {shorten(here)}")
+        return clauses
+
+
+def shorten(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else text[:197] + "…"

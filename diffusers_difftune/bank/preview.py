@@ -1,0 +1,49 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A picture of what is in a knowledge bank."""
+
+import io
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import make_image_grid
+from PIL import Image
+
+
+COLUMNS = 4
+SIDE = 128  # pixels of an image in the grid
+
+
+@torch.no_grad()
+def preview_png(pipeline: DiffusionPipeline, latents: list[torch.Tensor]) -> bytes:
+    """Decodes a few samples into a grid, as a PNG file; equal latents give equal bytes.
+
+    Args:
+        pipeline ([`DiffusionPipeline`]): The pipeline they were sampled from.
+        latents (`list[torch.Tensor]` of shape `(C, h, w)`): The samples, scaled as the denoiser expects them.
+
+    Returns:
+        `bytes`: The PNG file.
+    """
+    vae = pipeline.vae
+    images = []
+    for sample in latents:  # one by one, so that this never needs more memory than sampling
+        decoded = vae.decode(sample[None].to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
+        image = pipeline.image_processor.postprocess(decoded.float(), output_type="pil")[0]
+        images.append(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    columns = min(COLUMNS, len(images))
+    images += [Image.new("RGB", (SIDE, SIDE), "white")] * (-len(images) % columns)
+    file = io.BytesIO()
+    make_image_grid(images, len(images) // columns, columns).save(file, format="PNG")
+    return file.getvalue()

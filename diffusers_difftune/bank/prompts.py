@@ -1,0 +1,95 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where the prompts of a knowledge bank come from, and which sample gets which."""
+
+from pathlib import Path
+
+from ..data.plan import seeded_order
+from ..errors import DiffTuneError
+
+
+def read_prompts(source: str) -> list[str]:
+    """The prompts that `--bank_prompts` names, other than the captions of the target data.
+
+    Args:
+        source (`str`):
+            `"empty"`, a text file with one prompt a line, or `DATASET#COLUMN` for a column of a dataset, which is a
+            folder or an id on the Hub.
+
+    Returns:
+        `list[str]`: The prompts. Blank lines and missing values are left out, repeated prompts are not.
+
+    Raises:
+        DiffTuneError: There is no such file, dataset or column, or no prompt in it.
+    """
+    if source == "empty":
+        return [""]
+    path = Path(source)
+    prompts: list[str | None]
+    if path.is_file():
+        try:
+            prompts = [*path.read_text(encoding="utf-8-sig").splitlines()]
+        except UnicodeDecodeError:
+            raise DiffTuneError(f"--bank_prompts: {source} is not a text file in UTF-8.") from None
+    elif "#" in source:
+        prompts = column_prompts(*source.rsplit("#", 1))
+    else:
+        raise DiffTuneError(
+            f"--bank_prompts is '{source}', and there is no such file; give captions, empty, a text file with one"
+            " prompt a line, or DATASET#COLUMN."
+        )
+    kept = [prompt.strip() for prompt in prompts if prompt and prompt.strip()]
+    if not kept:
+        raise DiffTuneError(f"--bank_prompts: there is no prompt in {source}.")
+    return kept
+
+
+def column_prompts(dataset: str, column: str) -> list[str | None]:
+    """The strings of a column of the first split of a dataset; a list of strings counts as several prompts."""
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(dataset)
+    except Exception as error:  # every loader has errors of its own
+        raise DiffTuneError(f"--bank_prompts: the dataset {dataset} cannot be loaded ({error}).") from error
+    rows = splits["train"] if "train" in splits else next(iter(splits.values()))
+    if column not in rows.column_names:
+        raise DiffTuneError(
+            f"--bank_prompts: the dataset {dataset} has no column {column}; it has {', '.join(rows.column_names)}."
+        )
+    prompts: list[str | None] = []
+    for value in rows[column]:
+        prompts.extend(value if isinstance(value, list) else [value])
+    if not all(prompt is None or isinstance(prompt, str) for prompt in prompts):
+        raise DiffTuneError(f"--bank_prompts: the column {column} of {dataset} does not hold strings.")
+    return prompts
+
+
+def draw_prompts(prompts: list[str], count: int, seed: int) -> list[str]:
+    """The prompt of each sample: all prompts in a seeded order, then all in another, and so on.
+
+    Args:
+        prompts (`list[str]`): The prompts to draw from, at least one.
+        count (`int`): The number of samples.
+        seed (`int`): The seed of the order.
+
+    Returns:
+        `list[str]`: `count` prompts; none comes n + 1 times before every other came n times.
+    """
+    if not prompts:
+        raise DiffTuneError("--bank_prompts: there are no prompts to sample with.")
+    drawn: list[str] = []
+    for epoch in range(-(-count // len(prompts))):
+        drawn.extend(prompts[row] for row in seeded_order(seed, "bank prompts", epoch, len(prompts)))
+    return drawn[:count]

@@ -1,0 +1,87 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Drawing samples from a pipeline, each a function of the seed and its index."""
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+
+from ..data.plan import counter_generator
+from ..errors import DiffTuneError
+from .shard import Shard
+from .solver import solver_settings
+
+
+class Sampler:
+    """Draws batches of latents from a pipeline.
+
+    Args:
+        pipeline ([`DiffusionPipeline`]): The pipeline; its progress bar is switched off.
+        solver (`str`), steps (`int`), guidance_scale (`float`), seed (`int`), resolution (`int`): See [`build_bank`].
+        latent_shape (`tuple[int, int, int]`): What a sample has to look like.
+    """
+
+    def __init__(
+        self,
+        pipeline: DiffusionPipeline,
+        solver: str,
+        steps: int,
+        guidance_scale: float,
+        seed: int,
+        resolution: int,
+        latent_shape: tuple[int, ...],
+    ) -> None:
+        self.pipeline = pipeline
+        scheduler_class, self.settings = solver_settings(pipeline.scheduler, solver)
+        self.scheduler = scheduler_class.from_config(self.settings)
+        self.steps = steps
+        self.guidance_scale = guidance_scale
+        self.seed = seed
+        self.resolution = resolution
+        self.latent_shape = latent_shape
+        pipeline.set_progress_bar_config(disable=True)
+
+    def sample(self, indices: range, prompts: list[str]) -> Shard:
+        """Samples that do not depend on what was sampled before."""
+        generators = [torch.Generator().manual_seed(noise_seed(self.seed, index)) for index in indices]
+        own_scheduler, self.pipeline.scheduler = self.pipeline.scheduler, self.scheduler
+        try:
+            latents = self.pipeline(
+                prompt=prompts,
+                height=self.resolution,
+                width=self.resolution,
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+                generator=generators,
+                output_type="latent",  # scaled as the denoiser expects them, and never decoded
+                return_dict=False,
+            )[0]
+        finally:
+            self.pipeline.scheduler = own_scheduler
+        if latents.shape[1:] != self.latent_shape:
+            raise DiffTuneError(
+                f"The pipeline gives latents of {list(latents.shape[1:])} at --resolution {self.resolution}, and"
+                f" training needs {list(self.latent_shape)}."
+            )
+        latents = latents.float().cpu()
+        if not latents.isfinite().all():
+            raise DiffTuneError(
+                f"The pipeline gives samples that are not finite in {self.pipeline.dtype}; try --mixed_precision no."
+            )
+        return Shard(list(indices), prompts, np.ascontiguousarray(latents.numpy()))
+
+
+def noise_seed(seed: int, index: int) -> int:
+    """The seed of a sample's noise, a function of the bank's seed and the sample's index."""
+    return int(counter_generator(seed, "bank", index).integers(2**63))

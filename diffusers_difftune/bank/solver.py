@@ -1,0 +1,81 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The samplers a knowledge bank can be made with."""
+
+from typing import Any
+
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    SchedulerMixin,
+    UniPCMultistepScheduler,
+)
+
+from ..errors import DiffTuneError
+
+
+# What of a scheduler's config belongs to the model. The rest (spacing, clipping, orders) belongs to the sampler.
+MODEL_SETTINGS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+)
+
+# The last step must reach clean data and keep its fine detail, because retention learns mostly from small t. Karras
+# spacing puts enough steps there: of Gaussian data with standard deviation 0.05, under Stable Diffusion's schedule,
+# 20 steps of dpm++ keep 85 % of the deviation, 22 % without that spacing; 50 steps of ddim keep 66 %.
+FINE_AT_THE_END = {"timestep_spacing": "linspace", "use_karras_sigmas": True, "final_sigmas_type": "zero"}
+
+SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {"set_alpha_to_one": True, "clip_sample": False}),
+    "dpm++": (DPMSolverMultistepScheduler, FINE_AT_THE_END | {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "unipc": (UniPCMultistepScheduler, FINE_AT_THE_END),
+    "euler": (EulerDiscreteScheduler, FINE_AT_THE_END),
+}
+
+
+def solver_settings(scheduler: SchedulerMixin, solver: str) -> tuple[type[SchedulerMixin], dict[str, Any]]:
+    """A scheduler's class and settings to sample from a model with, down to clean data and without clipping.
+
+    Args:
+        scheduler ([`SchedulerMixin`]): The pipeline's own scheduler, of diffusion type.
+        solver (`str`): `"ddim"`, `"dpm++"`, `"unipc"` or `"euler"`.
+
+    Returns:
+        `tuple[type, dict[str, Any]]`: The class, and what to give its `from_config`.
+
+    Raises:
+        DiffTuneError: There is no such solver, or the scheduler is not of diffusion type.
+    """
+    if solver not in SOLVERS:
+        raise DiffTuneError(f"--bank_solver is '{solver}'; it must be one of {', '.join(SOLVERS)}.")
+    config = dict(scheduler.config)
+    if "beta_schedule" not in config:
+        raise DiffTuneError(
+            f"The pipeline's scheduler is a {type(scheduler).__name__}; the bank's solvers need one that has a"
+            " beta_schedule."
+        )
+    scheduler_class, settings = SOLVERS[solver]
+    settings = {name: config[name] for name in MODEL_SETTINGS if name in config} | settings
+    if solver == "ddim":
+        # DDIM steps by num_train_timesteps / steps whatever its grid is, so linspace would not land on its own grid.
+        trailing = config.get("timestep_spacing") == "trailing"
+        settings["timestep_spacing"] = "trailing" if trailing else "leading"
+        settings["steps_offset"] = 0 if trailing else config.get("steps_offset", 0)
+    return scheduler_class, settings

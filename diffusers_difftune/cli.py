@@ -1,0 +1,228 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The `difftune` command. Only argparse is imported before it is known what there is to do."""
+
+import argparse
+import dataclasses
+import logging
+import sys
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import DiffTuneError
+from .training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+
+
+BANK_BUILD = """\
+Sample the untouched pretrained pipeline into a knowledge bank. A killed build goes on when the command is run again.
+Under `accelerate launch -m diffusers_difftune.cli bank build …` several processes share the work.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments. `None` takes those of the process.
+
+    Returns:
+        `int`: The exit code; 2 for a mistake of the user, told in one sentence.
+    """
+    arguments = make_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except DiffTuneError as error:
+        print(f"difftune: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command and its subcommands."""
+    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
+    rooms = parser.add_subparsers(metavar="ROOM", required=True)
+    bank = rooms.add_parser("bank", help="the knowledge bank", allow_abbrev=False)
+    commands = bank.add_subparsers(metavar="COMMAND", required=True)
+
+    build = commands.add_parser("build", help="sample a bank", description=BANK_BUILD, allow_abbrev=False)
+    add_flags(build, ModelConfig, "pretrained_model_name_or_path", "revision", "variant", "cache_dir")
+    build.add_argument("--output_dir", required=True, help="The bank's folder: a new one, or one to go on with.")
+    build.add_argument("--bank_samples", type=int, default=1000, help="Samples to build. Default: 1000.")
+    build.add_argument("--seed", type=int, default=0, help="Seed of noise and prompts. Default: 0.")
+    add_flags(
+        build,
+        DiffTuningConfig,
+        "bank_prompts",
+        "bank_steps",
+        "bank_solver",
+        "bank_guidance_scale",
+        "bank_batch_size",
+    )
+    add_flags(
+        build,
+        DataConfig,
+        "dataset_name",
+        "dataset_config_name",
+        "train_data_dir",
+        "image_column",
+        "caption_column",
+        "resolution",
+    )
+    add_flags(build, RunConfig, "mixed_precision", "hub_token")
+    build.set_defaults(run=bank_build)
+
+    inspect = commands.add_parser("inspect", help="say what a bank holds and whether it is whole", allow_abbrev=False)
+    inspect.add_argument("path", help="A bank's folder, or the id of a dataset on the Hub.")
+    inspect.set_defaults(run=bank_inspect)
+
+    push = commands.add_parser("push", help="upload a bank to the Hub, as a dataset", allow_abbrev=False)
+    push.add_argument("path", help="A bank's folder.")
+    push.add_argument("repo_id", help="Id of the dataset repository, made if it is not there.")
+    push.add_argument("--private", action="store_true", help="Make a new repository private.")
+    add_flags(push, RunConfig, "hub_token")
+    push.set_defaults(run=bank_push)
+    return parser
+
+
+def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) -> None:
+    """Adds flags as the training scripts have them: same names, types, defaults and help."""
+    entries = {entry.name: entry for entry in dataclasses.fields(config_class)}
+    for name in names:
+        entry = entries[name]
+        value_type = next(iter(typing.get_args(entry.type)), entry.type)  # int of int | None
+        shown = "" if entry.default is None else f" Default: {entry.default}."
+        parser.add_argument(
+            f"--{name}",
+            type=value_type,
+            default=entry.default,
+            choices=entry.metadata.get("choices"),
+            required=name == "pretrained_model_name_or_path",
+            help=(entry.metadata["help"] + shown).replace("%", "%%"),
+        )
+
+
+def bank_build(arguments: argparse.Namespace) -> int:
+    """`difftune bank build`"""
+    import torch
+    from accelerate import Accelerator
+
+    from .backbones import load_backbone
+    from .backbones.files import pipeline_folder
+    from .bank.build import build_bank, check_bank_settings
+    from .bank.fingerprint import weights_fingerprint
+    from .data.sources import difftune_cache_dir
+
+    check_bank_settings(
+        arguments.bank_samples,
+        arguments.bank_batch_size,
+        arguments.bank_steps,
+        arguments.bank_guidance_scale,
+        arguments.bank_solver,
+    )
+    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    if accelerator.is_main_process:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+    model = arguments.pretrained_model_name_or_path
+    with accelerator.main_process_first():
+        prompts = bank_prompts(arguments)
+        folder = pipeline_folder(
+            model, arguments.revision, arguments.variant, arguments.cache_dir, arguments.hub_token
+        )
+        backbone = load_backbone(folder, arguments.variant)
+        fingerprint = weights_fingerprint(
+            folder, backbone.weight_components, arguments.variant, difftune_cache_dir(arguments.cache_dir)
+        )
+    precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    bank = build_bank(
+        backbone.pipeline(None, accelerator.device, precision),
+        arguments.output_dir,
+        prompts,
+        num_samples=arguments.bank_samples,
+        resolution=arguments.resolution,
+        latent_shape=backbone.latent_shape(arguments.resolution),
+        model=model,
+        weights_fingerprint=fingerprint,
+        revision=commit_of(folder),
+        prompt_source=arguments.bank_prompts,
+        batch_size=arguments.bank_batch_size,
+        steps=arguments.bank_steps,
+        guidance_scale=arguments.bank_guidance_scale,
+        solver=arguments.bank_solver,
+        seed=arguments.seed,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        print(f"The knowledge bank in {bank.folder} has {len(bank)} samples; preview.png shows some of them.")
+    accelerator.end_training()
+    return 0
+
+
+def bank_prompts(arguments: argparse.Namespace) -> list[str]:
+    """The prompts to draw from, as `--bank_prompts` says."""
+    from .bank.prompts import read_prompts
+    from .data.dataset import load_target_data
+
+    if arguments.bank_prompts != "captions":
+        return read_prompts(arguments.bank_prompts)
+    if arguments.dataset_name is None and arguments.train_data_dir is None:
+        raise DiffTuneError(
+            "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."
+        )
+    names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column", "resolution")
+    config = DataConfig(**{name: getattr(arguments, name) for name in names})
+    return load_target_data(config, arguments.seed, arguments.cache_dir).distinct_captions()
+
+
+def commit_of(folder: Path) -> str | None:
+    """The commit of a pipeline that lies in the Hub's cache, whose folders are …/snapshots/COMMIT."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def bank_inspect(arguments: argparse.Namespace) -> int:
+    """`difftune bank inspect`"""
+    from .bank.bank import KnowledgeBank
+
+    bank = KnowledgeBank.load(arguments.path)
+    manifest = bank.manifest
+    problem = bank.problem()
+    facts = {
+        "model": manifest.model + (f", commit {manifest.revision}" if manifest.revision else ""),
+        "weights": f"fingerprint {manifest.weights_fingerprint[:12]}",
+        "pipeline": f"{manifest.pipeline_class} in {manifest.dtype}",
+        "sampler": f"{manifest.solver} ({manifest.scheduler['class']}), {manifest.steps} steps",
+        "guidance": manifest.guidance_scale,
+        "prompts": manifest.prompt_source,
+        "seed": manifest.seed,
+        "images": f"{manifest.resolution} × {manifest.resolution}, latents {manifest.latent_shape}",
+        "samples": f"{len(bank)} in {len(manifest.shard_names)} shards of {manifest.shard_size}",
+        "libraries": ", ".join(f"{name} {version}" for name, version in manifest.libraries.items()),
+        "state": problem or "complete, and every shard is as it was written",
+    }
+    print(f"Knowledge bank in {bank.folder}")
+    for name, fact in facts.items():
+        print(f"  {name:<10} {fact}")
+    return 0 if problem is None else 1
+
+
+def bank_push(arguments: argparse.Namespace) -> int:
+    """`difftune bank push`"""
+    from .bank.hub import push_bank
+
+    print(push_bank(arguments.path, arguments.repo_id, arguments.hub_token, arguments.private))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
