@@ -75,7 +75,7 @@ class Row:
 
 @dataclass(kw_only=True)
 class PlannedBatches(Dataset):
-    """Item k is this process's whole batch of micro-step k of the run, a function of k and of nothing that came before.
+    """Item k is this process's whole batch of micro-step k of the run, a function of k and nothing that came before.
 
     Use it with `DataLoader(batches, batch_size=None, sampler=range(start, end), num_workers=...)`; resuming is another
     `start`.
@@ -177,9 +177,9 @@ class PlannedBatches(Dataset):
             mean, std = self.images.posterior(slot.row, crop, flip)
             row.latents = self.scale_latents(mean + std * row.posterior_noise)
         else:
-            image = self.transform.resize(load_rgb(image()))
+            resized = self.transform.resize(load_rgb(image()))
             at = None if self.center_crop else (random.uniform("crop_top"), random.uniform("crop_left"))
-            row.pixel_values = self.transform.to_tensor(image, *self.transform.crop_box(image.size, at), flip)
+            row.pixel_values = self.transform.to_tensor(resized, *self.transform.crop_box(resized.size, at), flip)
         return row
 
 

@@ -77,7 +77,7 @@ class ImageCache:
         rows = table["row"].to_numpy()
         self._first = np.searchsorted(rows, np.arange(rows[-1] + 2)).tolist()
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return ImageCache, (self.path,)  # a loader's worker maps the file itself
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class PromptCache:
         self._index = {prompt: index for index, prompt in enumerate(table["prompt"].to_pylist())}
         self._columns = {name: TensorColumn(table[name]) for name in table.column_names if name != "prompt"}
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         return PromptCache, (self.path,)
 
     def __len__(self) -> int:
@@ -228,7 +228,7 @@ def build_prompt_cache(
         backbone ([`Backbone`]): Whose text encoders to use.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
         device (`torch.device`, *optional*): Where to encode.
-        dtype (`torch.dtype`, *optional*): Precision of the text encoders; results are kept as the backbone returns them.
+        dtype (`torch.dtype`, *optional*): Precision of the text encoders; results stay as the backbone returns them.
         batch_size (`int`, *optional*, defaults to 64): Prompts encoded at once.
         verify (`bool`, *optional*, defaults to `False`): Hash the encoders' files again.
 
@@ -298,7 +298,7 @@ def spread_crop(row: int, crop: int, count: int) -> tuple[float, float]:
 
 
 def to_arrow(array: np.ndarray) -> pa.Array:
-    """A numpy array as an Arrow array of nested lists of fixed size, so that the file knows the shape and type of a row."""
+    """A numpy array as nested Arrow lists of fixed size, so that the file knows the shape and type of a row."""
     values = pa.array(array.reshape(-1))
     for size in reversed(array.shape[1:]):
         values = pa.FixedSizeListArray.from_arrays(values, size)

@@ -25,12 +25,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
+from filelock import FileLock
 from PIL import Image
+from tqdm.auto import tqdm
 
 from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
-from .images import open_image, why_unreadable
+from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, difftune_cache_dir, open_source
 
@@ -54,7 +56,7 @@ class TargetData:
         rows (`np.ndarray`): The rows of `dataset` in use.
         captions (`list[list[str]]`): The captions of each row in use.
         index_dir (`Path`): Where file hashes are remembered.
-        verify (`bool`): Hash every file again.
+        verify (`bool`, *optional*, defaults to `False`): Hash every file again.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class TargetData:
         rows: np.ndarray,
         captions: list[list[str]],
         index_dir: Path,
-        verify: bool,
+        verify: bool = False,
     ) -> None:
         self._images = dataset.select_columns([image_column])
         self._column = image_column
@@ -81,16 +83,17 @@ class TargetData:
         return self._captions[row]
 
     def image(self, row: int) -> Image.Image:
-        """The image of a row as it was found, decoded only when its pixels are asked for."""
-        return open_image(self._images[int(self._rows[row])][self._column])
+        """The image of a row, decoded, of whatever mode and size it is."""
+        return decode(self._images[int(self._rows[row])][self._column])
 
     def name(self, row: int) -> str:
-        """How messages call a row: the name of its image's file if it has one, else its number in the data."""
+        """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
         image = self._images[int(self._rows[row])][self._column]
-        return Path(image["path"]).name if image and image["path"] else f"row {self._rows[row]}"
+        file = f" {Path(image['path']).name}" if image and image["path"] else ""
+        return f"row {self._rows[row]}{file}"
 
     def example(self, slot: Slot) -> tuple[Callable[[], Image.Image], list[str]]:
-        """A function that opens the image, and the captions, of the row in a slot of the batch plan."""
+        """A function that decodes the image, and the captions, of the row in a slot of the batch plan."""
         return partial(self.image, slot.row), self._captions[slot.row]
 
     def distinct_captions(self) -> list[str]:
@@ -135,7 +138,8 @@ class TargetData:
 def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> TargetData:
     """Opens the target data and checks every row of it; needs no weights.
 
-    Images are decoded once to see that they can be; which of them cannot is remembered by their content.
+    Images are decoded once to see that they can be; which of them cannot is remembered by their content. Every process
+    of a run calls this; one at a time looks at the data, and those after it find what the first one learned.
 
     Args:
         config ([`DataConfig`]): The flags.
@@ -149,6 +153,18 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
     check_flags(config)
+    index_dir = difftune_cache_dir(cache_dir)
+    try:
+        index_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiffTuneError(f"--cache_dir: {index_dir} cannot be made: {error.strerror}.") from None
+    source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
+    with FileLock(index_dir / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock"):
+        return read_target_data(config, seed, cache_dir, index_dir)
+
+
+def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | None, index_dir: Path) -> TargetData:
+    """[`load_target_data`] once it is this process's turn."""
     dataset = open_source(config, cache_dir)
     rows = np.arange(len(dataset))
     if config.max_train_samples is not None:
@@ -164,7 +180,6 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
 
     values = dataset.select_columns([config.caption_column]).select(rows)[:][config.caption_column]
     captions = [as_captions(value, config.caption_column) for value in values]
-    index_dir = difftune_cache_dir(cache_dir)
     target = TargetData(dataset, config.image_column, rows, captions, index_dir, config.verify_cache)
 
     bad = bad_images(target)
@@ -219,9 +234,18 @@ def bad_images(target: TargetData) -> dict[int, str]:
     remembered = target.index_dir / "checked" / f"{target.images_key}.json"
     if remembered.is_file():
         return {int(row): reason for row, reason in json.loads(remembered.read_text()).items()}
+
+    def why_bad(row: int) -> str | None:
+        try:
+            target.image(row)
+        except UnreadableImage as error:
+            return error.reason
+        return None
+
     with ThreadPoolExecutor() as threads:
-        reasons = threads.map(lambda row: why_unreadable(partial(target.image, row)), range(len(target)))
-        bad = {row: reason for row, reason in enumerate(reasons) if reason}
+        reasons = threads.map(why_bad, range(len(target)))
+        progress = tqdm(reasons, "Checking images", len(target), delay=2)
+        bad = {row: reason for row, reason in enumerate(progress) if reason}
     remembered.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(remembered, json.dumps(bad).encode())
     return bad

@@ -14,12 +14,14 @@
 """From an image as it was found to a square tensor, the way torchvision's transforms do it, with PIL and numpy."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 
+import datasets
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from ..errors import DiffTuneError
 
 
 # torchvision hands PIL its NEAREST filter for nearest_exact too
@@ -34,31 +36,43 @@ PIL_FILTERS = {
 }
 
 
-def open_image(stored: dict) -> Image.Image:
-    """Opens an image that `datasets` stores as `{"bytes": ..., "path": ...}`, one of them `None`; PIL decodes it later."""
-    if stored is None or (stored["bytes"] is None and stored["path"] is None):
-        raise FileNotFoundError("no image")
-    return Image.open(stored["path"] if stored["bytes"] is None else io.BytesIO(stored["bytes"]))
+class UnreadableImage(DiffTuneError):
+    """An image that cannot be decoded, with the `reason` in a few words."""
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
+        super().__init__(f"The image {path or 'of a row'} cannot be read: {reason}.")
+        self.reason = reason
 
 
-def why_unreadable(open: Callable[[], Image.Image]) -> str | None:
-    """Decodes an image and says in a few words why that does not work; `None` if it does."""
+def decode(stored: dict | None) -> Image.Image:
+    """Decodes an image as `datasets` stores it: `{"bytes": ..., "path": ...}`, either of which may be `None`.
+
+    Raises:
+        UnreadableImage: There is no image, or it is damaged.
+    """
+    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
+    if content is None and path is None:
+        raise UnreadableImage("no image")
     try:
-        with open() as image:
-            image.load()
-    except FileNotFoundError as error:
-        return "no image" if error.filename is None else "no such file"
+        if content is None and "://" in path:  # a stream from elsewhere
+            return datasets.Image().decode_example(stored)
+        image = Image.open(path if content is None else io.BytesIO(content))
+        image.load()
+    except FileNotFoundError:
+        raise UnreadableImage("no such file", path) from None
     except UnidentifiedImageError:
-        return "not an image"
+        raise UnreadableImage("not an image", path) from None
     except Exception as error:  # decoders raise whatever they like at damaged files
-        return f"damaged: {error}" if str(error) else "damaged"
+        raise UnreadableImage(f"damaged: {error}".removesuffix(": "), path) from None
+    return image
 
 
 def load_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright, transparency on white.
 
     Args:
-        image (`PIL.Image.Image`): Any mode: palette, grey, 16 bit, CMYK, with or without transparency or EXIF orientation.
+        image (`PIL.Image.Image`):
+            Of any mode: palette, grey, 16 bit, CMYK, with or without transparency or EXIF orientation.
 
     Returns:
         `PIL.Image.Image`: The image in mode RGB.

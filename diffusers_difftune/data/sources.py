@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DownloadMode, Image, IterableDataset, load_dataset
+from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HOME
 
 from ..errors import DiffTuneError
@@ -90,8 +91,8 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
             download_mode=DownloadMode.REUSE_CACHE_IF_EXISTS if config.verify_cache else None,
             streaming=streaming,
         )
-    except (OSError, ValueError) as error:  # DatasetNotFoundError is an OSError, a wrong configuration a ValueError
-        reason = str(error).splitlines()[0].rstrip(".")
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # not found, wrong configuration, a script …
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise DiffTuneError(f"--dataset_name: {config.dataset_name} cannot be loaded: {reason}.") from error
     if "train" not in splits:
         raise DiffTuneError(
@@ -102,7 +103,7 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
 
 def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
     """The images that the metadata files under `--train_data_dir` name, or the Parquet files there."""
-    folder = Path(config.train_data_dir).expanduser().absolute()
+    folder = Path(config.train_data_dir or "").expanduser().absolute()
     if not folder.exists():
         raise DiffTuneError(f"--train_data_dir: there is no folder {folder}.")
     files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
@@ -121,8 +122,7 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
 def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
     """Reads metadata files, each of which names images relative to its own folder.
 
-    `datasets` has a loader for this; it goes by modification times and reports a mixed column or an absent file without
-    saying where.
+    `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
     """
     file_column = "file_name" if config.image_column == "image" else f"{config.image_column}_file_name"
     images, captions = [], []
@@ -134,9 +134,7 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
         records = read_records(file)
         columns = list(dict.fromkeys(name for record in records for name in record))
         if records and file_column not in columns:
-            raise missing_column(
-                "image_column", config.image_column, columns, f"{file} needs a column {file_column} for"
-            )
+            raise missing_column("image_column", file_column, columns, f"{file} has no column")
         if records and config.caption_column not in columns:
             raise missing_column("caption_column", config.caption_column, columns, f"{file} has no column")
         for line, record in enumerate(records, 1):
@@ -192,7 +190,7 @@ def open_parquet(
     )
 
 
-def as_captions(value, column: str) -> list[str]:
+def as_captions(value: object, column: str) -> list[str]:
     """The captions of a row: a string, a list of strings, or nothing."""
     captions = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(captions, list) or not all(caption is None or isinstance(caption, str) for caption in captions):
