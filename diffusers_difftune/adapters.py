@@ -108,10 +108,10 @@ class FullDenoiser:
             ema_folder = folder / f"{self.backbone.denoiser_name}_ema"
             if not ema_folder.is_dir():
                 raise DiffTuneError(f"--use_ema is set, but the checkpoint {folder} was written without it.")
-            device = self.ema.shadow_params[0].device
-            loaded = EMAModel.from_pretrained(ema_folder, type(self.model), foreach=self.ema.foreach)
-            loaded.to(device)
-            self.ema.load_state_dict(loaded.state_dict())
+            averaged = {n: t for file in ema_folder.glob("*.safetensors") for n, t in load_file(file).items()}
+            for (name, _), average in zip(self.model.named_parameters(), self.ema.shadow_params, strict=True):
+                average.copy_(averaged[name])
+            self.ema.optimization_step = type(self.model).load_config(ema_folder)["optimization_step"]
 
     def save_result(self, folder: Path) -> None:
         """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""

@@ -34,19 +34,13 @@ On two CPU cores, with the pipeline and the images in this repository (about thr
 from dataclasses import dataclass
 
 from diffusers_difftune.adapters import FullDenoiser
-from diffusers_difftune.training.config import (
-    DataConfig,
-    DiffTuningConfig,
-    FullFineTuningConfig,
-    ModelConfig,
-    RunConfig,
-)
-from diffusers_difftune.training.finish import finish_run
+from diffusers_difftune.training.checkpoint import TrainingState
+from diffusers_difftune.training.config import DataConfig, DiffTuningConfig, FullFineTuningConfig, ModelConfig, RunConfig
+from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.run import find_backbone, load_denoiser, make_objective, make_optimizer, start_run
-from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.validation import Validation
 
 
@@ -68,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank))
+    repo_id = begin_publishing(run)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:
@@ -88,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
 
     validation = Validation(run, backbone, trained, config.validation_prompts or [], run.steps_per_epoch(len(target)))
     train(run, backbone, objective, batches, state, validation, total_steps)
-    finish_run(run, state, validation, total_steps, None)
+    finish_run(run, state, validation, total_steps, repo_id)
 
 
 if __name__ == "__main__":

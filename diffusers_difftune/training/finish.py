@@ -19,12 +19,31 @@ import shutil
 from pathlib import Path
 
 from ..adapters import Trained
+from ..hub import create_repo, upload
 from .checkpoint import TrainingState
 from .run import Run
 from .validation import Validation
 
 
 logger = logging.getLogger(__name__)
+
+
+def begin_publishing(run: Run) -> str | None:
+    """With `--push_to_hub`, makes the repository before training, so that a bad token or name is known at once.
+
+    Args:
+        run ([`Run`]): The run.
+
+    Returns:
+        `str` or `None`: The repository's id; `None` without the flag.
+
+    Raises:
+        DiffTuneError: The repository cannot be made or written to.
+    """
+    config = run.config
+    if not config.push_to_hub or not run.accelerator.is_main_process:
+        return None
+    return create_repo(config.hub_model_id, run.output_dir, config.hub_token)
 
 
 def finish_run(run: Run, state: TrainingState, validation: Validation, total_steps: int, repo_id: str | None) -> None:
@@ -43,6 +62,8 @@ def finish_run(run: Run, state: TrainingState, validation: Validation, total_ste
         logger.info("Saved the result in %s", run.output_dir)
     accelerator.wait_for_everyone()
     validation.make(total_steps)
+    if repo_id is not None:
+        upload(run.output_dir, repo_id, run.config.hub_token, leave_out=(run.config.logging_dir,))
     accelerator.end_training()
 
 

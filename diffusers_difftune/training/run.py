@@ -22,6 +22,7 @@ import os
 import platform
 import secrets
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +84,13 @@ class Run:
         """Where cached encodings and file hashes are kept."""
         return Path(self.config.cache_dir or Path.home() / ".cache" / "huggingface") / "difftune"
 
-    def total_steps(self, num_target: int | None) -> int:
+    def total_steps(self, num_target: int) -> int:
         """Optimiser steps of the run."""
         return self.config.max_train_steps or self.config.num_train_epochs * self.steps_per_epoch(num_target)
 
-    def steps_per_epoch(self, num_target: int | None) -> int | None:
-        """Optimiser steps in which every target row is trained on once; `None` for a stream."""
-        return None if num_target is None else math.ceil(num_target / ((1 - self.source_share) * self.global_batch_size))
+    def steps_per_epoch(self, num_target: int) -> int:
+        """Optimiser steps in which every target row is trained on at least once."""
+        return math.ceil(num_target / ((1 - Fraction(str(self.source_share))) * self.global_batch_size))
 
 
 def start_run(config: Any) -> Run:

@@ -37,14 +37,14 @@ class Validation:
         backbone ([`Backbone`]): Builds the pipeline.
         trained: What trains.
         prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
-        steps_per_epoch (`int`, *optional*): Optimiser steps of an epoch; `None` for a stream, which has none.
+        steps_per_epoch (`int`): Optimiser steps of an epoch.
 
     Attributes:
         images (`list[Path]`): The newest images, on the main process.
     """
 
     def __init__(
-        self, run: Run, backbone: Backbone, trained: Trained, prompts: list[str], steps_per_epoch: int | None
+        self, run: Run, backbone: Backbone, trained: Trained, prompts: list[str], steps_per_epoch: int
     ) -> None:
         self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
         self.steps_per_epoch = steps_per_epoch
@@ -58,8 +58,8 @@ class Validation:
             return False
         if self.run.config.validation_steps is not None:
             return step % self.run.config.validation_steps == 0
-        if self.steps_per_epoch is None or step % self.steps_per_epoch:
-            return False
+        if self.run.config.streaming or step % self.steps_per_epoch:
+            return False  # a stream has no epochs
         return (step // self.steps_per_epoch - 1) % self.run.config.validation_epochs == 0
 
     def make(self, step: int) -> None:

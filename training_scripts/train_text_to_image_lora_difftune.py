@@ -1,0 +1,101 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA on the denoiser.
+
+Takes the flags of diffusers' examples/text_to_image/train_text_to_image_lora.py, and those of Diff-Tuning.
+
+    accelerate launch training_scripts/train_text_to_image_lora_difftune.py \
+      --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
+      --dataset_name lambdalabs/naruto-blip-captions --resolution 512 --center_crop --random_flip \
+      --train_batch_size 4 --mixed_precision fp16 --rank 16 --learning_rate 1e-4 --max_train_steps 15000 \
+      --validation_prompt "a ninja with blue eyes" --output_dir sd-naruto-lora
+
+On two CPU cores, with the pipeline and the images in this repository (about two minutes):
+
+    accelerate launch --cpu training_scripts/train_text_to_image_lora_difftune.py \
+      --pretrained_model_name_or_path examples/icons/pipeline --resolution 32 \
+      --train_data_dir examples/icons/data/flat_color_icons_train.parquet \
+      --train_batch_size 32 --max_train_steps 200 --bank_samples 128 --rank 16 --learning_rate 1e-3 \
+      --output_dir outputs/flat-color-icons-lora
+
+The result is `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(OUTPUT_DIR)` loads.
+"""
+
+from dataclasses import dataclass
+
+from diffusers_difftune.adapters import LoraDenoiser
+from diffusers_difftune.training.checkpoint import TrainingState
+from diffusers_difftune.training.config import (
+    DataConfig,
+    DiffTuningConfig,
+    LoraConfigFlags,
+    ModelConfig,
+    RunConfig,
+    flag,
+)
+from diffusers_difftune.training.finish import begin_publishing, finish_run
+from diffusers_difftune.training.loop import train
+from diffusers_difftune.training.parse import parse_config, reports_mistakes
+from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.run import find_backbone, load_denoiser, make_objective, make_optimizer, start_run
+from diffusers_difftune.training.validation import Validation
+
+
+@dataclass
+class TextToImageLoraConfig(ModelConfig, DataConfig, RunConfig, LoraConfigFlags, DiffTuningConfig):
+    """The flags of this script."""
+
+    output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned-lora")
+
+
+@reports_mistakes
+def main(argv: list[str] | None = None) -> None:
+    """Runs the script with the given arguments, or with those of the process."""
+    config = parse_config(TextToImageLoraConfig, argv, __doc__)
+
+    # Everything that can go wrong without weights goes wrong here.
+    run = start_run(config)
+    backbone = find_backbone(run)
+    objective = make_objective(run, backbone)
+    target = open_target(run)
+    bank = open_bank(run, backbone)
+    total_steps = run.total_steps(len(target))
+    state = TrainingState(run, run_settings(run, backbone, target, bank))
+    repo_id = begin_publishing(run)
+
+    # Sampled once, encoded once.
+    if bank is None and run.source_share:
+        bank = make_bank(run, backbone, target, total_steps)
+    batches = make_batches(run, backbone, objective, target, bank)
+
+    # What trains.
+    trained = LoraDenoiser(
+        backbone,
+        load_denoiser(run, backbone, run.weight_dtype),
+        rank=config.rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        target_modules=config.lora_target_modules,
+    )
+    optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
+    state.prepare(trained, optimizer, lr_scheduler)
+
+    prompts = [config.validation_prompt] * config.num_validation_images if config.validation_prompt else []
+    validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)))
+    train(run, backbone, objective, batches, state, validation, total_steps)
+    finish_run(run, state, validation, total_steps, repo_id)
+
+
+if __name__ == "__main__":
+    main()
