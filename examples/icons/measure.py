@@ -1,0 +1,164 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How good a fine-tuned icon pipeline is on its target set, and what it forgot; for the demo and the benchmarks."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
+from features import IconFeatures
+from finetune import DATA, RESOLUTION, target_file
+from PIL import Image
+from tqdm.auto import tqdm
+
+from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.data.plan import counter_generator, seeded_order
+from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting
+from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
+from diffusers_difftune.objective import DiffTuningObjective
+
+
+def read_drawings(path: Path, count: int | None = None, seed: int = 0) -> tuple[torch.Tensor, list[str]]:
+    """Drawings, uint8 of shape `(N, 3, 32, 32)`, and their captions: all, or a seeded draw of `count`."""
+    table = pq.read_table(path, columns=["image", "text"])
+    table = table.take(seeded_order(seed, "drawings", 0, len(table))[:count])
+    pictures = [Image.open(io.BytesIO(image["bytes"])).convert("RGB") for image in table["image"].to_pylist()]
+    pixels = np.stack([np.asarray(picture) for picture in pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), table["text"].to_pylist()
+
+
+def sample_images(
+    folder: str | Path,
+    prompts: list[str],
+    steps: int,
+    guidance_scale: float,
+    seed: int = 0,
+    batch_size: int = 32,
+    title: str = "sampling",
+) -> torch.Tensor:
+    """Samples by DPM-Solver++, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i of the seed."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+    side = RESOLUTION // pipeline.vae_scale_factor
+    shape = (pipeline.unet.config.in_channels, side, side)
+    images = []
+    for start in tqdm(range(0, len(prompts), batch_size), title):
+        batch = prompts[start : start + batch_size]
+        noise = [
+            counter_generator(seed, "evaluation", 0, start + i).standard_normal(shape, "float32")
+            for i in range(len(batch))
+        ]
+        pixels = pipeline(
+            batch,
+            height=RESOLUTION,
+            width=RESOLUTION,
+            num_inference_steps=steps,
+            guidance_scale=guidance_scale,
+            latents=torch.from_numpy(np.stack(noise)).to(pipeline.device),
+            output_type="pt",
+        ).images
+        images.append((pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8))
+    return torch.cat(images)
+
+
+class Measurement:
+    """Measures pipelines that were fine-tuned from `pretrained` on one target set.
+
+    Args:
+        pretrained (`Path`): The pretrained pipeline.
+        target (`str`): One of `TARGETS`.
+        num_images (`int`): Samples for FID and KID, at most as many as there are held-out target drawings, whose
+            captions they are made from and whose drawings they are compared with.
+        num_source (`int`): Held-out source drawings that the forgetting is measured on.
+        steps (`int`): Sampling steps.
+        guidance_scale (`float`): Classifier-free guidance of the samples.
+        seed (`int`, *optional*, defaults to 0): Seed of drawings, noise and samples; another than the training's.
+    """
+
+    def __init__(
+        self,
+        pretrained: Path,
+        target: str,
+        num_images: int,
+        num_source: int,
+        steps: int,
+        guidance_scale: float,
+        seed: int = 0,
+    ) -> None:
+        self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.backbone = load_backbone(pretrained)
+        self.objective = DiffTuningObjective(self.backbone.noise_scheduler)
+        self.extractor = IconFeatures()
+
+        images, self.prompts = read_drawings(target_file(target, "held_out"), num_images, seed)
+        others, _ = read_drawings(target_file(target, "train"), len(images), seed)
+        self.real = extract_features(self.extractor, images, device=self.device)
+        self.floor = real_floor(self.real, extract_features(self.extractor, others, device=self.device), seed)
+        self.data = {
+            "target": (images, self.prompts),
+            "source": read_drawings(DATA / "source_held_out.parquet", num_source, seed),
+        }
+        self.encoded = self.encode()
+        self.pretrained = self.losses(pretrained)
+
+    def encode(self) -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+        """Latents (posterior means) and prompt encodings of the held-out drawings."""
+        self.backbone.load_encoders(self.device, torch.float32)
+        encoded = {}
+        for name, (images, prompts) in self.data.items():
+            means = [self.backbone.encode_images(batch.float() / 127.5 - 1)[0] for batch in images.split(64)]
+            condition = self.backbone.encode_prompts(prompts)
+            encoded[name] = (self.backbone.scale_latents(torch.cat(means)), condition)
+        self.backbone.release_encoders()
+        return encoded
+
+    def losses(self, folder: Path) -> dict[str, LossByLevel]:
+        """The loss by noise level on held-out target and held-out source drawings."""
+        denoiser = self.backbone.load_denoiser(folder).to(self.device)
+        return {
+            name: denoising_loss_by_level(denoiser, self.backbone, self.objective, latents, condition, seed=self.seed)
+            for name, (latents, condition) in self.encoded.items()
+        }
+
+    def measure(self, folder: Path, title: str = "sampling") -> tuple[dict, dict[str, LossByLevel]]:
+        """The figures of one pipeline as they go into a JSON file, and its losses by noise level."""
+        losses = self.losses(folder)
+        images = sample_images(folder, self.prompts, self.steps, self.guidance_scale, self.seed, title=title)
+        quality = fid_kid(self.real, extract_features(self.extractor, images, device=self.device), self.seed)
+        forgotten, forgotten_error = forgetting(losses["source"], self.pretrained["source"])
+        change, change_error = forgetting(losses["target"], self.pretrained["target"])
+        return {
+            "fid_target": quality.fid,
+            "kid_target": quality.kid,
+            "kid_target_std": quality.kid_std,
+            "feature_set": f"{type(self.extractor).__name__}, {quality.feature_dimension} dimensions",
+            "num_generated": quality.num_generated,
+            "num_real": quality.num_real,
+            "sampling_steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "fid_floor": self.floor.fid,
+            "kid_floor": self.floor.kid,
+            "num_floor": [self.floor.num_real, self.floor.num_generated],
+            "forgetting_source": forgotten,
+            "forgetting_source_standard_error": forgotten_error,
+            "num_source": len(self.data["source"][1]),
+            "loss_change_target": change,
+            "loss_change_target_standard_error": change_error,
+        }, losses
