@@ -40,7 +40,14 @@ from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
-from diffusers_difftune.training.run import find_backbone, load_denoiser, make_objective, make_optimizer, start_run
+from diffusers_difftune.training.run import (
+    begin_records,
+    find_backbone,
+    load_denoiser,
+    make_objective,
+    make_optimizer,
+    start_run,
+)
 from diffusers_difftune.training.validation import Validation
 
 
@@ -63,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank))
     repo_id = begin_publishing(run)
+    begin_records(run, total_steps=total_steps, settings=state.settings)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

@@ -237,15 +237,14 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter], total_steps: 
     return optimizer, lr_scheduler
 
 
-def write_run_config(run: Run, **facts: Any) -> dict[str, Any]:
-    """Writes `run_config.json`: every flag, and what was found out about the run. Never the Hub token.
+def begin_records(run: Run, **facts: Any) -> None:
+    """Writes `run_config.json`, every flag and what was found out about the run, and starts the trackers.
+
+    The Hub token is in neither.
 
     Args:
         run ([`Run`]): The run.
         facts: More to write down, JSON-able.
-
-    Returns:
-        `dict`: What was written.
     """
     flags = dataclasses.asdict(run.config)
     flags.pop("hub_token")
@@ -263,7 +262,9 @@ def write_run_config(run: Run, **facts: Any) -> dict[str, Any]:
     }
     if run.accelerator.is_main_process:
         write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
-    return content
+    # trackers take plain values only
+    plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
+    run.accelerator.init_trackers(getattr(run.config, "tracker_project_name", "text2image-fine-tune"), config=plain)
 
 
 def is_installed(distribution: str) -> bool:
