@@ -26,14 +26,11 @@ import platform
 import shutil
 import sys
 import time
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-import diffusers
 import torch
-import transformers
-from finetune import DATA, PIPELINE, RECIPE, RESOLUTION, TARGETS, finetune, target_file
+from finetune import DATA, PIPELINE, RECIPE, RESOLUTION, TARGETS, finetune, quiet, target_file
 from measure import Measurement, read_drawings, sample_images
 from picture import samples_picture
 
@@ -118,14 +115,6 @@ def main(argv: list[str] | None = None) -> None:
     summary = {"settings": settings, "machine": machine, "seconds": clock.seconds, **figures}
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(explanation(summary, output))
-
-
-def quiet() -> None:
-    """The libraries' own bars and hints would drown what is being done."""
-    for library in (diffusers.utils.logging, transformers.logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
 
 
 class Clock:

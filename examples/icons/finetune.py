@@ -17,8 +17,12 @@ import importlib.util
 import json
 import statistics
 import time
+import warnings
 from pathlib import Path
 from types import ModuleType
+
+import diffusers
+import transformers
 
 
 HERE = Path(__file__).resolve().parent
@@ -106,6 +110,14 @@ def finetune(
     )
     load_script(script).main(argv)
     return {"seconds": time.perf_counter() - started, "images_per_second": images_per_second(output_dir)}
+
+
+def quiet() -> None:
+    """The libraries' own bars and hints would drown what is being done."""
+    for library in (diffusers.utils.logging, transformers.logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
 
 
 def images_per_second(output_dir: Path) -> float:

@@ -1,0 +1,275 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What Diff-Tuning, the cache and the knowledge bank cost or save, on the embedded pipeline with the training script.
+
+Things compared are measured in turn within one run, in alternating order, so that a machine that slows down meanwhile
+slows both. Only steps after the first ten of each run count. Everything goes to benchmarks/results/throughput.json.
+
+    python benchmarks/throughput.py
+    python benchmarks/throughput.py --upstream ~/diffusers/examples/text_to_image/train_text_to_image.py
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import diffusers
+import torch
+
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "examples" / "icons"))
+from finetune import PIPELINE, RESOLUTION, command_line, finetune, quiet, target_file  # noqa: E402
+from measure import read_drawings  # noqa: E402
+
+from diffusers_difftune.backbones import load_backbone  # noqa: E402
+from diffusers_difftune.cli import main as difftune  # noqa: E402
+
+
+TARGET = "fluent-emoji"
+BANK = {"bank_samples": 64, "bank_steps": 20, "bank_batch_size": 16}
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7, help="How often each comparison is made.")
+    parser.add_argument(
+        "--steps", type=int, default=40, help="Optimiser steps of a run, of which the first 10 do not count."
+    )
+    parser.add_argument("--batch_size", type=int, default=32, help="Rows of a step.")
+    parser.add_argument("--upstream", type=Path, help="Path to diffusers' train_text_to_image.py, to run beside ours.")
+    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to train.")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/throughput.json")
+    arguments = parser.parse_args(argv)
+    quiet()
+    load_before = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        results = measure(arguments, Path(folder))
+    report = {
+        "machine": machine() | {"load_average_before": load_before, "load_average_after": os.getloadavg()},
+        "settings": {"pipeline": arguments.pipeline.name, "target": TARGET, "resolution": RESOLUTION, "bank": BANK}
+        | {name: getattr(arguments, name) for name in ("pairs", "steps", "batch_size")},
+        **results,
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+    for comparison, figures in flatten(results):
+        ranges = [f"{name} {x['median']:.2f} ({x['min']:.2f} to {x['max']:.2f})" for name, x in figures.items()]
+        print(f"{comparison}: {', '.join(ranges)}")
+    print(f"Written to {arguments.output}")
+
+
+def flatten(results: dict, prefix: str = "") -> list[tuple[str, dict]]:
+    """The comparisons in `results`, with their names, however deep they lie."""
+    found = []
+    for name, result in results.items():
+        if isinstance(result, dict) and all("median" in value for value in result.values()):
+            found.append((prefix + name, result))
+        elif isinstance(result, dict):
+            found += flatten(result, f"{prefix}{name}, ")
+    return found
+
+
+def measure(arguments: argparse.Namespace, folder: Path) -> dict:
+    """All comparisons."""
+    bank_rates = compare(
+        {"bare_pipeline": lambda: bare_rate(arguments), "bank": lambda: bank_rate(arguments, folder)}, 3
+    )
+
+    def rate(objective: str, **flags) -> Callable[[], float]:
+        def run() -> float:
+            bank = folder / "bank" if objective == "difftune" else None
+            found = finetune(
+                folder / "run",
+                TARGET,
+                objective,
+                arguments.steps,
+                seed=0,
+                pretrained=arguments.pipeline,
+                train_batch_size=arguments.batch_size,
+                knowledge_bank=bank,
+                cache_dir=folder / "cache",
+                **flags,
+            )
+            shutil.rmtree(folder / "run")
+            return found["images_per_second"]
+
+        return run
+
+    rate("standard")()  # fills the cache and warms the machine up
+    results = {
+        "objective": compare({"standard": rate("standard"), "difftune": rate("difftune")}, arguments.pairs),
+        "data_path": compare(
+            {"uncached": rate("standard", no_cache=True), "cached": rate("standard")}, arguments.pairs
+        ),
+        "bank": bank_rates,
+    }
+    if arguments.upstream:
+        results["upstream"] = beside_upstream(arguments, folder)
+    return results
+
+
+def compare(rates: dict[str, Callable[[], float]], pairs: int) -> dict:
+    """Images per second of two things, measured in turn.
+
+    Args:
+        rates (`dict`): Name and measurement of the baseline, and of what is compared with it.
+        pairs (`int`): How often both are measured, every other time in reverse.
+
+    Returns:
+        `dict`: Images per second of both, and of each pair the second's over the first's, as median and range.
+    """
+    found: dict[str, list[float]] = {name: [] for name in rates}
+    for pair in range(pairs):
+        for name in list(rates) if pair % 2 == 0 else reversed(rates):
+            found[name].append(rates[name]())
+        print(f"pair {pair + 1} of {pairs}: " + ", ".join(f"{name} {x[-1]:.1f} images/s" for name, x in found.items()))
+    baseline, other = found
+    ratios = [b / a for a, b in zip(found[baseline], found[other])]
+    return {f"{name}_images_per_second": spread(values) for name, values in found.items()} | {
+        f"{other}_rate_over_{baseline}": spread(ratios),
+        f"{other}_time_over_{baseline}": spread([1 / ratio for ratio in ratios]),
+    }
+
+
+def spread(values: list[float]) -> dict[str, float | list[float]]:
+    """Median, range and the values themselves."""
+    rounded = [round(value, 4) for value in values]
+    return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "all": rounded}
+
+
+def bank_rate(arguments: argparse.Namespace, folder: Path) -> float:
+    """Samples per second of building a bank, with all that belongs to it; the bank is left in `folder / "bank"`."""
+    shutil.rmtree(folder / "bank", ignore_errors=True)
+    flags = {
+        "pretrained_model_name_or_path": arguments.pipeline,
+        "train_data_dir": target_file(TARGET, "train"),
+        "output_dir": folder / "bank",
+        "cache_dir": folder / "cache",
+        "resolution": RESOLUTION,
+        **BANK,
+    }
+    started = time.perf_counter()
+    if difftune(["bank", "build", *command_line(flags)]):
+        sys.exit("The bank could not be built.")
+    return BANK["bank_samples"] / (time.perf_counter() - started)
+
+
+def bare_rate(arguments: argparse.Namespace) -> float:
+    """Samples per second of a plain loop over the pipeline, loading it included, at the same batch and steps."""
+    started = time.perf_counter()
+    _, prompts = read_drawings(target_file(TARGET, "train"), BANK["bank_samples"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    pipeline = load_backbone(arguments.pipeline).pipeline(None, device, torch.float32)
+    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
+    for start in range(0, len(prompts), BANK["bank_batch_size"]):
+        pipeline(
+            prompts[start : start + BANK["bank_batch_size"]],
+            height=RESOLUTION,
+            width=RESOLUTION,
+            num_inference_steps=BANK["bank_steps"],
+            guidance_scale=1.0,
+            output_type="latent",
+        )
+    return len(prompts) / (time.perf_counter() - started)
+
+
+def beside_upstream(arguments: argparse.Namespace, folder: Path) -> dict | str:
+    """Our script and diffusers', as programs, on the same images with the same flags.
+
+    They report no rate in the same way, so each is run for two numbers of steps, and the difference in time is that of
+    the steps between.
+    """
+    images = image_folder(folder / "images")
+    ours = ROOT / "training_scripts/train_text_to_image_difftune.py"
+    flags = {
+        "pretrained_model_name_or_path": arguments.pipeline.resolve(),
+        "train_data_dir": images,
+        "resolution": RESOLUTION,
+        "train_batch_size": arguments.batch_size,
+        "seed": 0,
+        "output_dir": folder / "program",
+        "cache_dir": folder / "cache",
+    }
+
+    def seconds(script: Path, steps: int, extra: dict) -> float:
+        shutil.rmtree(folder / "program", ignore_errors=True)
+        command = [sys.executable, str(script), *command_line(flags | extra | {"max_train_steps": steps})]
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+        return time.perf_counter() - started
+
+    def rate(script: Path, **extra) -> Callable[[], float]:
+        def run() -> float:
+            rows = arguments.steps * arguments.batch_size
+            return rows / (seconds(script, arguments.steps + 5, extra) - seconds(script, 5, extra))
+
+        return run
+
+    try:
+        upstream = rate(arguments.upstream)
+        bank = folder / "bank"
+        return {
+            "standard": compare({"upstream": upstream, "ours": rate(ours, objective="standard")}, arguments.pairs),
+            "difftune": compare({"upstream": upstream, "ours": rate(ours, knowledge_bank=bank)}, arguments.pairs),
+        }
+    except subprocess.CalledProcessError as error:
+        last = error.stderr.strip().splitlines()[-1]
+        message = f"Not measured: {Path(error.cmd[1]).name} stopped with '{last}'"
+        print(message)
+        return message
+
+
+def image_folder(folder: Path) -> Path:
+    """The target drawings as files with a metadata.jsonl, which is what diffusers' script reads."""
+    from PIL import Image
+
+    folder.mkdir()
+    images, captions = read_drawings(target_file(TARGET, "train"))
+    lines = []
+    for index, (image, caption) in enumerate(zip(images, captions)):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:04}.png")
+        lines.append(json.dumps({"file_name": f"{index:04}.png", "text": caption}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    models = cpuinfo.read_text().split("model name") if cpuinfo.exists() else []
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    return {
+        "processor": models[1].split("\n")[0].strip(" \t:") if len(models) > 1 else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "commit": commit or None,
+    }
+
+
+if __name__ == "__main__":
+    main()
