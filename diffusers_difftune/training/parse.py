@@ -34,7 +34,7 @@ class Parser(HfArgumentParser):
     """A parser for the flags of a config class, one argument group for each of its bases."""
 
     def __init__(self, config_class: type, description: str | None = None) -> None:
-        groups = [base for base in config_class.__mro__[::-1] if "_argument_group_name" in vars(base)]
+        groups = [base for base in config_class.__mro__ if "_argument_group_name" in vars(base)]
         super().__init__(
             groups,
             description=description,
@@ -80,7 +80,7 @@ def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
     """The flags in a YAML file, converted as the command line would convert them."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise DiffTuneError(f"--config {path} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(values, dict):
         raise DiffTuneError(f"--config {path} holds a {type(values).__name__}; it must hold lines of `flag: value`.")
