@@ -13,9 +13,9 @@
 # limitations under the License.
 """Should source rows keep the prompt they were sampled with, or get the empty one? And should the bank be guided?
 
-Fine-tunes the embedded pipeline on both demo targets with `--retention_prompts sampled` and `empty` from several seeds,
-with banks at one or more guidance scales, and measures the target's FID and KID and the forgetting of each. One JSON
-file per run; runs whose file is there are not made again.
+Fine-tunes the embedded pipeline on both demo targets with `--retention_prompts sampled` and `empty` from several
+seeds, with banks at one or more guidance scales, and measures the target's FID and KID and the forgetting of each. One
+JSON file per run; runs whose file is there, with the same steps and recipe, are not made again.
 
     python benchmarks/retention_prompts.py
     python benchmarks/retention_prompts.py --bank_guidance_scale 1.0 7.5
@@ -76,7 +76,9 @@ def main(argv: list[str] | None = None) -> None:
             name = f"{target}-{prompts}" + ("" if scale is None else f"-guidance{scale}") + f"-seed{seed}"
             file = arguments.output / f"{name}.json"
             if file.is_file():
-                continue
+                found = json.loads(file.read_text())
+                if found["steps"] == arguments.steps and found["recipe"] == RECIPE:
+                    continue
             print(f"== {name}", flush=True)
             measurement = measurement or Measurement(
                 arguments.pipeline,
