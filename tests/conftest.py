@@ -16,6 +16,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -44,6 +45,7 @@ for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests.hub_server import HubServer, running_hub_server  # noqa: E402
 from tests.tiny import save_tiny_images, save_tiny_pipeline  # noqa: E402
 
 
@@ -64,3 +66,10 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of six 16 × 16 images with captions. Shared by all tests: copy it before changing it."""
     return save_tiny_images(tmp_path_factory.mktemp("tiny-images"))
+
+
+@pytest.fixture
+def hub_server() -> Iterator[HubServer]:
+    """An empty Hub of its own for the test: `hub_server.run` and `hub_server.environment()` point a client at it."""
+    with running_hub_server() as server:
+        yield server
