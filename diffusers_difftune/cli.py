@@ -19,7 +19,6 @@ import logging
 import sys
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 
 from .errors import DiffTuneError
 from .training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
@@ -92,6 +91,12 @@ def make_parser() -> argparse.ArgumentParser:
     push.add_argument("--private", action="store_true", help="Make a new repository private.")
     add_flags(push, RunConfig, "hub_token")
     push.set_defaults(run=bank_push)
+
+    push = rooms.add_parser("push", help="upload the result of a run to the Hub", allow_abbrev=False)
+    push.add_argument("folder", help="The run folder: the output_dir of a training script.")
+    push.add_argument("repo_id", help="Id of the model repository, made if it is not there.")
+    add_flags(push, RunConfig, "hub_token")
+    push.set_defaults(run=push_run)
     return parser
 
 
@@ -120,7 +125,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from .backbones import load_backbone
     from .backbones.files import pipeline_folder
     from .bank.build import build_bank, check_bank_settings
-    from .bank.fingerprint import weights_fingerprint
+    from .bank.fingerprint import hub_commit, weights_fingerprint
+    from .data.dataset import check_resolution
     from .data.sources import difftune_cache_dir
 
     check_bank_settings(
@@ -141,6 +147,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
             model, arguments.revision, arguments.variant, arguments.cache_dir, arguments.hub_token
         )
         backbone = load_backbone(folder, arguments.variant)
+        check_resolution(arguments.resolution, backbone.vae_scale_factor)
         fingerprint = weights_fingerprint(
             folder, backbone.weight_components, arguments.variant, difftune_cache_dir(arguments.cache_dir)
         )
@@ -154,7 +161,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
         latent_shape=backbone.latent_shape(arguments.resolution),
         model=model,
         weights_fingerprint=fingerprint,
-        revision=commit_of(folder),
+        revision=hub_commit(folder),
         prompt_source=arguments.bank_prompts,
         batch_size=arguments.bank_batch_size,
         steps=arguments.bank_steps,
@@ -183,11 +190,6 @@ def bank_prompts(arguments: argparse.Namespace) -> list[str]:
     names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column", "resolution")
     config = DataConfig(**{name: getattr(arguments, name) for name in names})
     return load_target_data(config, arguments.seed, arguments.cache_dir).distinct_captions()
-
-
-def commit_of(folder: Path) -> str | None:
-    """The commit of a pipeline that lies in the Hub's cache, whose folders are …/snapshots/COMMIT."""
-    return folder.name if folder.parent.name == "snapshots" else None
 
 
 def bank_inspect(arguments: argparse.Namespace) -> int:
@@ -221,6 +223,15 @@ def bank_push(arguments: argparse.Namespace) -> int:
     from .bank.hub import push_bank
 
     print(push_bank(arguments.path, arguments.repo_id, arguments.hub_token, arguments.private))
+    return 0
+
+
+def push_run(arguments: argparse.Namespace) -> int:
+    """`difftune push`"""
+    from .hub import create_repo, upload
+
+    repo_id = create_repo(arguments.repo_id, arguments.folder, arguments.hub_token)
+    print(upload(arguments.folder, repo_id, arguments.hub_token))
     return 0
 
 

@@ -68,6 +68,11 @@ def weights_fingerprint(
     return total.hexdigest()
 
 
+def hub_commit(folder: Path) -> str | None:
+    """The commit of a pipeline in the Hub's cache, where folders are named …/snapshots/COMMIT; else `None`."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def plain_config(path: Path) -> str:
     """A config without what saving it anew changes: versions, paths, order and layout."""
     config = json.loads(path.read_text())

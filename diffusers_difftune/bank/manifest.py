@@ -15,6 +15,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -156,4 +157,6 @@ class BankManifest:
 
 def shorten(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 200 else text[:197] + "…"
+    if re.fullmatch("[0-9a-f]{64}", text):
+        return text[:12]
+    return text if len(text) <= 200 else text[:199] + "…"

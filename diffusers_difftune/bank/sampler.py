@@ -43,7 +43,7 @@ class Sampler:
         latent_shape: tuple[int, ...],
     ) -> None:
         self.pipeline = pipeline
-        scheduler_class, self.settings = solver_settings(pipeline.scheduler, solver)
+        scheduler_class, self.settings = solver_settings(pipeline.scheduler, solver, steps)
         self.scheduler = scheduler_class.from_config(self.settings)
         self.steps = steps
         self.guidance_scale = guidance_scale

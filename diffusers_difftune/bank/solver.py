@@ -50,18 +50,19 @@ SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
 }
 
 
-def solver_settings(scheduler: SchedulerMixin, solver: str) -> tuple[type[SchedulerMixin], dict[str, Any]]:
+def solver_settings(scheduler: SchedulerMixin, solver: str, steps: int) -> tuple[type[SchedulerMixin], dict[str, Any]]:
     """A scheduler's class and settings to sample from a model with, down to clean data and without clipping.
 
     Args:
         scheduler ([`SchedulerMixin`]): The pipeline's own scheduler, of diffusion type.
         solver (`str`): `"ddim"`, `"dpm++"`, `"unipc"` or `"euler"`.
+        steps (`int`): Sampling steps.
 
     Returns:
         `tuple[type, dict[str, Any]]`: The class, and what to give its `from_config`.
 
     Raises:
-        DiffTuneError: There is no such solver, or the scheduler is not of diffusion type.
+        DiffTuneError: There is no such solver, the scheduler is not of diffusion type, or the steps do not go with it.
     """
     if solver not in SOLVERS:
         raise DiffTuneError(f"--bank_solver is '{solver}'; it must be one of {', '.join(SOLVERS)}.")
@@ -71,11 +72,22 @@ def solver_settings(scheduler: SchedulerMixin, solver: str) -> tuple[type[Schedu
             f"The pipeline's scheduler is a {type(scheduler).__name__}; the bank's solvers need one that has a"
             " beta_schedule."
         )
+    levels = config["num_train_timesteps"]
+    if steps > levels:
+        raise DiffTuneError(f"--bank_steps is {steps}; it must be at most the model's number of levels, {levels}.")
     scheduler_class, settings = SOLVERS[solver]
     settings = {name: config[name] for name in MODEL_SETTINGS if name in config} | settings
     if solver == "ddim":
-        # DDIM steps by num_train_timesteps / steps whatever its grid is, so linspace would not land on its own grid.
+        # DDIM goes down by num_train_timesteps // steps whatever its grid is: linspace would miss its own grid, and so
+        # would trailing (which a model without signal at the last level needs) if that is not a whole number.
         trailing = config.get("timestep_spacing") == "trailing"
+        if trailing and levels % steps:
+            raise DiffTuneError(
+                f"--bank_steps is {steps}; with --bank_solver ddim this model needs a divisor of {levels}."
+            )
         settings["timestep_spacing"] = "trailing" if trailing else "leading"
-        settings["steps_offset"] = 0 if trailing else config.get("steps_offset", 0)
+        room = levels - 1 - (steps - 1) * (levels // steps)
+        settings["steps_offset"] = 0 if trailing else min(config.get("steps_offset", 0), room)
+    elif settings.get("rescale_betas_zero_snr"):
+        settings["use_karras_sigmas"] = False  # it would spend most steps above the last level's neighbour
     return scheduler_class, settings

@@ -1,0 +1,55 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A small knowledge bank of the tiny pipeline, in a moment."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+
+from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.bank.build import build_bank
+from diffusers_difftune.bank.fingerprint import weights_fingerprint
+
+
+PROMPTS = ["a red square", "a green bar", "a blue cross"]
+RESOLUTION = 16
+
+
+def load_pipeline(folder: Path) -> DiffusionPipeline:
+    return load_backbone(folder).pipeline(None, torch.device("cpu"), torch.float32)
+
+
+def small_bank(pipeline: DiffusionPipeline, pretrained: Path, folder: Path, **changes: Any) -> KnowledgeBank:
+    """Builds a bank of ten samples in three shards, or whatever `changes` says."""
+    backbone = load_backbone(pretrained)
+    settings = {
+        "prompts": PROMPTS,
+        "num_samples": 10,
+        "batch_size": 4,
+        "steps": 3,
+        "resolution": RESOLUTION,
+        "latent_shape": backbone.latent_shape(RESOLUTION),
+        "model": "tiny",
+        "weights_fingerprint": weights_fingerprint(pretrained, backbone.weight_components),
+        "progress": False,
+    } | changes
+    return build_bank(pipeline, folder, **settings)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, hidden ones too, by its name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,0 +1,103 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.cli import main
+
+
+@pytest.fixture
+def flags(tiny_pipeline: Path, tiny_images: Path, tmp_path: Path) -> list[str]:
+    return [
+        "bank", "build",
+        "--pretrained_model_name_or_path", str(tiny_pipeline),
+        "--train_data_dir", str(tiny_images),
+        "--cache_dir", str(tmp_path / "cache"),
+        "--output_dir", str(tmp_path / "bank"),
+        "--resolution", "16", "--bank_samples", "7", "--bank_batch_size", "4", "--bank_steps", "2",
+    ]  # fmt: skip
+
+
+def test_build_and_inspect(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([*flags, "--bank_solver", "dpm++", "--bank_guidance_scale", "3", "--seed", "5"]) == 0
+    bank = KnowledgeBank.load(tmp_path / "bank").check()
+    assert sorted(bank.prompts()[:6]) == sorted(f"a {name}, number {k}" for k, name in enumerate(
+        f"{color} square" for color in ("red", "green", "blue", "yellow", "purple", "pink")
+    ))  # fmt: skip
+    manifest = bank.manifest
+    assert (manifest.solver, manifest.steps, manifest.guidance_scale, manifest.seed) == ("dpm++", 2, 3.0, 5)
+    capsys.readouterr()
+    assert main(["bank", "inspect", str(tmp_path / "bank")]) == 0
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[1:])
+    assert lines["sampler"] == "dpm++ (DPMSolverMultistepScheduler), 2 steps"
+    assert lines["samples"] == "7 in 2 shards of 4"
+    assert lines["images"] == "16 × 16, latents [4, 8, 8]"
+    assert lines["prompts"] == "captions" and lines["guidance"] == "3.0" and lines["seed"] == "5"
+    assert lines["state"] == "complete, and every shard is as it was written"
+
+
+def test_inspect_says_what_is_wrong(bank: KnowledgeBank, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    damaged = shutil.copytree(bank.folder, tmp_path / "damaged")
+    (damaged / "data" / "shard-00001.parquet").write_bytes(b"")
+    assert main(["bank", "inspect", str(damaged)]) == 1
+    assert "is damaged: data/shard-00001.parquet" in capsys.readouterr().out
+    half = shutil.copytree(damaged, tmp_path / "half")
+    manifest = bank.manifest.to_bytes().split(b'"shards"')[0] + b'"shards": {}}'
+    (half / "manifest.json").write_bytes(manifest)
+    (half / "data" / "shard-00002.parquet").unlink()
+    assert main(["bank", "inspect", str(half)]) == 1
+    assert "is half built (8 of 10 samples)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["--bank_samples", "0"], "--bank_samples is 0"),
+        (["--bank_prompts", "absent.txt"], "--bank_prompts is 'absent.txt'"),
+        (["--train_data_dir", "absent"], "absent"),
+        (["--resolution", "17"], "--resolution"),
+        (["--pretrained_model_name_or_path", "absent"], "--pretrained_model_name_or_path"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, changes: list[str], message: str
+) -> None:
+    assert main([*flags, *changes]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("difftune: ")]
+    assert len(error) == 1 and message in error[0]
+    assert not (tmp_path / "bank").exists()
+
+
+def test_captions_need_target_data(tiny_pipeline: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    flags = ["--pretrained_model_name_or_path", str(tiny_pipeline), "--output_dir", str(tmp_path / "bank")]
+    assert main(["bank", "build", *flags]) == 2
+    assert "--bank_prompts captions needs the target data" in capsys.readouterr().err
+
+
+def test_abbreviated_flags_are_refused(flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([*flags, "--bank_sample", "3"])
+
+
+def test_help_comes_without_loading_torch() -> None:
+    code = "import sys; from diffusers_difftune.cli import main\ntry: main(['bank', 'build', '--help'])\n"
+    code += "except SystemExit: assert not {'torch', 'diffusers', 'numpy', 'datasets'} & set(sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "--bank_guidance_scale" in run.stdout

@@ -1,0 +1,116 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Banks that are killed, and banks that several processes build."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from diffusers_difftune.bank.bank import KnowledgeBank
+from tests.bank.building import contents
+
+
+NUM_SAMPLES = 120  # 30 shards
+ROOT = Path(__file__).parents[2]
+
+
+class Zygote:
+    """See `tests/bank/zygote.py`."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, "-m", "tests.bank.zygote", str(model), str(NUM_SAMPLES)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def build(self, folder: Path, kill_after: float | None = None) -> int:
+        """Builds a bank, or kills the building of it after some seconds; returns the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        child = int(self.read())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(child, signal.SIGKILL)
+        return int(self.read())
+
+
+@pytest.fixture(scope="module")
+def zygote(tiny_pipeline: Path) -> Iterator[Zygote]:
+    zygote = Zygote(tiny_pipeline)
+    yield zygote
+    zygote.process.stdin.close()
+    zygote.process.wait(60)
+
+
+def test_killed_at_ten_random_moments_it_is_byte_identical(zygote: Zygote, tmp_path: Path) -> None:
+    started = time.monotonic()
+    assert zygote.build(tmp_path / "whole") == 0
+    duration = time.monotonic() - started
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == 33
+
+    moments, folder, kills, built = random.Random(7), tmp_path / "killed", 0, []
+    while kills < 10:
+        code = zygote.build(folder, kill_after=moments.uniform(0, duration / 8))
+        if code == -signal.SIGKILL:
+            kills += 1
+            built.append(KnowledgeBank.load(folder).num_built() if (folder / "manifest.json").is_file() else 0)
+        else:  # it was faster than the kill: begin another one
+            assert code == 0
+            shutil.rmtree(folder)
+    assert zygote.build(folder) == 0
+    assert contents(folder) == whole, f"samples there at the kills: {built}"
+    KnowledgeBank.load(folder).check()
+
+
+def command(model: Path, prompts: Path, folder: Path) -> list[str]:
+    return [
+        "-m", "diffusers_difftune.cli", "bank", "build",
+        "--pretrained_model_name_or_path", str(model),
+        "--bank_prompts", str(prompts),
+        "--output_dir", str(folder),
+        "--resolution", "16", "--bank_samples", "18", "--bank_batch_size", "4", "--bank_steps", "3",
+    ]  # fmt: skip
+
+
+def test_two_processes_build_the_same_bank(tiny_pipeline: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red square\na green bar\n")
+    for folder, launcher in (
+        ("one", []),
+        ("two", ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
+    ):
+        run = subprocess.run(
+            [sys.executable, *launcher, *command(tiny_pipeline, prompts, tmp_path / folder)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert run.returncode == 0, run.stderr
+        assert f"on {'2 processes' if launcher else '1 process'} (ddim, 3 steps" in run.stderr
+        assert run.stdout.count("has 18 samples") == 1
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
