@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
 
     validation = Validation(run, backbone, trained, config.validation_prompts or [], run.steps_per_epoch(len(target)))
     train(run, backbone, objective, batches, state, validation, total_steps)
-    finish_run(run, state, validation, total_steps, repo_id)
+    finish_run(run, backbone, state, batches, validation, total_steps, repo_id)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
     prompts = [config.validation_prompt] * config.num_validation_images if config.validation_prompt else []
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)))
     train(run, backbone, objective, batches, state, validation, total_steps)
-    finish_run(run, state, validation, total_steps, repo_id)
+    finish_run(run, backbone, state, batches, validation, total_steps, repo_id)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,18 @@
 # limitations under the License.
 """How a run ends: the result is put into the run folder whole, described, and uploaded if asked for."""
 
+import dataclasses
+import json
 import logging
 import os
 import shutil
 from pathlib import Path
 
-from ..adapters import Trained
+from ..adapters import LoraDenoiser, Trained
+from ..backbones import Backbone
+from ..data.batches import PlannedBatches
 from ..hub import create_repo, upload
+from ..model_card import write_model_card
 from .checkpoint import TrainingState
 from .run import Run
 from .validation import Validation
@@ -46,25 +51,56 @@ def begin_publishing(run: Run) -> str | None:
     return create_repo(config.hub_model_id, run.output_dir, config.hub_token)
 
 
-def finish_run(run: Run, state: TrainingState, validation: Validation, total_steps: int, repo_id: str | None) -> None:
+def finish_run(
+    run: Run,
+    backbone: Backbone,
+    state: TrainingState,
+    batches: PlannedBatches,
+    validation: Validation,
+    total_steps: int,
+    repo_id: str | None,
+) -> None:
     """Saves the result, makes the last validation images, writes the model card and uploads.
 
     Args:
         run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
         state ([`TrainingState`]): The trained weights.
+        batches ([`PlannedBatches`]): What was trained on.
         validation ([`Validation`]): Makes the images of the model card.
         total_steps (`int`): Optimiser steps done.
         repo_id (`str`, *optional*): The repository on the Hub, if the result is to be uploaded.
     """
-    accelerator = run.accelerator
+    accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
     if accelerator.is_main_process:
-        save_result(state.trained, run.output_dir)
-        logger.info("Saved the result in %s", run.output_dir)
+        save_result(state.trained, output_dir)
+        logger.info("Saved the result in %s", output_dir)
     accelerator.wait_for_everyone()
     validation.make(total_steps)
-    if repo_id is not None:
-        upload(run.output_dir, repo_id, run.config.hub_token, leave_out=(run.config.logging_dir,))
+    if accelerator.is_main_process:
+        write_model_card(
+            output_dir,
+            dataclasses.asdict(config) | {"seed": run.seed},
+            repo_id=repo_id,
+            base_folder=backbone.folder,
+            lora=isinstance(state.trained, LoraDenoiser),
+            pipeline_class=backbone.pipeline_class.__name__,
+            steps=total_steps,
+            num_rows=None if config.streaming else len(batches.target),
+            losses=last_losses(output_dir / "training_log.jsonl"),
+            bank=None if batches.bank is None else dataclasses.asdict(batches.bank.manifest),
+            images=validation.images_by_prompt(),
+            token=config.hub_token,
+        )
+        if repo_id is not None:
+            upload(output_dir, repo_id, config.hub_token, leave_out=(config.logging_dir,))
     accelerator.end_training()
+
+
+def last_losses(log: Path) -> dict[str, float]:
+    """The losses of the last step in a loss log."""
+    line = json.loads(log.read_text().splitlines()[-1])
+    return {name: value for name, value in line.items() if name.startswith("loss") and isinstance(value, float)}
 
 
 def save_result(trained: Trained, output_dir: Path) -> None:

@@ -15,12 +15,14 @@
 
 import hashlib
 import logging
+from pathlib import Path
 from typing import Any
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.build import build_bank
 from ..bank.fingerprint import weights_fingerprint
+from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
 from ..data.batches import PlannedBatches
 from ..data.cache import build_image_cache, build_prompt_cache
@@ -55,22 +57,33 @@ def bank_size(run: Run, total_steps: int) -> int:
 def open_bank(run: Run, backbone: Backbone) -> KnowledgeBank | None:
     """Opens the bank that `--knowledge_bank` names and checks that it belongs to the model; loads no weights.
 
+    A resumed run takes the bank it built before, also if it is made longer than was planned.
+
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
 
     Returns:
-        [`KnowledgeBank`] or `None`: The bank; `None` if the flag was not given.
+        [`KnowledgeBank`] or `None`: The bank; `None` if one is to be built, or none is used.
 
     Raises:
         DiffTuneError: The bank is incomplete, damaged, or was made from another model or resolution.
     """
     config = run.config
-    if config.knowledge_bank is None:
+    place = config.knowledge_bank
+    own = run.output_dir / "knowledge_bank"
+    if place is None and run.source_share and run.checkpoint is not None and is_complete_bank(own):
+        place = own
+    if place is None:
         return None
     with run.accelerator.main_process_first():
-        bank = KnowledgeBank.load(config.knowledge_bank, token=config.hub_token, cache_dir=config.cache_dir)
+        bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
         return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+
+
+def is_complete_bank(folder: Path) -> bool:
+    """Whether a folder holds a bank that was built to its end."""
+    return (folder / MANIFEST_NAME).is_file() and BankManifest.read(folder).is_complete
 
 
 def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, total_steps: int) -> KnowledgeBank:
@@ -193,6 +206,6 @@ def run_settings(
         "source_share": run.source_share,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
-        "knowledge_bank": None if bank is None else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
+        "knowledge_bank": None if config.knowledge_bank is None else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: getattr(config, name) for name in names},
     }

@@ -76,6 +76,13 @@ class Validation:
         self.last_step = step
         accelerator.wait_for_everyone()
 
+    def images_by_prompt(self) -> dict[str, list[Path]]:
+        """The newest images of each prompt."""
+        found: dict[str, list[Path]] = {}
+        for prompt, path in zip(self.prompts, self.images, strict=False):
+            found.setdefault(prompt, []).append(path)
+        return found
+
     def sample(self, resolution: int) -> list[Image.Image]:
         backbone, trained, device = self.backbone, self.trained, self.run.accelerator.device
         had_encoders, was_training = backbone.has_encoders, trained.model.training

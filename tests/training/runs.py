@@ -1,0 +1,82 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Running the training scripts on the tiny pipeline, and reading what they left."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from safetensors.torch import load_file
+
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "training_scripts"
+FULL = "train_text_to_image_difftune"
+LORA = "train_text_to_image_lora_difftune"
+
+# Small and fast; a test's own flags come later on the command line and win.
+FLAGS = (
+    "--resolution 16 --train_batch_size 4 --max_train_steps 4 --bank_steps 2 --bank_batch_size 4 --seed 0"
+    " --learning_rate 1e-3 --adam_weight_decay 0 --lr_warmup_steps 0 --report_to none"
+)
+
+
+def load_script(name: str) -> ModuleType:
+    """A training script as a module."""
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(pipeline: Path, images: Path, output: Path, flags: str = "") -> list[str]:
+    data = "" if "--dataset_name" in flags else f"--train_data_dir {images}"
+    places = f"--pretrained_model_name_or_path {pipeline} {data} --output_dir {output}"
+    return f"{places} {FLAGS} {flags}".split()
+
+
+def run(name: str, pipeline: Path, images: Path, output: Path, flags: str = "") -> Path:
+    """Runs a script in this process and returns its run folder."""
+    load_script(name).main(arguments(pipeline, images, output, flags))
+    return output
+
+
+def run_on_processes(count: int, name: str, pipeline: Path, images: Path, output: Path, flags: str = "") -> Path:
+    """Runs a script on several processes of this machine."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    command = [*launch, str(SCRIPTS / f"{name}.py"), *arguments(pipeline, images, output, flags)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def log(run_folder: Path) -> list[dict]:
+    """The lines of the loss log."""
+    return [json.loads(line) for line in (run_folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def losses(run_folder: Path) -> list[tuple[float, float, float]]:
+    """The loss series: total, reconsolidation, retention."""
+    return [(line["loss"], line["loss_reconsolidation"], line["loss_retention"]) for line in log(run_folder)]
+
+
+def unet(folder: Path) -> dict:
+    """The UNet's weights in a run folder or a pipeline."""
+    return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")

@@ -1,0 +1,106 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs that must be the same run: batch layouts, processes, resuming, retention off."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from .runs import FULL, LORA, losses, run, run_on_processes, unet
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_pipeline, tiny_images, tmp_path_factory):
+    """A run with the global batch of 8 in one piece."""
+    return run(FULL, tiny_pipeline, tiny_images, tmp_path_factory.mktemp("whole"), "--train_batch_size 8")
+
+
+def assert_same_run(folder, other):
+    series, expected = torch.tensor(losses(folder)), torch.tensor(losses(other))
+    assert series.shape == expected.shape
+    torch.testing.assert_close(series, expected, atol=1e-5, rtol=1e-5)
+    for name, weight in unet(other).items():
+        torch.testing.assert_close(unet(folder)[name], weight, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows, accumulation", [(4, 2), (1, 8)])
+def test_accumulation_does_not_change_the_run(whole, tiny_pipeline, tiny_images, tmp_path, rows, accumulation):
+    flags = f"--train_batch_size {rows} --gradient_accumulation_steps {accumulation}"
+    assert_same_run(run(FULL, tiny_pipeline, tiny_images, tmp_path, flags), whole)
+
+
+def test_two_processes_are_one_run(whole, tiny_pipeline, tiny_images, tmp_path):
+    folder = run_on_processes(2, FULL, tiny_pipeline, tiny_images, tmp_path, "--train_batch_size 4")
+    # written by the run itself: accelerate can silently start one process where two were asked for
+    assert json.loads((folder / "run_config.json").read_text())["num_processes"] == 2
+    assert_same_run(folder, whole)
+
+
+def test_caching_does_not_change_the_run(whole, tiny_pipeline, tiny_images, tmp_path):
+    assert_same_run(run(FULL, tiny_pipeline, tiny_images, tmp_path, "--train_batch_size 8 --no_cache"), whole)
+
+
+def test_workers_do_not_change_the_run(whole, tiny_pipeline, tiny_images, tmp_path):
+    folder = run(FULL, tiny_pipeline, tiny_images, tmp_path, "--train_batch_size 8 --dataloader_num_workers 2")
+    assert losses(folder) == losses(whole)
+
+
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        (FULL, "--use_ema --random_flip --gradient_accumulation_steps 2 --lr_scheduler cosine"),
+        (LORA, "--lora_dropout 0.2 --lora_alpha 8 --no_cache"),
+    ],
+)
+def test_resuming_is_bit_identical(script, flags, tiny_pipeline, tiny_images, tmp_path):
+    flags += " --max_train_steps 5 --checkpointing_steps 2"
+    whole = run(script, tiny_pipeline, tiny_images, tmp_path / "whole", flags)
+    resumed = run(script, tiny_pipeline, tiny_images, tmp_path / "resumed", flags)
+    (resumed / "checkpoint-4" / "training_state.json").unlink()  # as if killed after step 4, before its checkpoint
+    run(script, tiny_pipeline, tiny_images, tmp_path / "resumed", f"{flags} --resume_from_checkpoint latest")
+    assert losses(resumed) == losses(whole)
+    weights = [path.relative_to(whole) for path in whole.rglob("*.safetensors") if "checkpoint-2" not in path.parts]
+    assert len(weights) >= 3
+    for path in weights:
+        tensors, expected = load_file(resumed / path), load_file(whole / path)
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected), path
+
+
+def test_without_retention_and_with_power_0_diff_tuning_is_standard(tiny_pipeline, tiny_images, tmp_path):
+    standard = run(FULL, tiny_pipeline, tiny_images, tmp_path / "standard", "--objective standard")
+    off = "--source_share 0 --reconsolidation_power 0"
+    difftune = run(FULL, tiny_pipeline, tiny_images, tmp_path / "difftune", off)
+    assert losses(standard) == losses(difftune)
+    assert not (difftune / "knowledge_bank").exists()
+    for name, weight in unet(standard).items():
+        assert torch.equal(weight, unet(difftune)[name])
+
+
+def test_weighted_and_sampled_coefficients_differ_in_draws_only(tiny_pipeline, tiny_images, tmp_path):
+    sampled = run(FULL, tiny_pipeline, tiny_images, tmp_path / "sampled")
+    weighted = run(FULL, tiny_pipeline, tiny_images, tmp_path / "weighted", "--coefficients weighted")
+    assert losses(sampled) != losses(weighted)
+
+
+def test_a_run_may_be_prolonged_with_the_bank_it_has(tiny_pipeline, tiny_images, tmp_path):
+    run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", "--max_train_steps 2 --checkpointing_steps 2")
+    manifest = (tmp_path / "run" / "knowledge_bank" / "manifest.json").read_text()
+    longer = "--max_train_steps 4 --resume_from_checkpoint latest"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", longer)
+    assert (tmp_path / "run" / "knowledge_bank" / "manifest.json").read_text() == manifest
+    bank = f"--max_train_steps 4 --knowledge_bank {tmp_path / 'run' / 'knowledge_bank'}"
+    assert losses(tmp_path / "run") == losses(run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", bank))
