@@ -154,12 +154,13 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     """
     check_flags(config)
     index_dir = difftune_cache_dir(cache_dir)
+    source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
         index_dir.mkdir(parents=True, exist_ok=True)
+        turn = FileLock(index_dir / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock").acquire()
     except OSError as error:
-        raise DiffTuneError(f"--cache_dir: {index_dir} cannot be made: {error.strerror}.") from None
-    source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
-    with FileLock(index_dir / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock"):
+        raise DiffTuneError(f"--cache_dir: {index_dir} cannot be written to: {error.strerror}.") from None
+    with turn:
         return read_target_data(config, seed, cache_dir, index_dir)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset, DownloadMode, Image, IterableDataset, load_dataset
+from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HOME
 
@@ -68,15 +68,22 @@ def open_source(
     for flag, column in (("image_column", config.image_column), ("caption_column", config.caption_column)):
         if column not in columns:
             raise missing_column(flag, column, columns)
-    try:
-        return dataset.select_columns([config.image_column, config.caption_column]).cast_column(
-            config.image_column, Image(decode=False)
-        )
-    except (TypeError, ValueError, pa.ArrowException):
-        found = dataset.features[config.image_column]
-        raise DiffTuneError(
-            f"--image_column: the column {config.image_column} holds {getattr(found, 'dtype', found)}, not images."
-        ) from None
+    if dataset.features is None:  # a stream of CSV or JSON files
+        raise DiffTuneError("--streaming: this dataset does not say what its columns hold; leave the flag out.")
+    feature = dataset.features[config.image_column]
+    if not may_be_images(feature):
+        found = feature.dtype if isinstance(feature, Value) else type(feature).__name__
+        raise DiffTuneError(f"--image_column: the column {config.image_column} holds {found}, not images.")
+    return dataset.select_columns([config.image_column, config.caption_column]).cast_column(
+        config.image_column, Image(decode=False)
+    )
+
+
+def may_be_images(feature: object) -> bool:
+    """Whether a column holds what `datasets` takes for images: images, files' bytes, files' names, or a pair of these."""
+    if isinstance(feature, Value):
+        return feature.dtype in ("string", "large_string", "binary", "large_binary")
+    return isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
 
 
 def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
@@ -179,15 +186,13 @@ def open_parquet(
             pq.read_schema(file)
         except (pa.ArrowException, OSError) as error:
             raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {error}.") from None
+    names = [str(file) for file in files]
+    if streaming:
+        return load_dataset("parquet", data_files=names, split="train", streaming=True)
     cache_dir = difftune_cache_dir(cache_dir)
     hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
-    return load_dataset(
-        "parquet",
-        data_files=[str(file) for file in files],
-        split="train",
-        streaming=streaming,
-        cache_dir=str(cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()),
-    )
+    cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
+    return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
 
 
 def as_captions(value: object, column: str) -> list[str]:

@@ -1,0 +1,471 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import csv
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from PIL import Image as PILImage
+
+from diffusers_difftune.data.dataset import check_resolution, load_target_data
+from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.training.config import DataConfig
+from tests.tiny import save_tiny_images, tiny_image
+
+
+def load(cache_dir: Path, seed: int = 0, **flags):
+    flags = {name: str(value) if isinstance(value, Path) else value for name, value in flags.items()}
+    return load_target_data(DataConfig(**flags), seed, cache_dir)
+
+
+def rows_of(target) -> list[tuple[list[str], bytes]]:
+    return [(target.captions(row), target.image(row).convert("RGB").tobytes()) for row in range(len(target))]
+
+
+def tiny_dataset(count: int = 6) -> Dataset:
+    images, captions = zip(*(tiny_image(index) for index in range(count)))
+    features = Features({"image": Image(), "text": Value("string")})
+    return Dataset.from_dict({"image": list(images), "text": list(captions)}, features=features)
+
+
+EXPECTED = [([caption], image.tobytes()) for image, caption in map(tiny_image, range(6))]
+
+
+# --- where data can come from ---
+
+
+def test_metadata_jsonl(tiny_images, tmp_path):
+    target = load(tmp_path, train_data_dir=tiny_images)
+    assert rows_of(target) == EXPECTED
+    assert target.name(2) == "row 2 02.png"
+
+
+def test_metadata_csv_with_a_byte_order_mark(tiny_images, tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    (folder / "metadata.jsonl").unlink()
+    with open(folder / "metadata.csv", "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "text"])
+        for index in range(6):
+            writer.writerow([f"{index:02}.png", f'a "quoted", two\nlined caption {index}'])
+    target = load(tmp_path / "cache", train_data_dir=folder)
+    assert target.captions(3) == ['a "quoted", two\nlined caption 3']
+
+
+def test_metadata_in_nested_folders_names_images_beside_it(tmp_path):
+    for part in ("a", "b"):
+        save_tiny_images(tmp_path / "images" / part, 2)
+    assert rows_of(load(tmp_path / "cache", train_data_dir=tmp_path / "images")) == EXPECTED[:2] * 2
+
+
+def test_parquet_file_and_folder_of_parquet_files(tmp_path):
+    (tmp_path / "data").mkdir()
+    tiny_dataset().select(range(4)).to_parquet(tmp_path / "data" / "0.parquet")
+    tiny_dataset().select(range(4, 6)).to_parquet(tmp_path / "data" / "1.parquet")
+    assert rows_of(load(tmp_path / "cache", train_data_dir=tmp_path / "data")) == EXPECTED
+    assert rows_of(load(tmp_path / "cache", train_data_dir=tmp_path / "data" / "1.parquet")) == EXPECTED[4:]
+
+
+def test_parquet_written_without_datasets(tmp_path):
+    """A struct of bytes and path, and plain bytes, are images too."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = [row["bytes"] for row in tiny_dataset().cast_column("image", Image(decode=False))["image"]]
+    struct = pa.array([{"bytes": each, "path": None} for each in content])
+    for name, column in {"struct": struct, "binary": pa.array(content)}.items():
+        pq.write_table(pa.table({"image": column, "text": [e[0][0] for e in EXPECTED]}), tmp_path / f"{name}.parquet")
+        assert rows_of(load(tmp_path / "cache", train_data_dir=tmp_path / f"{name}.parquet")) == EXPECTED
+
+
+def test_dataset_name_of_a_local_folder(tiny_images, tmp_path):
+    assert rows_of(load(tmp_path, dataset_name=tiny_images)) == EXPECTED
+
+
+def test_columns_by_flag(tmp_path):
+    dataset = tiny_dataset().rename_columns({"image": "picture", "text": "title"})
+    dataset.to_parquet(tmp_path / "data.parquet")
+    flags = {"image_column": "picture", "caption_column": "title"}
+    assert rows_of(load(tmp_path / "cache", train_data_dir=tmp_path / "data.parquet", **flags)) == EXPECTED
+    folder = save_tiny_images(tmp_path / "images")
+    text = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.jsonl").write_text(text.replace("file_name", "picture_file_name").replace("text", "title"))
+    assert rows_of(load(tmp_path / "cache", train_data_dir=folder, **flags)) == EXPECTED
+
+
+def test_captions_as_strings_and_lists(tmp_path):
+    folder = save_tiny_images(tmp_path / "images", 3, captions=["one", ["two", "three"], ["one"]])
+    target = load(tmp_path / "cache", train_data_dir=folder)
+    assert [target.captions(row) for row in range(3)] == [["one"], ["two", "three"], ["one"]]
+    assert target.distinct_captions() == ["one", "two", "three"]
+
+
+def test_max_train_samples_takes_the_rows_that_upstream_takes(tmp_path):
+    tiny_dataset().to_parquet(tmp_path / "data.parquet")
+    upstream = tiny_dataset().shuffle(seed=5).select(range(4))
+    for source in (tmp_path / "data.parquet", save_tiny_images(tmp_path / "images")):
+        target = load(tmp_path / "cache", seed=5, train_data_dir=source, max_train_samples=4)
+        assert [target.captions(row)[0] for row in range(len(target))] == upstream["text"][:]
+
+
+# --- the content key ---
+
+
+def keys(target) -> tuple[str, str]:
+    return target.images_key, target.content_key
+
+
+def test_the_key_is_of_the_content_and_not_of_the_place(tiny_images, tmp_path):
+    first = load(tmp_path, train_data_dir=tiny_images)
+    elsewhere = load(tmp_path, train_data_dir=save_tiny_images(tmp_path / "elsewhere"))
+    assert keys(first) == keys(elsewhere)
+    assert keys(first) != keys(load(tmp_path, train_data_dir=tiny_images, max_train_samples=6))  # another order
+
+
+def test_nothing_is_hashed_twice(tiny_images, tmp_path, monkeypatch):
+    import diffusers_difftune.filehash as filehash
+
+    read = []
+    file_digest = filehash.hashlib.file_digest
+
+    def counted(file, name):
+        read.append(file.name)
+        return file_digest(file, name)
+
+    monkeypatch.setattr(filehash.hashlib, "file_digest", counted)
+    first = keys(load(tmp_path, train_data_dir=tiny_images))
+    assert len(read) == 6
+    assert keys(load(tmp_path, train_data_dir=tiny_images)) == first
+    assert len(read) == 6
+    assert keys(load(tmp_path, train_data_dir=tiny_images, verify_cache=True)) == first
+    assert len(read) > 6
+
+
+def edit_keeping_stat(path: Path) -> None:
+    """Changes one byte of a file and puts its times back."""
+    stat = path.stat()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_an_edited_image_changes_the_key(tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    before = keys(load(tmp_path / "cache", train_data_dir=folder))
+    tiny_image(17)[0].save(folder / "03.png")
+    after = keys(load(tmp_path / "cache", train_data_dir=folder))
+    assert after[0] != before[0] and after[1] != before[1]
+
+
+def test_an_edited_image_with_its_old_time_is_noticed_by_verify_cache(tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    before = keys(load(tmp_path / "cache", train_data_dir=folder))
+    edit_keeping_stat(folder / "03.png")
+    assert keys(load(tmp_path / "cache", train_data_dir=folder)) == before
+    after = keys(load(tmp_path / "cache", train_data_dir=folder, verify_cache=True))
+    assert after[0] != before[0]
+    assert keys(load(tmp_path / "cache", train_data_dir=folder)) == after  # and remembered
+
+
+def test_an_edited_caption_changes_the_key_whatever_the_file_times(tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    before = keys(load(tmp_path / "cache", train_data_dir=folder))
+    metadata = folder / "metadata.jsonl"
+    stat = metadata.stat()
+    metadata.write_text(metadata.read_text().replace("number 3", "number 8"))
+    os.utime(metadata, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    target = load(tmp_path / "cache", train_data_dir=folder)
+    assert target.captions(3)[0].endswith("number 8")
+    assert target.images_key == before[0] and target.content_key != before[1]
+
+
+def test_an_edited_parquet_file_is_read_again(tmp_path):
+    path = tmp_path / "data.parquet"
+    tiny_dataset().to_parquet(path)
+    before = keys(load(tmp_path / "cache", train_data_dir=path))
+    tiny_dataset().select([1, 0, 2, 3, 4, 5]).to_parquet(path)
+    target = load(tmp_path / "cache", train_data_dir=path)
+    assert rows_of(target)[0] == EXPECTED[1]
+    assert target.images_key != before[0]
+
+
+# --- bad input: one sentence each ---
+
+
+def metadata_lines(folder: Path, *records: dict | str) -> Path:
+    save_tiny_images(folder, 3)
+    lines = [record if isinstance(record, str) else json.dumps(record) for record in records]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def damaged_images(folder: Path) -> Path:
+    save_tiny_images(folder, 5)
+    content = (folder / "01.png").read_bytes()
+    (folder / "01.png").write_bytes(content[: len(content) // 2])
+    (folder / "03.png").write_text("I am not an image.")
+    (folder / "04.png").unlink()
+    return folder
+
+
+def only_images(folder: Path) -> Path:
+    save_tiny_images(folder, 3)
+    (folder / "metadata.jsonl").unlink()
+    return folder
+
+
+def both_kinds_of_metadata(folder: Path) -> Path:
+    save_tiny_images(folder)
+    (folder / "metadata.csv").write_text("file_name,text\n00.png,hello\n")
+    return folder
+
+
+def latin_csv(folder: Path) -> Path:
+    only_images(folder)
+    (folder / "metadata.csv").write_bytes("file_name,text\n00.png,é\n".encode("latin-1"))
+    return folder
+
+
+def parquet(folder: Path, content: bytes | Dataset) -> Path:
+    folder.mkdir()
+    if isinstance(content, bytes):
+        (folder / "data.parquet").write_bytes(content)
+    else:
+        content.to_parquet(folder / "data.parquet")
+    return folder
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+NUMBERS = Dataset.from_dict({"image": [1, 2], "text": ["a", "b"]})
+LABELS = Dataset.from_dict(
+    {"image": [tiny_image(0)[0]], "text": [1]},
+    features=Features({"image": Image(), "text": ClassLabel(names=["cat", "dog"])}),
+)
+WITH_NULLS = Dataset.from_dict(
+    {"image": [tiny_image(0)[0], None], "text": ["a", None]},
+    features=Features({"image": Image(), "text": Value("string")}),
+)
+
+BAD_INPUT = {
+    "nothing named": (
+        lambda folder: {},
+        "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data.",
+    ),
+    "missing folder": (
+        lambda folder: {"train_data_dir": folder},
+        "--train_data_dir: there is no folder {folder}.",
+    ),
+    "empty folder": (
+        lambda folder: {"train_data_dir": made(folder)},
+        "--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but nothing at all; write a "
+        'metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image.',
+    ),
+    "images without captions": (
+        lambda folder: {"train_data_dir": only_images(folder)},
+        "--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but 3 other files, 00.png "
+        'for one; write a metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image.',
+    ),
+    "metadata without rows": (
+        lambda folder: {"train_data_dir": metadata_lines(folder)},
+        "--train_data_dir: {folder}/metadata.jsonl has no rows.",
+    ),
+    "two kinds of metadata": (
+        lambda folder: {"train_data_dir": both_kinds_of_metadata(folder)},
+        "--train_data_dir: {folder} has a metadata.jsonl and a metadata.csv; remove one.",
+    ),
+    "a line that is not JSON": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": "00.png", "text": "a"}, "{oops")},
+        "--train_data_dir: line 2 of {folder}/metadata.jsonl is not JSON: Expecting property name enclosed in double "
+        "quotes.",
+    ),
+    "a line that is no object": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, "3")},
+        '--train_data_dir: line 1 of {folder}/metadata.jsonl is not an object like {{"file_name": …}}.',
+    ),
+    "a CSV in another encoding": (
+        lambda folder: {"train_data_dir": latin_csv(folder)},
+        "--train_data_dir: {folder}/metadata.csv is not UTF-8 text; save it as such.",
+    ),
+    "no file name": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": "00.png", "text": "a"}, {"text": "b"})},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names no file in file_name.",
+    ),
+    "unreadable images, all at once": (
+        lambda folder: {"train_data_dir": damaged_images(folder)},
+        "3 of 5 images of the target data cannot be read: row 1 01.png (damaged: image file is truncated), row 3 "
+        "03.png (not an image), row 4 04.png (no such file); repair or remove them, or leave them out with "
+        "--skip_bad_images.",
+    ),
+    "no readable image at all": (
+        lambda folder: {
+            "train_data_dir": metadata_lines(folder, {"file_name": "x.png", "text": "a"}),
+            "skip_bad_images": True,
+        },
+        "--skip_bad_images leaves no rows: not one image of the target data can be read.",
+    ),
+    "missing image column": (
+        lambda folder: {"train_data_dir": save_tiny_images(folder), "image_column": "picture"},
+        "--image_column: {folder}/metadata.jsonl has no column picture_file_name; the columns are file_name, text.",
+    ),
+    "missing caption column": (
+        lambda folder: {"train_data_dir": save_tiny_images(folder), "caption_column": "title"},
+        "--caption_column: {folder}/metadata.jsonl has no column title; the columns are file_name, text.",
+    ),
+    "missing image column in Parquet": (
+        lambda folder: {"train_data_dir": parquet(folder, tiny_dataset()), "image_column": "picture"},
+        "--image_column: there is no column picture; the columns are image, text.",
+    ),
+    "missing caption column in Parquet": (
+        lambda folder: {"train_data_dir": parquet(folder, tiny_dataset()), "caption_column": "title"},
+        "--caption_column: there is no column title; the columns are image, text.",
+    ),
+    "numbers for images": (
+        lambda folder: {"train_data_dir": parquet(folder, NUMBERS)},
+        "--image_column: the column image holds int64, not images.",
+    ),
+    "lists for images": (
+        lambda folder: {"train_data_dir": parquet(folder, Dataset.from_dict({"image": [[1]], "text": ["a"]}))},
+        "--image_column: the column image holds List, not images.",
+    ),
+    "labels for captions": (
+        lambda folder: {"train_data_dir": parquet(folder, LABELS)},
+        "--caption_column: the column text holds 1 of type int; captions must be strings or lists of strings.",
+    ),
+    "numbers in a list of captions": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": "00.png", "text": ["a", 1]})},
+        "--caption_column: the column text holds ['a', 1] of type list; captions must be strings or lists of strings.",
+    ),
+    "empty and null captions": (
+        lambda folder: {
+            "train_data_dir": save_tiny_images(folder, 6, captions=["a", "", None, [], ["b", " "], ["c"]])
+        },
+        "--caption_column: 4 of 6 rows have an empty caption or none in the column text: row 1 01.png, row 2 02.png, "
+        "row 3 03.png, row 4 04.png; every row needs one.",
+    ),
+    "a null image": (
+        lambda folder: {"train_data_dir": parquet(folder, WITH_NULLS)},
+        "1 of 2 images of the target data cannot be read: row 1 (no image); repair or remove them, or leave them out "
+        "with --skip_bad_images.",
+    ),
+    "damaged Parquet": (
+        lambda folder: {"train_data_dir": parquet(folder, b"PAR1 and then nothing")},
+        "--train_data_dir: {folder}/data.parquet cannot be read as Parquet: *",
+    ),
+    "unknown dataset": (
+        lambda folder: {"dataset_name": str(folder / "nowhere")},
+        "--dataset_name: {folder}/nowhere cannot be loaded: *",
+    ),
+    "no train split": (
+        lambda folder: {"dataset_name": save_tiny_images(folder / "test").parent},
+        "--dataset_name: {folder} has no split named train; its splits are test.",
+    ),
+    "too many samples": (
+        lambda folder: {"train_data_dir": save_tiny_images(folder), "max_train_samples": 7},
+        "--max_train_samples is 7, but the target data has 6 rows; without the flag all rows are used.",
+    ),
+    "no samples": (
+        lambda folder: {"train_data_dir": folder, "max_train_samples": 0},
+        "--max_train_samples is 0; it must be at least 1.",
+    ),
+    "no resolution": (
+        lambda folder: {"train_data_dir": folder, "resolution": 0},
+        "--resolution is 0; it must be at least 1.",
+    ),
+    "no crops": (
+        lambda folder: {"train_data_dir": folder, "crops_per_image": 0},
+        "--crops_per_image is 0; it must be at least 1.",
+    ),
+    "negative workers": (
+        lambda folder: {"train_data_dir": folder, "dataloader_num_workers": -1},
+        "--dataloader_num_workers is -1; it must be at least 0.",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_told_in_one_sentence(case, tmp_path):
+    make, expected = BAD_INPUT[case]
+    folder = tmp_path / "data"
+    flags = make(folder)
+    with pytest.raises(DiffTuneError) as error:
+        load(tmp_path / "cache", **flags)
+    expected, message = expected.format(folder=folder), str(error.value)
+    if expected.endswith("*"):
+        assert message.startswith(expected[:-1])
+    else:
+        assert message == expected
+    assert message.endswith(".") and "\n" not in message
+
+
+def test_a_cache_dir_that_is_a_file(tiny_images, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiffTuneError, match="^--cache_dir: .*/file/difftune cannot be written to: Not a directory.$"):
+        load(tmp_path / "file", train_data_dir=tiny_images)
+
+
+def test_skip_bad_images_goes_on_and_says_how_many(tmp_path, caplog):
+    folder = damaged_images(tmp_path / "images")
+    target = load(tmp_path / "cache", train_data_dir=folder, skip_bad_images=True)
+    assert rows_of(target) == [EXPECTED[0], EXPECTED[2]]
+    assert "3 of 5 images cannot be read and are left out (--skip_bad_images)." in caplog.text
+    good = load(tmp_path / "cache", train_data_dir=save_tiny_images(tmp_path / "good", 3), skip_bad_images=True)
+    assert keys(target) == keys(good.select([0, 2]))
+
+
+def test_images_are_checked_once(tiny_images, tmp_path, monkeypatch):
+    import diffusers_difftune.data.dataset as dataset
+
+    load(tmp_path, train_data_dir=tiny_images)
+    monkeypatch.setattr(dataset, "decode", lambda stored: pytest.fail("decoded again"))
+    load(tmp_path, train_data_dir=tiny_images)
+
+
+def test_a_repaired_image_is_checked_again(tmp_path):
+    folder = damaged_images(tmp_path / "images")
+    with pytest.raises(DiffTuneError):
+        load(tmp_path / "cache", train_data_dir=folder)
+    for index in (1, 3, 4):
+        tiny_image(index)[0].save(folder / f"{index:02}.png")
+    assert rows_of(load(tmp_path / "cache", train_data_dir=folder)) == EXPECTED[:5]
+
+
+def test_very_many_bad_rows_are_not_all_listed(tmp_path):
+    lines = [{"file_name": f"{index}.png", "text": "a"} for index in range(130)]
+    folder = metadata_lines(tmp_path / "images", *lines)
+    with pytest.raises(DiffTuneError, match=r"row 99 99.png \(no such file\) and 30 more; repair"):
+        load(tmp_path / "cache", train_data_dir=folder)
+
+
+@pytest.mark.parametrize("resolution, factor, works", [(100, 8, "96 or 104"), (5, 8, "8")])
+def test_resolution_must_be_divisible(resolution, factor, works):
+    with pytest.raises(DiffTuneError) as error:
+        check_resolution(resolution, factor)
+    assert str(error.value) == (
+        f"--resolution is {resolution}; this model's VAE needs a multiple of {factor}, such as {works}."
+    )
+    check_resolution(512, 8)
+
+
+def test_images_of_any_mode_are_served_as_they_are(tmp_path):
+    folder = save_tiny_images(tmp_path / "images", 1)
+    PILImage.fromarray(np.zeros((4, 4), np.uint8)).save(folder / "00.png")
+    assert load(tmp_path / "cache", train_data_dir=folder).image(0).mode == "L"

@@ -1,0 +1,171 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_difftune.data.images import PIL_FILTERS, ImageTransform, UnreadableImage, decode, load_rgb
+
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def pixel(image: Image.Image) -> tuple[int, ...]:
+    rgb = load_rgb(image)
+    assert rgb.mode == "RGB"
+    return rgb.getpixel((0, 0))
+
+
+@pytest.mark.parametrize(
+    "image, expected",
+    [
+        (Image.new("RGB", (2, 2), (10, 20, 30)), (10, 20, 30)),
+        (Image.new("1", (2, 2), 1), (255, 255, 255)),
+        (Image.new("L", (2, 2), 99), (99, 99, 99)),
+        (Image.new("LA", (2, 2), (99, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 0)), (255, 255, 255)),
+        (Image.new("RGBA", (2, 2), (0, 0, 255, 255)), (0, 0, 255)),
+        (Image.new("RGBA", (2, 2), (0, 0, 0, 127)), (128, 128, 128)),
+        (Image.new("CMYK", (2, 2), (0, 0, 0, 255)), (0, 0, 0)),
+        (Image.new("RGB", (2, 2), (10, 20, 30)).quantize(4), (10, 20, 30)),
+        (Image.fromarray(np.full((2, 2), 65535, np.uint16)), (255, 255, 255)),
+        (Image.fromarray(np.full((2, 2), 32768, np.uint16)), (128, 128, 128)),
+        (Image.fromarray(np.full((2, 2), 32768, np.int32)), (128, 128, 128)),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Image.Image) else None,
+)
+def test_any_mode_becomes_rgb(image, expected):
+    assert pixel(image) == expected
+
+
+def test_a_transparent_palette_entry_becomes_white(tmp_path):
+    image = Image.new("P", (2, 2), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.save(tmp_path / "palette.png", transparency=0)
+    assert pixel(Image.open(tmp_path / "palette.png")) == (255, 255, 255)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (4, 2), "white")
+    image.putpixel((0, 0), (0, 0, 0))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6  # the camera was held upright: turn by 90° clockwise
+    image.save(tmp_path / "turned.png", exif=exif)
+    upright = load_rgb(decode({"bytes": None, "path": str(tmp_path / "turned.png")}))
+    assert upright.size == (2, 4)
+    assert upright.getpixel((1, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "size, resolution, resized",
+    [
+        ((100, 100), 64, (64, 64)),
+        ((64, 64), 64, (64, 64)),
+        ((100, 50), 64, (128, 64)),
+        ((50, 101), 64, (64, 129)),  # 129.28 is cut, as torchvision does
+        ((3, 2), 5, (7, 5)),  # 7.5 is cut
+        ((641, 427), 512, (768, 512)),  # 768.599
+        ((10, 1000), 16, (16, 1600)),
+    ],
+)
+def test_the_shorter_side_is_resized_to_the_resolution(size, resolution, resized):
+    transform = ImageTransform(resolution)
+    assert transform.resized_size(*size) == resized
+    assert transform.resize(Image.new("RGB", size)).size == resized
+
+
+def test_an_image_of_the_right_size_is_not_filtered():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 16, 3), dtype=np.uint8))
+    for name in PIL_FILTERS:
+        assert ImageTransform(16, name).resize(image) is image
+
+
+def test_interpolation_modes_differ():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    results = {name: ImageTransform(16, name).resize(image).tobytes() for name in PIL_FILTERS}
+    assert results.pop("nearest_exact") == results["nearest"]
+    assert len(set(results.values())) == len(results)
+
+
+@pytest.mark.parametrize(
+    "size, at, box",
+    [
+        ((16, 16), None, (0, 0)),
+        ((16, 16), (0.99, 0.99), (0, 0)),
+        ((19, 16), None, (0, 2)),  # 1.5 and 2.5 both go to 2: half to even, as torchvision does
+        ((21, 16), None, (0, 2)),
+        ((16, 20), (0.0, 0.0), (0, 0)),
+        ((16, 20), (0.999, 0.0), (4, 0)),
+    ],
+)
+def test_crop_box(size, at, box):
+    assert ImageTransform(16).crop_box(size, at) == box
+
+
+def test_random_crops_are_uniform_over_all_places():
+    boxes = [ImageTransform(8).crop_box((8, 11), (u / 400, 0.0))[0] for u in range(400)]
+    assert np.bincount(boxes).tolist() == [100] * 4
+
+
+def test_to_tensor_crops_flips_and_scales():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    plain = ImageTransform(8).to_tensor(image, 0, 3, flip=False)
+    flipped = ImageTransform(8).to_tensor(image, 0, 3, flip=True)
+    assert plain.shape == (3, 8, 8) and plain.dtype == torch.float32
+    expected = (torch.from_numpy(pixels[:, 3:11].copy()).permute(2, 0, 1) / 255 - 0.5) / 0.5
+    assert torch.equal(plain, expected)
+    assert torch.equal(flipped, expected.flip(-1))
+    assert plain.min() >= -1 and plain.max() <= 1
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(b"no image at all", "not an image"), (b"", "not an image"), (None, "no such file")],
+)
+def test_unreadable_images_say_why(tmp_path, content, reason):
+    path = tmp_path / "image.png"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImage) as error:
+        decode({"bytes": None, "path": str(path)})
+    assert error.value.reason == reason
+    assert str(error.value) == f"The image {path} cannot be read: {reason}."
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif"])
+def test_truncated_images_are_damaged(tmp_path, suffix):
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    decode({"bytes": path.read_bytes(), "path": None})
+    with pytest.raises(UnreadableImage) as error:
+        decode({"bytes": path.read_bytes()[: path.stat().st_size // 2], "path": None})
+    assert error.value.reason.startswith(("damaged", "not an image"))
+
+
+@pytest.mark.parametrize("stored", [None, {"bytes": None, "path": None}])
+def test_a_row_without_an_image(stored):
+    with pytest.raises(UnreadableImage, match="The image of a row cannot be read: no image."):
+        decode(stored)
+
+
+def test_an_image_inside_a_streamed_archive_is_opened(tmp_path):
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "red.png")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        archive.write(tmp_path / "red.png", "red.png")
+    image = decode({"bytes": None, "path": f"zip://red.png::{tmp_path}/images.zip"})
+    assert image.size == (3, 2)
