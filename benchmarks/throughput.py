@@ -24,6 +24,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import statistics
 import subprocess
@@ -195,49 +196,56 @@ def bare_rate(arguments: argparse.Namespace) -> float:
 
 
 def beside_upstream(arguments: argparse.Namespace, folder: Path) -> dict | str:
-    """Our script and diffusers', as programs, on the same images with the same flags.
-
-    They report no rate in the same way, so each is run for two numbers of steps, and the difference in time is that of
-    the steps between.
-    """
-    images = image_folder(folder / "images")
+    """Our script and diffusers', as programs, on the same images with the same flags."""
     ours = ROOT / "training_scripts/train_text_to_image_difftune.py"
     flags = {
         "pretrained_model_name_or_path": arguments.pipeline.resolve(),
-        "train_data_dir": images,
+        "train_data_dir": image_folder(folder / "images"),
         "resolution": RESOLUTION,
         "train_batch_size": arguments.batch_size,
+        "max_train_steps": arguments.steps,
         "seed": 0,
         "output_dir": folder / "program",
         "cache_dir": folder / "cache",
     }
 
-    def seconds(script: Path, steps: int, extra: dict) -> float:
-        shutil.rmtree(folder / "program", ignore_errors=True)
-        command = [sys.executable, str(script), *command_line(flags | extra | {"max_train_steps": steps})]
-        started = time.perf_counter()
-        subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-        return time.perf_counter() - started
-
     def rate(script: Path, **extra) -> Callable[[], float]:
         def run() -> float:
-            rows = arguments.steps * arguments.batch_size
-            return rows / (seconds(script, arguments.steps + 5, extra) - seconds(script, 5, extra))
+            shutil.rmtree(folder / "program", ignore_errors=True)
+            command = [sys.executable, str(script), *command_line(flags | extra)]
+            return arguments.batch_size / seconds_per_step(command, arguments.steps)
 
         return run
 
     try:
         upstream = rate(arguments.upstream)
-        bank = folder / "bank"
         return {
             "standard": compare({"upstream": upstream, "ours": rate(ours, objective="standard")}, arguments.pairs),
-            "difftune": compare({"upstream": upstream, "ours": rate(ours, knowledge_bank=bank)}, arguments.pairs),
+            "difftune": compare(
+                {"upstream": upstream, "ours": rate(ours, knowledge_bank=folder / "bank")}, arguments.pairs
+            ),
         }
     except subprocess.CalledProcessError as error:
-        last = error.stderr.strip().splitlines()[-1]
-        message = f"Not measured: {Path(error.cmd[1]).name} stopped with '{last}'"
+        message = f"Not measured: {Path(error.cmd[1]).name} stopped with '{error.stderr.strip().splitlines()[-1]}'"
         print(message)
         return message
+
+
+def seconds_per_step(command: list[str], steps: int) -> float:
+    """Runs a training program and times the steps after the tenth by its progress bar, which all scripts have."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TQDM_MININTERVAL": "0", "PYTHONUNBUFFERED": "1"}
+    seen: dict[int, float] = {}
+    said = ""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as program:
+        while chunk := os.read(program.stderr.fileno(), 65536):
+            now = time.perf_counter()
+            said += chunk.decode(errors="replace")
+            for count in re.findall(rf"(?:Steps|Training):[^\r\n]*?(\d+)/{steps} ", said[-4096:]):
+                seen.setdefault(int(count), now)
+    if program.returncode:
+        raise subprocess.CalledProcessError(program.returncode, command, stderr=said)
+    first = min(count for count in seen if count >= min(10, steps - 1))
+    return (seen[steps] - seen[first]) / (steps - first)
 
 
 def image_folder(folder: Path) -> Path:
