@@ -13,17 +13,17 @@
 # limitations under the License.
 """Knowledge banks on the Hub: a bank's folder is a dataset repository as it is."""
 
-import json
+import dataclasses
 from pathlib import Path
 
-from huggingface_hub import create_repo, snapshot_download, upload_folder
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
 from ..errors import DiffTuneError
-from .manifest import BankManifest
+from ..hub import HUB_ERRORS, public_facts, reason
+from .manifest import MANIFEST_NAME, BankManifest
 
 
-BANK_FILES = ["manifest.json", "README.md", "preview.png", "data/shard-*.parquet"]
+BANK_FILES = [MANIFEST_NAME, "README.md", "preview.png", "data/shard-*.parquet"]
 
 CARD = """\
 ---
@@ -93,10 +93,10 @@ def download_bank(
             cache_dir=cache_dir,
             allow_patterns=BANK_FILES,
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except HUB_ERRORS as error:
+        why = str(error).strip().splitlines()[0]
         raise DiffTuneError(
-            f"--knowledge_bank: {repo_id} is neither a folder nor a dataset on the Hub that can be read ({reason})."
+            f"--knowledge_bank: {repo_id} is neither a folder nor a dataset on the Hub that can be read ({why})."
         ) from error
     return Path(folder)
 
@@ -119,17 +119,17 @@ def push_bank(folder: str | Path, repo_id: str, token: str | None = None, privat
     from .bank import KnowledgeBank
 
     bank = KnowledgeBank.load(folder).check()
+    manifest = BankManifest(**public_facts(dataclasses.asdict(bank.manifest)))  # without paths of this machine
+    contents: dict[str, str | bytes] = {name: str(bank.folder / name) for name in ("preview.png", *manifest.shards)}
+    contents |= {MANIFEST_NAME: manifest.to_bytes(), "README.md": bank_card(manifest).encode()}
+    api = HfApi(token=token)
     try:
-        repo_id = create_repo(repo_id, token=token, private=private, repo_type="dataset", exist_ok=True).repo_id
-        commit = upload_folder(
-            repo_id=repo_id,
-            folder_path=bank.folder,
+        repo_id = api.create_repo(repo_id, private=private, repo_type="dataset", exist_ok=True).repo_id
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(name, content) for name, content in contents.items()],
             repo_type="dataset",
-            token=token,
-            allow_patterns=BANK_FILES,
-            commit_message=f"Knowledge bank of {json.dumps(bank.manifest.model)}",
-        )
-    except (HfHubHTTPError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise DiffTuneError(f"--hub_model_id: the Hub does not take the bank as {repo_id} ({reason}).") from error
-    return commit.commit_url
+            commit_message=f"Knowledge bank of {manifest.model}",
+        ).commit_url
+    except HUB_ERRORS as error:
+        raise DiffTuneError(f"The knowledge bank was not uploaded: {reason(error, repo_id)}") from error

@@ -67,6 +67,8 @@ class Sampler:
                 output_type="latent",  # scaled as the denoiser expects them, and never decoded
                 return_dict=False,
             )[0]
+        except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
+            raise DiffTuneError(f"The pipeline does not sample at --resolution {self.resolution}: {error}") from error
         finally:
             self.pipeline.scheduler = own_scheduler
         if latents.shape[1:] != self.latent_shape:

@@ -117,6 +117,8 @@ def test_resolution_reaches_the_pipeline(build: Build, tmp_path: Path) -> None:
     assert bank.latents(0).shape == (4, 16, 16)
     with pytest.raises(DiffTuneError, match=r"gives latents of \[4, 16, 16\] at --resolution 32"):
         build(tmp_path / "other", num_samples=2, resolution=32)
+    with pytest.raises(DiffTuneError, match="does not sample at --resolution 18: .* divisible by 8"):
+        build(tmp_path / "third", num_samples=2, resolution=18, latent_shape=(4, 9, 9))
 
 
 def test_a_whole_bank_is_not_sampled_again(

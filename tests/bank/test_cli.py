@@ -71,7 +71,7 @@ def test_inspect_says_what_is_wrong(bank: KnowledgeBank, tmp_path: Path, capsys:
         (["--bank_samples", "0"], "--bank_samples is 0"),
         (["--bank_prompts", "absent.txt"], "--bank_prompts is 'absent.txt'"),
         (["--train_data_dir", "absent"], "absent"),
-        (["--resolution", "17"], "--resolution"),
+        (["--resolution", "17"], "--resolution is 17; this model's VAE needs a multiple of 2"),
         (["--pretrained_model_name_or_path", "absent"], "--pretrained_model_name_or_path"),
     ],
 )

@@ -1,0 +1,90 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Knowledge banks on the Hub, with the real client over HTTP."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffusers_difftune.bank.bank import KnowledgeBank
+from tests.bank.building import contents
+from tests.hub_server import HubServer
+
+
+ROUND_TRIP = """
+    import sys
+    from pathlib import Path
+    from diffusers_difftune.bank.bank import KnowledgeBank
+    from diffusers_difftune.bank.hub import push_bank
+    folder, cache = sys.argv[1:]
+    print(push_bank(folder, "icons-bank", private=True))
+    bank = KnowledgeBank.load("user/icons-bank", cache_dir=cache).check()
+    print(bank.folder)
+    print((bank.latents(9) == KnowledgeBank.load(folder).latents(9)).all().item())
+"""
+
+REFUSED = """
+    import sys
+    from diffusers_difftune.bank.bank import KnowledgeBank
+    from diffusers_difftune.bank.hub import push_bank
+    from diffusers_difftune.errors import DiffTuneError
+    folder, name, token = sys.argv[1:]
+    for act in (lambda: push_bank(folder, name, token), lambda: KnowledgeBank.load("user/absent", token=token)):
+        try:
+            act()
+        except DiffTuneError as error:
+            print(error)
+"""
+
+
+def test_there_and_back(hub_server: HubServer, bank: KnowledgeBank, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bank.folder, tmp_path / "bank"))
+    facts = json.loads(bank.manifest.to_bytes()) | {"model": "/home/me/models/icons", "prompt_source": "./my/p.txt"}
+    (folder / "manifest.json").write_text(json.dumps(facts))
+    (folder / ".hidden.tmp").touch()
+    run = hub_server.run(ROUND_TRIP, folder, tmp_path / "cache")
+    assert run.returncode == 0, run.stderr
+    address, downloaded, equal = run.stdout.splitlines()
+    assert "user/icons-bank/commit/" in address and equal == "True"
+
+    there = hub_server.files("user/icons-bank", "datasets")
+    here = contents(folder)
+    public = json.loads(there["manifest.json"])
+    assert public == facts | {"model": "icons", "prompt_source": "p.txt"}  # no paths of this machine
+    assert set(there) - {".gitattributes"} == set(here) - {".hidden.tmp"}
+    for name in ("preview.png", *bank.manifest.shard_names):
+        assert there[name] == here[name]
+    assert b"/home/me" not in there["README.md"] and b"`icons`" in there["README.md"]
+    for name, data in contents(Path(downloaded)).items():
+        assert data == there[name]
+
+
+@pytest.mark.parametrize(
+    "name, token, message",
+    [
+        ("user/bank", "hf_" + "x" * 34, "the Hub does not accept the token"),
+        ("somebody/bank", None, "may not write to 'somebody/bank'"),
+        ("no name", None, "'no name' is not a name the Hub takes"),
+    ],
+)
+def test_what_the_hub_refuses_is_said(
+    hub_server: HubServer, bank: KnowledgeBank, name: str, token: str | None, message: str
+) -> None:
+    run = hub_server.run(REFUSED, bank.folder, name, token or hub_server.token)
+    assert run.returncode == 0, run.stderr
+    push, load = run.stdout.splitlines()
+    assert push.startswith("The knowledge bank was not uploaded: ") and message in push
+    assert load.startswith("--knowledge_bank: user/absent is neither a folder nor a dataset on the Hub")
