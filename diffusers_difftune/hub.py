@@ -20,6 +20,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
@@ -91,8 +92,7 @@ def upload(
         folder (`str` or `Path`): The run folder.
         repo_id (`str`): What [`create_repo`] returned.
         token (`str`, *optional*): Default: the one you logged in with.
-        leave_out (`tuple[str, ...]`, *optional*): More names (or patterns) at the top of the folder to leave out, such
-            as that of `--logging_dir`.
+        leave_out (`tuple[str, ...]`, *optional*): More names (or patterns) at the top of the folder to leave out.
         message (`str`, *optional*): The commit message.
 
     Returns:
@@ -113,18 +113,31 @@ def upload(
     except HUB_ERRORS as error:
         raise DiffTuneError(
             f"The upload to {repo_id} failed: {reason(error, repo_id)} Everything is in {folder}; upload it later "
-            f"with: difftune push {folder} {repo_id}"
+            f"with: {shlex.join(['difftune', 'push', str(folder), repo_id])}"
         ) from error
 
 
 def files_to_upload(folder: Path, leave_out: tuple[str, ...] = ()) -> Iterator[str]:
     """The names, relative to the run folder, of the files that [`upload`] uploads."""
+    leave_out += inputs_inside(folder)
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith(".") for part in parts)  # also what is written aside, .NAME.tmp
         left_out = len(parts) > 1 and any(fnmatch(parts[0], pattern) for pattern in LEFT_OUT)
         if path.is_file() and not hidden and not left_out and not any(fnmatch(parts[0], p) for p in leave_out):
             yield "/".join(parts)
+
+
+def inputs_inside(folder: Path) -> tuple[str, ...]:
+    """The names at the top of a run folder that `run_config.json` knows as logs, caches or data."""
+    try:
+        flags = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))["flags"]
+    except (OSError, ValueError, KeyError):
+        return ()
+    paths = [Path(flags[name]) for name in ("cache_dir", "knowledge_bank", "train_data_dir") if flags.get(name)]
+    paths += [folder / flags["logging_dir"]] if flags.get("logging_dir") else []
+    top, inside = folder.resolve(), [path.resolve() for path in paths]
+    return tuple(path.relative_to(top).parts[0] for path in inside if top in path.parents)
 
 
 def public_content(path: Path) -> bytes | str:

@@ -43,7 +43,7 @@ UPLOAD = """
     from diffusers_difftune.errors import DiffTuneError
     from diffusers_difftune.hub import create_repo, upload
     try:
-        print(upload(sys.argv[1], sys.argv[2], leave_out=("tensorboard",)))
+        print(upload(sys.argv[1], sys.argv[2]))
     except DiffTuneError as error:
         print(f"refused: {error}")
 """
@@ -61,14 +61,15 @@ def run_folder(tiny_pipeline: Path, tmp_path: Path) -> Path:
     """A run folder as a training script leaves it, with all that must not be uploaded."""
     folder = tmp_path / "icons-tuned"
     shutil.copytree(tiny_pipeline, folder)
-    config = {"output_dir": str(folder), "hub_token": "hf_secret", "train_data_dir": "/home/someone/cats", "seed": 3}
-    (folder / "run_config.json").write_text(json.dumps(config))
+    flags = {"output_dir": str(folder), "hub_token": "hf_secret", "train_data_dir": "/home/someone/cats"}
+    flags |= {"logging_dir": "tensorboard", "cache_dir": str(folder / "models")}
+    (folder / "run_config.json").write_text(json.dumps({"flags": flags, "seed": 3}))
     (folder / "training_log.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
     unet = json.loads((folder / "unet" / "config.json").read_text())
     (folder / "unet" / "config.json").write_text(json.dumps(unet | {"_name_or_path": str(tiny_pipeline / "unet")}))
     for name in (
         *("checkpoint-2/unet/config.json", "knowledge_bank/manifest.json", "logs/events", "tensorboard/events"),
-        *(".cache/x", "cache/y", ".checkpoint-4.tmp/unet/config.json", "unet/.config.json.7.tmp"),
+        *(".cache/x", "cache/y", "models/z", ".checkpoint-4.tmp/unet/config.json", "unet/.config.json.7.tmp"),
     ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,14 +125,20 @@ def test_upload_and_back_by_the_code_of_the_card(hub_server: HubServer, run_fold
         *("run_config.json", "training_log.jsonl", "README.md"),
     }
     assert not [name for name in files if name.endswith(".tmp")]
-    assert json.loads(files["run_config.json"]) == {"output_dir": "icons-tuned", "train_data_dir": "cats", "seed": 3}
+    flags = {
+        "output_dir": "icons-tuned",
+        "train_data_dir": "cats",
+        "logging_dir": "tensorboard",
+        "cache_dir": "models",
+    }
+    assert json.loads(files["run_config.json"]) == {"flags": flags, "seed": 3}
     assert json.loads(files["unet/config.json"])["_name_or_path"] == "unet"
     for name, content in files.items():
         assert str(tmp_path).encode() not in content, name
         assert hub_server.token.encode() not in content, name
     assert len(hub_server.large_files) == 4  # three weight files and the image
     local = json.loads((run_folder / "run_config.json").read_text())
-    assert local["train_data_dir"] == "/home/someone/cats", "the run folder itself stays as it is"
+    assert local["flags"]["train_data_dir"] == "/home/someone/cats", "the run folder itself stays as it is"
 
     code = card.read_text().split("```python\n")[1].split("```")[0]
     code = code.replace("width=16)", "width=16, num_inference_steps=2)").replace(
@@ -161,7 +168,10 @@ def test_failed_upload_keeps_everything_and_says_how_to_go_on(
     assert {path: path.read_bytes() for path in run_folder.rglob("*") if path.is_file()} == before
 
     hub_server.failures.clear()
-    assert "/commit/" in hub_server.run(UPLOAD, run_folder, "user/icons").stdout
+    command = result.stdout.split("with: difftune ")[1].split()
+    result = hub_server.run("import sys; from diffusers_difftune.cli import main; sys.exit(main())", *command)
+    assert result.returncode == 0 and "/user/icons/commit/" in result.stdout, result
+    assert "model_index.json" in hub_server.files("user/icons")
 
 
 def test_a_token_in_any_text_stops_the_upload(hub_server: HubServer, run_folder: Path) -> None:
@@ -173,10 +183,14 @@ def test_a_token_in_any_text_stops_the_upload(hub_server: HubServer, run_folder:
 
 
 def test_files_to_upload(run_folder: Path) -> None:
-    names = list(files_to_upload(run_folder, ("tensorboard", "validation")))
+    names = list(files_to_upload(run_folder, ("validation",)))
     assert names == sorted(names)
     assert "unet/diffusion_pytorch_model.safetensors" in names
-    assert not [name for name in names if name.startswith(("checkpoint", "logs", "validation", "cache", "."))]
+    assert not [
+        name
+        for name in names
+        if name.startswith(("checkpoint", "logs", "tensorboard", "models", "validation", "cache", "."))
+    ]
     assert "knowledge_bank" in LEFT_OUT
 
 
