@@ -32,7 +32,7 @@ from ..filehash import file_sha256
 if TYPE_CHECKING:
     from ..training.config import DataConfig
 
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
@@ -80,7 +80,7 @@ def open_source(
 
 
 def may_be_images(feature: object) -> bool:
-    """Whether a column holds what `datasets` takes for images: images, files' bytes, files' names, or a pair of these."""
+    """Whether `datasets` takes a column for images: images, bytes of files, names of files, or pairs of these."""
     if isinstance(feature, Value):
         return feature.dtype in ("string", "large_string", "binary", "large_binary")
     return isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
@@ -113,7 +113,7 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
     folder = Path(config.train_data_dir or "").expanduser().absolute()
     if not folder.exists():
         raise DiffTuneError(f"--train_data_dir: there is no folder {folder}.")
-    files = [folder] if folder.is_file() else sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [folder] if folder.is_file() else visible_files(folder)
     if metadata := [path for path in files if path.name in METADATA_NAMES]:
         dataset = read_metadata(metadata, config)
         return dataset.to_iterable_dataset() if streaming else dataset
@@ -126,6 +126,12 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
     )
 
 
+def visible_files(folder: Path) -> list[Path]:
+    """The files in a folder and in those beneath it, without hidden ones such as `.ipynb_checkpoints`."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
 def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
     """Reads metadata files, each of which names images relative to its own folder.
 
@@ -134,9 +140,9 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
     file_column = "file_name" if config.image_column == "image" else f"{config.image_column}_file_name"
     images, captions = [], []
     for file in files:
-        if file.name == "metadata.csv" and file.with_name("metadata.jsonl") in files:
+        if others := [other.name for other in files if other.parent == file.parent and other != file]:
             raise DiffTuneError(
-                f"--train_data_dir: {file.parent} has a metadata.jsonl and a metadata.csv; remove one."
+                f"--train_data_dir: {file.parent} has a {file.name} and a {others[0]}; remove one of them."
             )
         records = read_records(file)
         columns = list(dict.fromkeys(name for record in records for name in record))
@@ -156,7 +162,10 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
 
 
 def read_records(file: Path) -> list[dict]:
-    """The rows of a metadata.jsonl or metadata.csv."""
+    """The rows of a metadata file."""
+    if file.suffix == ".parquet":
+        check_parquet(file)
+        return pq.read_table(file).to_pylist()
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -182,10 +191,7 @@ def open_parquet(
 ) -> Dataset | IterableDataset:
     """All rows of some Parquet files; `datasets` copies them into an Arrow cache that goes by the files' contents."""
     for file in files:
-        try:
-            pq.read_schema(file)
-        except (pa.ArrowException, OSError) as error:
-            raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {error}.") from None
+        check_parquet(file)
     names = [str(file) for file in files]
     if streaming:
         return load_dataset("parquet", data_files=names, split="train", streaming=True)
@@ -193,6 +199,14 @@ def open_parquet(
     hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
     cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
     return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
+
+
+def check_parquet(file: Path) -> None:
+    """Raises a [`DiffTuneError`] if a file is not a Parquet file."""
+    try:
+        pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {error}.") from None
 
 
 def as_captions(value: object, column: str) -> list[str]:

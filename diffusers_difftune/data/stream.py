@@ -59,12 +59,15 @@ class StreamedTarget:
         stream = open_source(config, cache_dir, streaming=True)
         if config.max_train_samples is not None:
             stream = stream.take(config.max_train_samples)
+        for row in self._usable(stream):
+            self._captions(row, 0)
+            self._image(row, 0)
+            break
+        else:
+            raise DiffTuneError("The streamed target data has no rows whose images can be read.")
         self._stream: IterableDataset = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
-        self._rows: Iterator[dict] | None = None
+        self._rows: Iterator[dict] | None = None  # opened by the process that reads: files must not cross a fork
         self._next = 0
-        image, _ = self.example(Slot(is_source=False, row=0, epoch=0, ordinal=0))
-        image()
-        self._rows = None  # an open file must not be shared with the loader's workers
 
     def __len__(self) -> int:
         """1: to a batch plan a stream is a single row, another one every time; the plan's ordinals tell them apart."""
@@ -77,24 +80,24 @@ class StreamedTarget:
         """A function that decodes the image, and the captions, of the row that fills a slot of the batch plan.
 
         Raises:
-            DiffTuneError: The row has no caption, or the stream has no rows; from the function: no readable image.
+            DiffTuneError: The row has no caption or, raised by the function, no readable image.
         """
         if self._rows is None or slot.ordinal < self._next:
             self._rows, self._next = self._endless(), 0
         row = next(islice(self._rows, slot.ordinal - self._next, None))
         self._next = slot.ordinal + 1
+        return partial(self._image, row, slot.ordinal), self._captions(row, slot.ordinal)
+
+    def first_captions(self, number: int) -> list[str]:
+        """The captions of the first `number` target rows of the run, each once."""
+        rows = enumerate(islice(self._endless(), number))
+        return list(dict.fromkeys(caption for ordinal, row in rows for caption in self._captions(row, ordinal)))
+
+    def _captions(self, row: dict, ordinal: int) -> list[str]:
         captions = as_captions(row[self._caption_column], self._caption_column)
         if not has_captions(captions):
-            raise DiffTuneError(f"--caption_column: row {slot.ordinal} of the stream has an empty caption or none.")
-        return partial(self._image, row, slot.ordinal), captions
-
-    def first_captions(self, count: int) -> list[str]:
-        """The captions of the first `count` rows of the run, each once."""
-        rows = islice(self._endless(), count)
-        captions = (
-            caption for row in rows for caption in as_captions(row[self._caption_column], self._caption_column)
-        )
-        return list(dict.fromkeys(caption for caption in captions if caption))
+            raise DiffTuneError(f"--caption_column: row {ordinal} of the stream has an empty caption or none.")
+        return captions
 
     def _image(self, row: dict, ordinal: int) -> Image.Image:
         try:
@@ -112,17 +115,16 @@ class StreamedTarget:
             return True
         return False
 
+    def _usable(self, stream: IterableDataset) -> Iterator[dict]:
+        """The rows of one pass; with `--skip_bad_images` only those whose images can be read."""
+        # in a loader's worker, iterating over the stream itself would give a part of it only
+        for batch in stream.iter(batch_size=1):
+            row = {name: values[0] for name, values in batch.items()}
+            if not (self._skip_bad and self._is_bad(row)):
+                yield row
+
     def _endless(self) -> Iterator[dict]:
-        """The rows of epoch after epoch; with `--skip_bad_images` only those whose images can be read."""
+        """The rows of epoch after epoch."""
         for epoch in count():
             self._stream.set_epoch(epoch)
-            empty = True
-            # in a loader's worker, iterating over the stream itself would give a part of it only
-            for batch in self._stream.iter(batch_size=1):
-                row = {name: values[0] for name, values in batch.items()}
-                if self._skip_bad and self._is_bad(row):
-                    continue
-                empty = False
-                yield row
-            if empty:
-                raise DiffTuneError("The streamed target data has no rows whose images can be read.")
+            yield from self._usable(self._stream)

@@ -372,10 +372,16 @@ def test_bad_images_in_a_stream(tiny_pipeline, tmp_path):
     folder = save_tiny_images(tmp_path / "images", 6)
     for index in (0, 2, 4):
         (folder / f"{index:02}.png").write_text("I am not an image.")
-    with pytest.raises(DiffTuneError) as error:
-        batches = make(tiny_pipeline, folder, tmp_path / "cache", cached=False, streaming=True)()
+    message = (
+        "The image of row {} of the stream cannot be read \\(not an image\\); --skip_bad_images leaves such rows out."
+    )
+    with pytest.raises(DiffTuneError, match=message.format(0)):  # at once
+        stream(folder, tmp_path / "cache")
+    tiny_image(0)[0].save(folder / "00.png")
+    batches = make(tiny_pipeline, folder, tmp_path / "cache", cached=False, streaming=True)()
+    with pytest.raises(DiffTuneError, match=message.format(r"\d")):  # when its turn comes
         batches[0]
-    assert "of the stream cannot be read (not an image); --skip_bad_images leaves such rows out." in str(error.value)
+    (folder / "00.png").write_text("I am not an image.")
     batches = make(tiny_pipeline, folder, tmp_path / "cache", cached=False, streaming=True, skip_bad_images=True)()
     prompts = {prompt for prompt in batches[0].prompts if not prompt.startswith("sample")}
     assert prompts == {tiny_image(index)[1] for index in (1, 3, 5)}

@@ -66,6 +66,22 @@ def test_metadata_csv_with_a_byte_order_mark(tiny_images, tmp_path):
     assert target.captions(3) == ['a "quoted", two\nlined caption 3']
 
 
+def test_metadata_parquet(tiny_images, tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    (folder / "metadata.jsonl").unlink()
+    names = [f"{index:02}.png" for index in range(6)]
+    Dataset.from_dict({"file_name": names, "text": [e[0][0] for e in EXPECTED]}).to_parquet(
+        folder / "metadata.parquet"
+    )
+    assert rows_of(load(tmp_path / "cache", train_data_dir=folder)) == EXPECTED
+
+
+def test_hidden_files_are_left_alone(tmp_path):
+    folder = save_tiny_images(tmp_path / "images")
+    save_tiny_images(folder / ".ipynb_checkpoints", 3)
+    assert rows_of(load(tmp_path / "cache", train_data_dir=folder)) == EXPECTED
+
+
 def test_metadata_in_nested_folders_names_images_beside_it(tmp_path):
     for part in ("a", "b"):
         save_tiny_images(tmp_path / "images" / part, 2)
@@ -290,7 +306,7 @@ BAD_INPUT = {
     ),
     "two kinds of metadata": (
         lambda folder: {"train_data_dir": both_kinds_of_metadata(folder)},
-        "--train_data_dir: {folder} has a metadata.jsonl and a metadata.csv; remove one.",
+        "--train_data_dir: {folder} has a metadata.csv and a metadata.jsonl; remove one of them.",
     ),
     "a line that is not JSON": (
         lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": "00.png", "text": "a"}, "{oops")},
