@@ -41,8 +41,8 @@ from diffusers_difftune.cli import main as difftune  # noqa: E402
 
 
 FIGURES = {
-    "fid_target": ("FID target", 1, 3),
-    "kid_target": ("KID target × 1000", 1000, 2),
+    "fid_target": ("FID target", 1, 2),
+    "kid_target": ("KID target", 1, 3),
     "forgetting_source": ("forgetting, %", 100, 2),
     "loss_change_target": ("target loss, %", 100, 2),
 }

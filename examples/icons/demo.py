@@ -31,7 +31,7 @@ from pathlib import Path
 
 import torch
 from finetune import DATA, PIPELINE, RECIPE, RESOLUTION, TARGETS, finetune, quiet, target_file
-from measure import Measurement, read_drawings, sample_images
+from measure import Measurement, load_pipeline, read_drawings, sample_images
 from picture import samples_picture
 
 from diffusers_difftune.cli import main as difftune
@@ -40,7 +40,7 @@ from diffusers_difftune.evaluation.plots import plot_forgetting
 
 SEED = 0
 FULL = {"steps": 150, "batch": 32, "bank": 256, "bank_steps": 25, "images": 200, "source": 200, "sampling_steps": 15}
-QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "images": 80, "source": 4, "sampling_steps": 1}
+QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "images": 66, "source": 4, "sampling_steps": 2}
 GUIDANCE = 3.0
 COLUMNS = 8
 METHODS = {"pretrained": "(pretrained)", "standard": "(standard)", "difftune": "(Diff-Tuning)"}
@@ -92,10 +92,10 @@ def main(argv: list[str] | None = None) -> None:
             arguments.pipeline, arguments.target, size["images"], size["source"], size["sampling_steps"], GUIDANCE
         )
         for name, folder in folders.items():
-            figures[name], losses[name] = measurement.measure(folder, f"samples of {name}")
+            figures[name], losses[name] = measurement.measure(folder, name)
             figures[name] |= {"images_per_second": rates[name]} if name in rates else {}
     with clock.stage("samples_picture", "The picture of samples"):
-        draw_samples(folders, arguments.target, 1 if arguments.quick else 25, output / "samples.png")
+        draw_samples(folders, arguments.target, 2 if arguments.quick else 25, output / "samples.png")
     with clock.stage("forgetting_picture", "The picture of forgetting"):
         counts = {part: len(prompts) for part, (_, prompts) in measurement.data.items()}
         titles = {
@@ -160,7 +160,7 @@ def draw_samples(folders: dict[str, Path], target: str, steps: int, path: Path) 
     chosen = {title: short_captions(file) for title, file in parts.items()}
     prompts = [prompt for _, captions in chosen.values() for prompt in captions]
     samples = {
-        name: sample_images(folder, prompts, steps, GUIDANCE, SEED, title=f"samples of {name}").split(COLUMNS)
+        name: sample_images(load_pipeline(folder), prompts, steps, GUIDANCE, SEED, title=name).split(COLUMNS)
         for name, folder in folders.items()
     }
     blocks = []
@@ -182,8 +182,8 @@ def explanation(summary: dict, output: Path) -> str:
     pretrained, standard, difftune = (summary[name] for name in LABELS)
     seconds = summary["seconds"]
 
-    def three(figure: str, factor: float = 1) -> str:
-        return ", ".join(f"{factor * summary[name][figure]:.2f} {words}" for name, words in METHODS.items())
+    def three(figure: str) -> str:
+        return ", ".join(f"{summary[name][figure]:.4g} {words}" for name, words in METHODS.items())
 
     def forgotten(figures: dict) -> str:
         value, error = figures["forgetting_source"], figures["forgetting_source_standard_error"]
@@ -191,9 +191,9 @@ def explanation(summary: dict, output: Path) -> str:
 
     lines = [
         f"Learned:   FID to {pretrained['num_real']} real {summary['settings']['target']} drawings, lower is better:"
-        f" {three('fid_target')}; other real drawings have {pretrained['fid_floor']:.2f}.",
-        f"           KID (times 1000): {three('kid_target', 1000)}; other real drawings"
-        f" {1000 * pretrained['kid_floor']:.2f}. {output / 'samples.png'} shows samples.",
+        f" {three('fid_target')}; other real drawings have {pretrained['fid_floor']:.4g}.",
+        f"           KID likewise: {three('kid_target')}; other real drawings have {pretrained['kid_floor']:.4g}."
+        f" {output / 'samples.png'} shows samples.",
         f"Forgotten: the denoising loss on {pretrained['num_source']} source drawings changed by {forgotten(standard)}"
         f" (standard) and {forgotten(difftune)} (Diff-Tuning); {output / 'forgetting.png'} shows where.",
         f"Cost:      {standard['images_per_second']:.0f} images/s (standard), {difftune['images_per_second']:.0f}"

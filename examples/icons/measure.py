@@ -19,13 +19,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler
-from features import IconFeatures
+from diffusers import DiffusionPipeline
+from features import NAME, IconFeatures
 from finetune import DATA, RESOLUTION, target_file
 from PIL import Image
 from tqdm.auto import tqdm
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.bank.solver import solver_settings
 from diffusers_difftune.data.plan import counter_generator, seeded_order
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
@@ -41,19 +42,24 @@ def read_drawings(path: Path, count: int | None = None, seed: int = 0) -> tuple[
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), table["text"].to_pylist()
 
 
+def load_pipeline(folder: str | Path) -> DiffusionPipeline:
+    """A pipeline in full precision, on the accelerator if there is one."""
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    return pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def sample_images(
-    folder: str | Path,
+    pipeline: DiffusionPipeline,
     prompts: list[str],
     steps: int,
     guidance_scale: float,
     seed: int = 0,
     batch_size: int = 32,
-    title: str = "sampling",
+    title: str = "samples",
 ) -> torch.Tensor:
     """Samples by DPM-Solver++, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i of the seed."""
-    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
-    pipeline.to("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
+    scheduler_class, settings = solver_settings(pipeline.scheduler, "dpm++", steps)
+    pipeline.scheduler = scheduler_class.from_config(settings)
     pipeline.set_progress_bar_config(disable=True)
     side = RESOLUTION // pipeline.vae_scale_factor
     shape = (pipeline.unet.config.in_channels, side, side)
@@ -116,7 +122,7 @@ class Measurement:
             "source": read_drawings(DATA / "source_held_out.parquet", num_source, seed),
         }
         self.encoded = self.encode()
-        self.pretrained = self.losses(pretrained)
+        self.pretrained = self.losses(self.backbone.load_denoiser().to(self.device))
 
     def encode(self) -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Latents (posterior means) and prompt encodings of the held-out drawings."""
@@ -129,18 +135,19 @@ class Measurement:
         self.backbone.release_encoders()
         return encoded
 
-    def losses(self, folder: Path) -> dict[str, LossByLevel]:
+    def losses(self, denoiser: torch.nn.Module) -> dict[str, LossByLevel]:
         """The loss by noise level on held-out target and held-out source drawings."""
-        denoiser = self.backbone.load_denoiser(folder).to(self.device)
         return {
             name: denoising_loss_by_level(denoiser, self.backbone, self.objective, latents, condition, seed=self.seed)
             for name, (latents, condition) in self.encoded.items()
         }
 
-    def measure(self, folder: Path, title: str = "sampling") -> tuple[dict, dict[str, LossByLevel]]:
-        """The figures of one pipeline as they go into a JSON file, and its losses by noise level."""
-        losses = self.losses(folder)
-        images = sample_images(folder, self.prompts, self.steps, self.guidance_scale, self.seed, title=title)
+    def measure(self, folder: Path, title: str = "samples") -> tuple[dict, dict[str, LossByLevel]]:
+        """The figures of a pipeline or a checkpoint as they go into a JSON file, and its losses by noise level."""
+        denoiser = self.backbone.load_denoiser(folder).to(self.device)
+        losses = self.losses(denoiser)
+        pipeline = self.backbone.pipeline(denoiser, self.device, torch.float32)
+        images = sample_images(pipeline, self.prompts, self.steps, self.guidance_scale, self.seed, title=title)
         quality = fid_kid(self.real, extract_features(self.extractor, images, device=self.device), self.seed)
         forgotten, forgotten_error = forgetting(losses["source"], self.pretrained["source"])
         change, change_error = forgetting(losses["target"], self.pretrained["target"])
@@ -148,7 +155,7 @@ class Measurement:
             "fid_target": quality.fid,
             "kid_target": quality.kid,
             "kid_target_std": quality.kid_std,
-            "feature_set": f"{type(self.extractor).__name__}, {quality.feature_dimension} dimensions",
+            "feature_set": NAME,
             "num_generated": quality.num_generated,
             "num_real": quality.num_real,
             "sampling_steps": self.steps,
