@@ -43,7 +43,6 @@ sys.path.insert(0, str(ROOT / "examples" / "icons"))
 from finetune import PIPELINE, RESOLUTION, command_line, finetune, quiet, target_file  # noqa: E402
 from measure import read_drawings  # noqa: E402
 
-from diffusers_difftune.backbones import load_backbone  # noqa: E402
 from diffusers_difftune.cli import main as difftune  # noqa: E402
 
 
@@ -84,7 +83,9 @@ def flatten(results: dict, prefix: str = "") -> list[tuple[str, dict]]:
     """The comparisons in `results`, with their names, however deep they lie."""
     found = []
     for name, result in results.items():
-        if isinstance(result, dict) and all("median" in value for value in result.values()):
+        if isinstance(result, dict) and all(
+            isinstance(value, dict) and "median" in value for value in result.values()
+        ):
             found.append((prefix + name, result))
         elif isinstance(result, dict):
             found += flatten(result, f"{prefix}{name}, ")
@@ -93,9 +94,7 @@ def flatten(results: dict, prefix: str = "") -> list[tuple[str, dict]]:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     """All comparisons."""
-    bank_rates = compare(
-        {"bare_pipeline": lambda: bare_rate(arguments), "bank": lambda: bank_rate(arguments, folder)}, 3
-    )
+    bank_seconds = build_bank(arguments, folder)
 
     def rate(objective: str, **flags) -> Callable[[], float]:
         def run() -> float:
@@ -123,7 +122,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict:
         "data_path": compare(
             {"uncached": rate("standard", no_cache=True), "cached": rate("standard")}, arguments.pairs
         ),
-        "bank": bank_rates,
+        "bank": {"seconds": bank_seconds, "samples_per_second": BANK["bank_samples"] / bank_seconds},
     }
     if arguments.upstream:
         results["upstream"] = beside_upstream(arguments, folder)
@@ -159,9 +158,8 @@ def spread(values: list[float]) -> dict[str, float | list[float]]:
     return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "all": rounded}
 
 
-def bank_rate(arguments: argparse.Namespace, folder: Path) -> float:
-    """Samples per second of building a bank, with all that belongs to it; the bank is left in `folder / "bank"`."""
-    shutil.rmtree(folder / "bank", ignore_errors=True)
+def build_bank(arguments: argparse.Namespace, folder: Path) -> float:
+    """Builds the bank that Diff-Tuning trains with, and says how many seconds that took, all in all."""
     flags = {
         "pretrained_model_name_or_path": arguments.pipeline,
         "train_data_dir": target_file(TARGET, "train"),
@@ -173,26 +171,7 @@ def bank_rate(arguments: argparse.Namespace, folder: Path) -> float:
     started = time.perf_counter()
     if difftune(["bank", "build", *command_line(flags)]):
         sys.exit("The bank could not be built.")
-    return BANK["bank_samples"] / (time.perf_counter() - started)
-
-
-def bare_rate(arguments: argparse.Namespace) -> float:
-    """Samples per second of a plain loop over the pipeline, loading it included, at the same batch and steps."""
-    started = time.perf_counter()
-    _, prompts = read_drawings(target_file(TARGET, "train"), BANK["bank_samples"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pipeline = load_backbone(arguments.pipeline).pipeline(None, device, torch.float32)
-    pipeline.scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
-    for start in range(0, len(prompts), BANK["bank_batch_size"]):
-        pipeline(
-            prompts[start : start + BANK["bank_batch_size"]],
-            height=RESOLUTION,
-            width=RESOLUTION,
-            num_inference_steps=BANK["bank_steps"],
-            guidance_scale=1.0,
-            output_type="latent",
-        )
-    return len(prompts) / (time.perf_counter() - started)
+    return time.perf_counter() - started
 
 
 def beside_upstream(arguments: argparse.Namespace, folder: Path) -> dict | str:

@@ -1,0 +1,91 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The parts of the benchmark programs that figures depend on; the programs themselves are run by hand."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def paths(monkeypatch):
+    for folder in ("benchmarks", "examples/icons"):
+        monkeypatch.syspath_prepend(ROOT / folder)
+
+
+def test_comparison_takes_turns_and_gives_medians_of_ratios():
+    import throughput
+
+    order = []
+
+    def rate(name, values):
+        def run():
+            order.append(name)
+            return values.pop(0)
+
+        return run
+
+    result = throughput.compare({"old": rate("old", [10.0, 20.0, 40.0]), "new": rate("new", [15.0, 20.0, 80.0])}, 3)
+    assert order == ["old", "new", "new", "old", "old", "new"]
+    assert result["new_rate_over_old"] == {"median": 1.5, "min": 1.0, "max": 2.0, "all": [1.5, 1.0, 2.0]}
+    assert result["new_time_over_old"]["median"] == pytest.approx(2 / 3, abs=1e-4)
+    assert result["old_images_per_second"]["median"] == 20
+
+
+def test_steps_of_another_program_are_timed_by_its_progress_bar(tmp_path):
+    import throughput
+
+    program = tmp_path / "train.py"
+    program.write_text(
+        "import time\nfrom tqdm import tqdm\n"
+        "for i in tqdm(range(14), desc='Steps'):\n    time.sleep(0.3 if i < 10 else 0.05)\n"
+    )
+    assert 0.04 < throughput.seconds_per_step([sys.executable, str(program)], 14) < 0.25
+
+
+def test_a_program_that_does_not_run_is_reported_in_a_sentence(tmp_path, capsys):
+    import argparse
+
+    import throughput
+
+    upstream = tmp_path / "train_text_to_image.py"
+    upstream.write_text("import surely_absent\n")
+    arguments = argparse.Namespace(pipeline=tmp_path, batch_size=1, steps=12, pairs=1, upstream=upstream)
+    message = throughput.beside_upstream(arguments, tmp_path)
+    assert message.startswith("Not measured: train_text_to_image.py stopped with") and "surely_absent" in message
+
+
+def test_rate_of_a_run_leaves_out_its_first_ten_steps(tmp_path):
+    import finetune
+
+    rates = [1.0] * 10 + [5.0] * 10 + [7.0] * 10
+    lines = [json.dumps({"step": step + 1, "images_per_second": rate}) for step, rate in enumerate(rates)]
+    (tmp_path / "training_log.jsonl").write_text("\n".join(lines))
+    assert finetune.images_per_second(tmp_path) == 6.0
+
+
+def test_table_has_mean_and_deviation_over_seeds(tmp_path):
+    import retention_prompts
+
+    for seed, fid in ((1, 2.0), (2, 4.0)):
+        run = {"target": "fluent-emoji", "retention_prompts": "empty", "bank_guidance_scale": 1.0, "seed": seed}
+        figures = {"fid_target": fid, "kid_target": 0.5, "forgetting_source": 0.02, "loss_change_target": -0.1}
+        (tmp_path / f"{seed}.json").write_text(json.dumps(run | figures))
+    row = retention_prompts.table(tmp_path).splitlines()[-1]
+    assert row.startswith("| fluent-emoji | empty | 1.0 | 2 | 3.00 ± 1.41 | 0.500 ± 0.000 | 2.00 ± 0.00 |")
