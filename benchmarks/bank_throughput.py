@@ -13,11 +13,11 @@
 # limitations under the License.
 """How fast the knowledge bank samples, beside a bare loop over the pipeline: same batches, same steps, same sampler.
 
-The two take turns within one run, so that a machine that slows down meanwhile slows both. The bank's time has everything
-in it: shards, hashes, preview. Figures go to benchmarks/results/bank_throughput.json.
+The two take turns within one run, so that a machine that slows down meanwhile slows both. The bank's time has
+everything in it: shards, hashes, preview. Figures go to benchmarks/results/bank_throughput.json.
 
     python benchmarks/bank_throughput.py
-    python benchmarks/bank_throughput.py --pipeline stable-diffusion-v1-5 --resolution 512 --device cuda --dtype float16
+    python benchmarks/bank_throughput.py --pipeline FOLDER --resolution 512 --device cuda --dtype float16
 """
 
 import argparse
