@@ -14,10 +14,10 @@
 """Which sampler makes the best bank in the fewest steps.
 
 Two measurements. *Detail*: each sampler draws from Gaussian data, whose exact denoiser is known, under Stable
-Diffusion's noise schedule; of the data's standard deviation, how much do the samples have? (1 is right; less means that
-fine detail is averaged away, which retention would then teach the model.) *Distance*: all samplers follow the same path
-from noise to image, so on a real pipeline they should end where very many steps end; how far off are they, as a root
-mean square, relative to the samples' own deviation? Figures go to benchmarks/results/bank_solvers.json.
+Diffusion's noise schedule; of the data's standard deviation, how much do the samples have? (1 is right; less means
+that fine detail is averaged away, which retention would then teach.) *Distance*: all samplers follow the same
+path from noise to image, so on a real pipeline they should end where very many steps end; how far off are they, as a
+root mean square, relative to the samples' own deviation? Figures go to benchmarks/results/bank_solvers.json.
 
     python benchmarks/bank_solvers.py
     python benchmarks/bank_solvers.py --pipeline FOLDER --resolution 512 --device cuda
