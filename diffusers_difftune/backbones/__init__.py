@@ -26,6 +26,7 @@ class Backbone(Protocol):
     """What the rest of the library asks of a model family; [`StableDiffusionBackbone`] documents each part."""
 
     folder: Path
+    variant: str | None
     pipeline_class: type
     denoiser_name: str
     lora_target_modules: tuple[str, ...]

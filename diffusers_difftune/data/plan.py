@@ -20,7 +20,7 @@ micro-steps only select positions, so 8×1 = 4×2 = 1×8, one process equals two
 import zlib
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -66,7 +66,7 @@ class BatchPlan:
     num_target: int
     num_source: int = 0
 
-    @property
+    @cached_property
     def share(self) -> Fraction:
         """The requested share as the decimal fraction that was written."""
         return Fraction(str(self.source_share))

@@ -119,7 +119,7 @@ def prepare(
     """Brings a batch to the device, encodes what was not cached, and adds noise."""
     device = accelerator.device
     latents, condition = batch.latents, batch.condition
-    if batch.pixel_values is not None:
+    if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
         mean, std = backbone.encode_images(batch.pixel_values.to(device))
         drawn = backbone.scale_latents(mean + std * batch.posterior_noise.to(device))
         latents = latents.to(device)

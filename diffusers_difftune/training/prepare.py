@@ -42,8 +42,7 @@ def open_target(run: Run) -> TargetData | StreamedTarget:
     """Opens and checks the target data, as a stream with `--streaming`."""
     if run.config.streaming:
         return StreamedTarget(run.config, run.seed, run.config.cache_dir)
-    with run.accelerator.main_process_first():
-        return load_target_data(run.config, run.seed, run.config.cache_dir)
+    return load_target_data(run.config, run.seed, run.config.cache_dir)
 
 
 def bank_size(run: Run, total_steps: int) -> int:
@@ -76,9 +75,8 @@ def open_bank(run: Run, backbone: Backbone) -> KnowledgeBank | None:
         place = own
     if place is None:
         return None
-    with run.accelerator.main_process_first():
-        bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
-        return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+    bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
+    return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
 
 
 def is_complete_bank(folder: Path) -> bool:

@@ -38,6 +38,8 @@ from diffusers.optimization import get_scheduler
 from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
+from ..data.dataset import check_resolution
+from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
 from .checkpoint import find_checkpoint, read_settings
@@ -82,7 +84,7 @@ class Run:
     @property
     def cache_dir(self) -> Path:
         """Where cached encodings and file hashes are kept."""
-        return Path(self.config.cache_dir or Path.home() / ".cache" / "huggingface") / "difftune"
+        return difftune_cache_dir(self.config.cache_dir)
 
     def total_steps(self, num_target: int) -> int:
         """Optimiser steps of the run."""
@@ -142,17 +144,11 @@ def start_run(config: Any) -> Run:
 def find_backbone(run: Run) -> Backbone:
     """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
     config = run.config
-    with run.accelerator.main_process_first():
-        folder = pipeline_folder(
-            config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
-        )
+    folder = pipeline_folder(
+        config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
+    )
     backbone = load_backbone(folder, config.variant)
-    if config.resolution % backbone.vae_scale_factor:
-        step = backbone.vae_scale_factor
-        raise DiffTuneError(
-            f"--resolution is {config.resolution}; this model needs a multiple of {step}, for example"
-            f" {max(step, round(config.resolution / step) * step)}."
-        )
+    check_resolution(config.resolution, backbone.vae_scale_factor)
     return backbone
 
 
