@@ -361,18 +361,22 @@ def another_resolution(lab: Lab) -> None:
 def a_crop_in_the_centre(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     assert not same(lab.run(**wide, center_crop=True), lab.shared(**wide))
+    assert not same(lab.run(**wide, center_crop=True, no_cache=True), lab.shared(**wide, no_cache=True))
     assert same(lab.run(center_crop=True), lab.plain), "square images have one crop"
 
 
 @row("random_flip")
 def flips(lab: Lab) -> None:
-    assert not same(lab.run(random_flip=True), lab.plain)
+    flipped = lab.run(random_flip=True)
+    assert not same(flipped, lab.plain)
+    assert is_close(lab.run(random_flip=True, no_cache=True), flipped)
 
 
 @row("image_interpolation_mode")
 def interpolation(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
-    assert not same(lab.run(**wide, image_interpolation_mode="nearest"), lab.shared(**wide))
+    for cache in ({}, {"no_cache": True}):
+        assert not same(lab.run(**wide, **cache, image_interpolation_mode="nearest"), lab.shared(**wide, **cache))
     assert "--image_interpolation_mode" in lab.refused(image_interpolation_mode="sinc").replace("Argument ", "")
 
 
