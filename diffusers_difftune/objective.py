@@ -181,12 +181,16 @@ class DiffTuningObjective:
 
         Returns:
             [`NoisyBatch`]: x_t, t, the target and the loss weights, on the device of `latents`.
+
+        Raises:
+            DiffTuneError: `draws` lack the numbers of the noise offset or of the input perturbation.
         """
         if draws is None:
             draws = self.draw(latents, generator)
         device = latents.device
         is_source = is_source.to(draws.uniform.device)
-        index = torch.where(is_source, *(draw_levels(law, draws.uniform) for law in reversed(self.laws)))
+        psi_law, xi_law = self.laws
+        index = torch.where(is_source, draw_levels(xi_law, draws.uniform), draw_levels(psi_law, draws.uniform))
         weight = self.weights.to(index.device, torch.float32)[is_source.long(), index].to(device)
 
         def at_level(values: torch.Tensor) -> torch.Tensor:
@@ -198,9 +202,13 @@ class DiffTuningObjective:
         is_target = (~is_source).view(per_row)
         noise = draws.noise.to(latents)
         if self.noise_offset:
+            if draws.offset is None:
+                raise DiffTuneError("The objective has a noise_offset, but the draws have no offset.")
             noise = noise + self.noise_offset * is_target * draws.offset.to(latents)
         input_noise = noise
         if self.input_perturbation:
+            if draws.perturbation is None:
+                raise DiffTuneError("The objective has an input_perturbation, but the draws have no perturbation.")
             input_noise = noise + self.input_perturbation * is_target * draws.perturbation.to(latents)
         return NoisyBatch(
             sample=(signal * latents + sigma * input_noise).to(latents.dtype),

@@ -95,6 +95,7 @@ class PlannedBatches(Dataset):
         bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
         empty_source_prompts (`bool`, *optional*, defaults to `False`):
             Give source rows the empty prompt instead of the one they were made with.
+        empty_prompts (`float`, *optional*, defaults to 0.0): Fraction of target rows that get the empty prompt.
         random_flip (`bool`, *optional*, defaults to `False`): Flip half of the target rows.
         center_crop (`bool`, *optional*, defaults to `False`): Without caches: crop in the centre.
         with_offset (`bool`, *optional*, defaults to `False`): Draw numbers for the noise offset.
@@ -114,6 +115,7 @@ class PlannedBatches(Dataset):
     scale_latents: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
     bank: "KnowledgeBank | None" = None
     empty_source_prompts: bool = False
+    empty_prompts: float = 0.0
     random_flip: bool = False
     center_crop: bool = False
     with_offset: bool = False
@@ -169,6 +171,8 @@ class PlannedBatches(Dataset):
 
         image, captions = self.target.example(slot)
         row.prompt = captions[random.integer("caption", len(captions)) if len(captions) > 1 else 0]
+        if self.empty_prompts and random.uniform("empty prompt") < self.empty_prompts:
+            row.prompt = ""
         flip = self.random_flip and random.uniform("flip") < 0.5
         row.posterior_noise = random.normal("posterior", self.latent_shape)
         if self.images is not None:

@@ -82,6 +82,10 @@ def check_ranges(config: Any) -> None:
                 raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
+    if not 0 <= config.proportion_empty_prompts <= 1:
+        raise DiffTuneError(
+            f"--proportion_empty_prompts is {config.proportion_empty_prompts}; it must be at least 0 and at most 1."
+        )
     if config.snr_gamma is not None and config.snr_gamma <= 0:
         raise DiffTuneError(f"--snr_gamma is {config.snr_gamma}; it must be above 0 (5.0 is recommended).")
     if config.max_grad_norm <= 0:

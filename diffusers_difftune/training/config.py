@@ -62,6 +62,9 @@ class DataConfig:
         choices=["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"],
     )
     dataloader_num_workers: int = flag("Processes that prepare batches; 0 prepares them in the main process.", 0)
+    proportion_empty_prompts: float = flag(
+        "Fraction of target rows whose caption is replaced by the empty prompt, for classifier-free guidance.", 0.0
+    )
     crops_per_image: int = flag("How many seeded random crops of an image that is not square are cached.", 4)
     no_cache: bool = flag("Encode images and captions in every step instead of once (upstream's behaviour).", False)
     streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)

@@ -157,6 +157,8 @@ def make_batches(
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
+        if config.proportion_empty_prompts:
+            wanted = [*wanted, ""]
         prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
         backbone.release_encoders()
     else:
@@ -181,6 +183,7 @@ def make_batches(
         scale_latents=backbone.scale_latents,
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
+        empty_prompts=config.proportion_empty_prompts,
         random_flip=config.random_flip,
         center_crop=config.center_crop,
         with_offset=objective.noise_offset > 0,
@@ -195,6 +198,7 @@ def run_settings(
     config = run.config
     names = [
         "resolution", "center_crop", "random_flip", "crops_per_image", "image_interpolation_mode", "no_cache", "streaming",
+        "proportion_empty_prompts",
         "objective", "retention_weight", "reconsolidation_power", "retention_power", "coefficients", "retention_target",
         "retention_prompts", "prediction_type", "snr_gamma", "noise_offset",
     ]  # fmt: skip
