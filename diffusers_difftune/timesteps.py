@@ -20,6 +20,7 @@ which never rises (Zhong et al., NeurIPS 2024, "Diff-Tuning objective").
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, PNDMScheduler
@@ -28,7 +29,7 @@ from .errors import DiffTuneError
 
 
 DIFFUSION_SCHEDULERS = (DDPMScheduler, DDIMScheduler, PNDMScheduler)
-NoiseScheduler = DDPMScheduler | DDIMScheduler | PNDMScheduler | FlowMatchEulerDiscreteScheduler
+NoiseScheduler: TypeAlias = DDPMScheduler | DDIMScheduler | PNDMScheduler | FlowMatchEulerDiscreteScheduler
 
 
 @dataclass(frozen=True)

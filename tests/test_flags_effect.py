@@ -734,7 +734,9 @@ def source_share(lab: Lab) -> None:
 
 @row("retention_weight")
 def retention_weight(lab: Lab) -> None:
-    first = lab.tuned(source_share=0.5, retention_weight=0.5).log[0]
+    heavy = lab.tuned(source_share=0.5, retention_weight=0.5)
+    assert heavy.moved(lab.half) > 1e-5
+    first = heavy.log[0]
     assert first["loss"] == pytest.approx(first["loss_reconsolidation"] + 0.5 * first["loss_retention"], rel=1e-6)
     assert "--retention_weight is -1.0" in lab.refused(objective="difftune", retention_weight=-1.0)
 

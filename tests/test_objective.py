@@ -436,6 +436,14 @@ def test_bad_values_are_one_sentence(options, said):
     assert said in message and message.endswith(".") and "\n" not in message
 
 
+@pytest.mark.parametrize(("option", "missing"), [("noise_offset", "offset"), ("input_perturbation", "perturbation")])
+def test_draws_that_lack_numbers_are_refused(option, missing):
+    latents, draws = batch(5)
+    setattr(draws, missing, None)
+    with pytest.raises(DiffTuneError, match=rf"{option}.* no {missing}\.$"):
+        DiffTuningObjective(DDPMScheduler(), **{option: 0.1}).add_noise(latents, alternate(5), draws)
+
+
 def test_rows_of_one_half_alone():
     """A micro-step may hold rows of one half only; the other half's loss is 0, not nan."""
     objective = DiffTuningObjective(DDPMScheduler())
