@@ -108,7 +108,7 @@ class DiffTuningConfig:
     )
     bank_samples: int | None = flag("Samples to build. Default: as many as the run will draw, at most 1000.")
     bank_prompts: str = flag(
-        "captions (of the target data), empty, or a text file with one prompt a line.", "captions"
+        "captions (of the target data), empty, a text file with one prompt a line, or DATASET#COLUMN.", "captions"
     )
     bank_steps: int = flag("Sampling steps per sample.", 50)
     bank_solver: str = flag("The sampler.", "ddim", choices=["ddim", "dpm++", "unipc", "euler"])

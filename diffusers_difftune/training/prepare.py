@@ -21,7 +21,7 @@ from typing import Any
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.build import build_bank
-from ..bank.fingerprint import weights_fingerprint
+from ..bank.fingerprint import hub_commit, weights_fingerprint
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
 from ..data.batches import PlannedBatches
@@ -112,7 +112,7 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         resolution=config.resolution,
         latent_shape=backbone.latent_shape(config.resolution),
         model=config.pretrained_model_name_or_path,
-        revision=config.revision,
+        revision=hub_commit(backbone.folder) or config.revision,
         weights_fingerprint=fingerprint(run, backbone),
         prompt_source=config.bank_prompts,
         batch_size=config.bank_batch_size,
