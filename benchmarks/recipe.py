@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--images", type=int, default=200, help="Samples for FID and KID, if there are as many drawings."
     )
-    parser.add_argument("--source", type=int, default=200, help="Source drawings that the forgetting is measured on.")
+    parser.add_argument("--rows", type=int, default=128, help="Drawings that the loss by noise level is measured on.")
     parser.add_argument("--sampling_steps", type=int, default=15)
     parser.add_argument("--guidance_scale", type=float, default=3.0, help="Guidance of the samples that are measured.")
     parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to fine-tune.")
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
             arguments.pipeline,
             arguments.target,
             arguments.images,
-            arguments.source,
+            arguments.rows,
             arguments.sampling_steps,
             arguments.guidance_scale,
             seed=1,  # other noise than the demo's

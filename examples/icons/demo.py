@@ -39,8 +39,8 @@ from diffusers_difftune.evaluation.plots import plot_forgetting
 
 
 SEED = 0
-FULL = {"steps": 150, "batch": 32, "bank": 256, "bank_steps": 25, "images": 200, "source": 200, "sampling_steps": 15}
-QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "images": 66, "source": 4, "sampling_steps": 2}
+FULL = {"steps": 150, "batch": 32, "bank": 256, "bank_steps": 25, "images": 200, "rows": 128, "sampling_steps": 15}
+QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "images": 66, "rows": 4, "sampling_steps": 2}
 GUIDANCE = 3.0
 COLUMNS = 8
 METHODS = {"pretrained": "(pretrained)", "standard": "(standard)", "difftune": "(Diff-Tuning)"}
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
     figures, losses = {}, {}
     with clock.stage("measure", f"Measuring: {size['images']} samples of each model, and its loss by noise level"):
         measurement = Measurement(
-            arguments.pipeline, arguments.target, size["images"], size["source"], size["sampling_steps"], GUIDANCE
+            arguments.pipeline, arguments.target, size["images"], size["rows"], size["sampling_steps"], GUIDANCE
         )
         for name, folder in folders.items():
             figures[name], losses[name] = measurement.measure(folder, name)

@@ -91,7 +91,7 @@ class Measurement:
         target (`str`): One of `TARGETS`.
         num_images (`int`): Samples for FID and KID, at most as many as there are held-out target drawings, whose
             captions they are made from and whose drawings they are compared with.
-        num_source (`int`): Held-out source drawings that the forgetting is measured on.
+        num_rows (`int`): Held-out drawings, of the target and of the source sets each, for the loss by noise level.
         steps (`int`): Sampling steps.
         guidance_scale (`float`): Classifier-free guidance of the samples.
         seed (`int`, *optional*, defaults to 0): Seed of drawings, noise and samples; another than the training's.
@@ -102,7 +102,7 @@ class Measurement:
         pretrained: Path,
         target: str,
         num_images: int,
-        num_source: int,
+        num_rows: int,
         steps: int,
         guidance_scale: float,
         seed: int = 0,
@@ -115,14 +115,17 @@ class Measurement:
 
         images, self.prompts = read_drawings(target_file(target, "held_out"), num_images, seed)
         others, _ = read_drawings(target_file(target, "train"), len(images), seed)
-        self.real = extract_features(self.extractor, images, device=self.device)
-        self.floor = real_floor(self.real, extract_features(self.extractor, others, device=self.device), seed)
+        self.real = self.features(images)
+        self.floor = real_floor(self.real, self.features(others), seed)
         self.data = {
-            "target": (images, self.prompts),
-            "source": read_drawings(DATA / "source_held_out.parquet", num_source, seed),
+            "target": (images[:num_rows], self.prompts[:num_rows]),
+            "source": read_drawings(DATA / "source_held_out.parquet", num_rows, seed),
         }
         self.encoded = self.encode()
         self.pretrained = self.losses(self.backbone.load_denoiser().to(self.device))
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return extract_features(self.extractor, images, batch_size=16, device=self.device)
 
     def encode(self) -> dict[str, tuple[torch.Tensor, dict[str, torch.Tensor]]]:
         """Latents (posterior means) and prompt encodings of the held-out drawings."""
@@ -145,10 +148,10 @@ class Measurement:
     def measure(self, folder: Path, title: str = "samples") -> tuple[dict, dict[str, LossByLevel]]:
         """The figures of a pipeline or a checkpoint as they go into a JSON file, and its losses by noise level."""
         denoiser = self.backbone.load_denoiser(folder).to(self.device)
-        losses = self.losses(denoiser)
+        losses = self.pretrained if folder == self.backbone.folder else self.losses(denoiser)
         pipeline = self.backbone.pipeline(denoiser, self.device, torch.float32)
         images = sample_images(pipeline, self.prompts, self.steps, self.guidance_scale, self.seed, title=title)
-        quality = fid_kid(self.real, extract_features(self.extractor, images, device=self.device), self.seed)
+        quality = fid_kid(self.real, self.features(images), self.seed)
         forgotten, forgotten_error = forgetting(losses["source"], self.pretrained["source"])
         change, change_error = forgetting(losses["target"], self.pretrained["target"])
         return {
@@ -166,6 +169,7 @@ class Measurement:
             "forgetting_source": forgotten,
             "forgetting_source_standard_error": forgotten_error,
             "num_source": len(self.data["source"][1]),
+            "num_target": len(self.data["target"][1]),
             "loss_change_target": change,
             "loss_change_target_standard_error": change_error,
         }, losses
