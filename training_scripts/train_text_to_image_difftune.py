@@ -35,7 +35,13 @@ from dataclasses import dataclass
 
 from diffusers_difftune.adapters import FullDenoiser
 from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.config import DataConfig, DiffTuningConfig, FullFineTuningConfig, ModelConfig, RunConfig
+from diffusers_difftune.training.config import (
+    DataConfig,
+    DiffTuningConfig,
+    FullFineTuningConfig,
+    ModelConfig,
+    RunConfig,
+)
 from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes

@@ -130,7 +130,11 @@ class StableDiffusionBackbone:
         return {"encoder_hidden_states": self.text_encoder(ids.to(self.text_encoder.device))[0].float()}
 
     def predict(
-        self, denoiser: torch.nn.Module, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
+        self,
+        denoiser: torch.nn.Module,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: dict[str, torch.Tensor],
     ) -> torch.Tensor:
         """The denoiser's output for x_t, of the shape of `sample`."""
         return denoiser(sample, timesteps, condition["encoder_hidden_states"], return_dict=False)[0]

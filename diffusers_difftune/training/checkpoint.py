@@ -66,7 +66,9 @@ def join_optimizer_state(tensors: dict[str, torch.Tensor], scalars: dict[str, An
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return sorted((path for path in found if path.name.split("-")[1].isdigit()), key=lambda p: int(p.name.split("-")[1]))
+    return sorted(
+        (path for path in found if path.name.split("-")[1].isdigit()), key=lambda p: int(p.name.split("-")[1])
+    )
 
 
 def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
@@ -87,7 +89,9 @@ def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
     if resume_from == "latest":
         checkpoints = list_checkpoints(output_dir)
         if not checkpoints:
-            logger.warning("--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir)
+            logger.warning(
+                "--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir
+            )
         return checkpoints[-1] if checkpoints else None
     for path in (Path(resume_from), output_dir / resume_from):
         if (path / STATE_FILE).is_file():

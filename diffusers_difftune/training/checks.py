@@ -65,7 +65,9 @@ def check_flags(config: Any) -> None:
         DiffTuneError: A flag is missing, out of range, or conflicts with another one.
     """
     if not config.pretrained_model_name_or_path:
-        raise DiffTuneError("--pretrained_model_name_or_path is missing; give a pipeline folder or a model id on the Hub.")
+        raise DiffTuneError(
+            "--pretrained_model_name_or_path is missing; give a pipeline folder or a model id on the Hub."
+        )
     if config.dataset_name is None and config.train_data_dir is None:
         raise DiffTuneError("There is no data to train on; give --dataset_name or --train_data_dir.")
     check_ranges(config)
@@ -115,6 +117,11 @@ def check_conflicts(config: Any) -> None:
         raise DiffTuneError("--streaming does not know how long an epoch is; give --max_train_steps.")
     if config.streaming and config.verify_cache:
         raise DiffTuneError("--verify_cache has no use with --streaming, which caches nothing; leave one of them out.")
+    if getattr(config, "non_ema_revision", None) and Path(config.pretrained_model_name_or_path).is_dir():
+        raise DiffTuneError(
+            f"--non_ema_revision is a revision on the Hub, and {config.pretrained_model_name_or_path} is a folder; leave"
+            " it out, or give the model id."
+        )
     if config.report_to == "wandb" and config.hub_token is not None:
         raise DiffTuneError(
             "--report_to wandb would upload --hub_token with the settings; log in with `hf auth login` and leave it out."

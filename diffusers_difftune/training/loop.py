@@ -72,7 +72,11 @@ def train(
         )
     )
     progress = tqdm(
-        total=total_steps, initial=start_step, desc="Training", unit="step", disable=not accelerator.is_local_main_process
+        total=total_steps,
+        initial=start_step,
+        desc="Training",
+        unit="step",
+        disable=not accelerator.is_local_main_process,
     )
     model.train()
     for step in range(start_step, total_steps):
@@ -131,7 +135,11 @@ def prepare(
 
 
 def dream(
-    noisy: NoisyBatch, condition: dict[str, torch.Tensor], model: torch.nn.Module, backbone: Backbone, preservation: float
+    noisy: NoisyBatch,
+    condition: dict[str, torch.Tensor],
+    model: torch.nn.Module,
+    backbone: Backbone,
+    preservation: float,
 ) -> NoisyBatch:
     """DREAM (Zhou et al., 2023) on the target rows: moves x_t and the target towards the model's own answer."""
     sample, target = compute_dream_and_update_latents(
@@ -152,7 +160,11 @@ def dream(
 
 @torch.no_grad()
 def pretrained_prediction(
-    trained: Trained, backbone: Backbone, noisy: NoisyBatch, condition: dict[str, torch.Tensor], accelerator: Accelerator
+    trained: Trained,
+    backbone: Backbone,
+    noisy: NoisyBatch,
+    condition: dict[str, torch.Tensor],
+    accelerator: Accelerator,
 ) -> torch.Tensor:
     """What the pretrained denoiser answers to this batch."""
     model, context = trained.pretrained_model()

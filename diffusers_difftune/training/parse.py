@@ -44,7 +44,9 @@ class Parser(HfArgumentParser):
         )
         self.add_argument("--config", metavar="FILE", help="A YAML file of flags; the command line wins over it.")
         # A script may give a flag of a shared group another default.
-        self.set_defaults(**{f.name: f.default for f in dataclasses.fields(config_class) if f.default is not dataclasses.MISSING})
+        self.set_defaults(
+            **{f.name: f.default for f in dataclasses.fields(config_class) if f.default is not dataclasses.MISSING}
+        )
 
     def error(self, message: str) -> None:
         raise DiffTuneError(message[:1].upper() + message[1:].rstrip(".") + ".")
@@ -102,7 +104,9 @@ def convert(value: Any, action: argparse.Action, path: Path) -> Any:
         converted = [action.type(str(v)) for v in value] if isinstance(value, list) else action.type(str(value))
     except (ValueError, argparse.ArgumentTypeError) as error:
         kind = getattr(action.type, "__name__", "value")
-        raise DiffTuneError(f"--config {path} sets {action.dest} to {value!r}, which is not a valid {kind}.") from error
+        raise DiffTuneError(
+            f"--config {path} sets {action.dest} to {value!r}, which is not a valid {kind}."
+        ) from error
     if action.choices is not None and converted not in action.choices:
         choices = ", ".join(map(str, action.choices))
         raise DiffTuneError(f"--config {path} sets {action.dest} to {value!r}; it must be one of {choices}.")

@@ -13,6 +13,7 @@
 # limitations under the License.
 """What a run makes once before it trains: the knowledge bank, the cached encodings, and from them the batches."""
 
+import dataclasses
 import hashlib
 import logging
 from pathlib import Path
@@ -31,11 +32,36 @@ from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..objective import DiffTuningObjective
+from .checks import uses_bank
 from .run import Run
 
 
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
+# The flags that decide the course of a run, beside its seed, model, data and bank.
+DECISIVE_FLAGS = (
+    *(
+        "resolution",
+        "center_crop",
+        "random_flip",
+        "crops_per_image",
+        "image_interpolation_mode",
+        "no_cache",
+        "streaming",
+    ),
+    *("proportion_empty_prompts", "objective", "retention_weight", "reconsolidation_power", "retention_power"),
+    *("coefficients", "retention_target", "retention_prompts", "prediction_type", "snr_gamma", "noise_offset"),
+    *(
+        "input_perturbation",
+        "dream_training",
+        "dream_detail_preservation",
+        "learning_rate",
+        "scale_lr",
+        "lr_scheduler",
+    ),
+    *("lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "use_8bit_adam"),
+    *("max_grad_norm", "use_ema", "mixed_precision", "rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+)
 
 
 def open_target(run: Run) -> TargetData | StreamedTarget:
@@ -196,18 +222,22 @@ def run_settings(
 ) -> dict[str, Any]:
     """What decides the course of a run, so that a checkpoint is only resumed where it means the same."""
     config = run.config
-    names = [
-        "resolution", "center_crop", "random_flip", "crops_per_image", "image_interpolation_mode", "no_cache", "streaming",
-        "proportion_empty_prompts",
-        "objective", "retention_weight", "reconsolidation_power", "retention_power", "coefficients", "retention_target",
-        "retention_prompts", "prediction_type", "snr_gamma", "noise_offset",
-    ]  # fmt: skip
+    flags = dataclasses.asdict(config)
+    unused = (
+        set()
+        if uses_bank(config)
+        else {"retention_weight", "retention_power", "retention_target", "retention_prompts"}
+    )
+    if config.objective == "standard":
+        unused |= {"reconsolidation_power", "coefficients"}
     return {
         "seed": run.seed,
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
-        "knowledge_bank": None if config.knowledge_bank is None else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
-        **{name: getattr(config, name) for name in names},
+        "knowledge_bank": None
+        if config.knowledge_bank is None
+        else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
+        **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
     }

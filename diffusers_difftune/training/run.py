@@ -175,7 +175,9 @@ def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float
             )
         except OSError as error:
             reason = " ".join(str(error).split())[:300]
-            raise DiffTuneError(f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {reason}") from error
+            raise DiffTuneError(
+                f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {reason}"
+            ) from error
     if config.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if config.enable_xformers_memory_efficient_attention:

@@ -109,7 +109,9 @@ def log_images(run: Run, images: list[Image.Image], prompts: list[str], step: in
     """Hands the images to the trackers that show images."""
     for tracker in run.accelerator.trackers:
         if tracker.name == "tensorboard":
-            tracker.log_images({"validation": np.stack([np.asarray(i) for i in images])}, step=step, dataformats="NHWC")
+            tracker.log_images(
+                {"validation": np.stack([np.asarray(i) for i in images])}, step=step, dataformats="NHWC"
+            )
         elif tracker.name == "wandb":
             import wandb
 

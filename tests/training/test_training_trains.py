@@ -35,7 +35,13 @@ def test_every_weight_of_the_denoiser_changes_and_nothing_else(tiny_pipeline, ti
 
 def test_only_lora_changes(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
     folder = run(LORA, tiny_pipeline, tiny_images, tmp_path, "--lora_target_modules to_q to_v --rank 2 --lora_alpha 6")
-    first = run(LORA, tiny_pipeline, tiny_images, tmp_path / "none", "--learning_rate 0 --lora_target_modules to_q to_v --rank 2")
+    first = run(
+        LORA,
+        tiny_pipeline,
+        tiny_images,
+        tmp_path / "none",
+        "--learning_rate 0 --lora_target_modules to_q to_v --rank 2",
+    )
     trained, untrained = (load_file(f / "pytorch_lora_weights.safetensors") for f in (folder, first))
     assert trained.keys() == untrained.keys()
     assert all("to_q" in name or "to_v" in name for name in trained)
@@ -51,7 +57,9 @@ def test_only_lora_changes(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("script", [FULL, LORA])
-def test_all_trainable_weights_get_gradients_and_clipping_clips(script, tiny_pipeline, tiny_images, tmp_path, monkeypatch):
+def test_all_trainable_weights_get_gradients_and_clipping_clips(
+    script, tiny_pipeline, tiny_images, tmp_path, monkeypatch
+):
     seen = []
 
     def watch(optimizer, closure=None):
@@ -74,7 +82,9 @@ def test_all_trainable_weights_get_gradients_and_clipping_clips(script, tiny_pip
 
 
 def test_the_run_folder_is_as_documented(tiny_pipeline, tiny_images, tmp_path):
-    flags = "--use_ema --checkpointing_steps 2 --checkpoints_total_limit 1 --validation_prompts a b --validation_steps 2"
+    flags = (
+        "--use_ema --checkpointing_steps 2 --checkpoints_total_limit 1 --validation_prompts a b --validation_steps 2"
+    )
     folder = run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
     StableDiffusionPipeline.from_pretrained(folder)
     assert [path.name for path in folder.glob("checkpoint-*")] == ["checkpoint-4"]
