@@ -1,0 +1,71 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`make demo` from end to end, with a tiny pipeline and too few steps to learn anything."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+
+ICONS = Path(__file__).parents[1] / "examples" / "icons"
+
+
+@pytest.fixture
+def demo(monkeypatch):
+    monkeypatch.syspath_prepend(ICONS)
+    import demo
+
+    return demo
+
+
+def test_demo_writes_what_it_promises(demo, tiny_pipeline, tmp_path, capsys):
+    demo.main(["--quick", "--target", "flat-color-icons", "--pipeline", str(tiny_pipeline), "--output", str(tmp_path)])
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["settings"]["steps"] == demo.QUICK["steps"]
+    for method in ("standard", "difftune"):
+        figures = summary[method]
+        for name in ("images_per_second", "fid_target", "kid_target", "fid_floor", "kid_floor", "forgetting_source"):
+            assert math.isfinite(figures[name]), name
+        assert figures["num_generated"] == figures["num_real"] == demo.QUICK["images"] > 0
+        assert figures["feature_set"] and figures["sampling_steps"] and figures["guidance_scale"]
+        log = [json.loads(line) for line in (tmp_path / method / "training_log.jsonl").read_text().splitlines()]
+        assert [line["samples_seen"] for line in log] == [4, 8, 12, 16]  # equal budgets
+        assert any(line["loss_retention"] for line in log) == (method == "difftune")
+        DiffusionPipeline.from_pretrained(tmp_path / method)
+    assert summary["pretrained"]["forgetting_source"] == 0
+    assert summary["standard"]["forgetting_source"] != summary["difftune"]["forgetting_source"]
+    for name in ("samples.png", "forgetting.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert picture.width > 1200 and picture.height > 800
+
+    printed = capsys.readouterr().out.strip().splitlines()
+    explanation = printed[-5:]
+    assert [line.split(":")[0].strip() for line in explanation][::2] == ["Learned", "Forgotten", "Details"]
+    assert "samples.png" in explanation[1] and "summary.json" in explanation[4]
+
+
+def test_samples_do_not_depend_on_the_batch(demo, tiny_pipeline):
+    prompts = ["a red square", "a blue bar", "a green cross"]
+    together, apart = (
+        demo.sample_images(demo.load_pipeline(tiny_pipeline), prompts, steps=2, guidance_scale=2.0, batch_size=size)
+        for size in (3, 2)
+    )
+    assert together.dtype == torch.uint8 and together.shape == (3, 3, 32, 32)
+    assert (together.int() - apart.int()).abs().max() <= 1
