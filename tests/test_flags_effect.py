@@ -788,6 +788,14 @@ def without_caches(lab: Lab) -> None:
     assert "--max_train_steps" in lab.refused(streaming=True, max_train_steps=None)
 
 
+@row("proportion_empty_prompts")
+def emptied_prompts(lab: Lab) -> None:
+    assert not same(lab.run(proportion_empty_prompts=1), lab.plain), "other prompts than the captions"
+    unmoved = lab.run(proportion_empty_prompts=1e-9)
+    assert same(unmoved, lab.plain), "no other draw moves"
+    assert "--proportion_empty_prompts" in lab.refused(proportion_empty_prompts=1.5)
+
+
 @row("crops_per_image")
 def crops(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}

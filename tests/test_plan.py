@@ -47,6 +47,7 @@ PURPOSES = [
     "crop",
     "crop_top",
     "crop_left",
+    "empty prompt",
     "caption",
 ]
 PURPOSES += ["target order", "source order", "bank", "cached crop", "forgetting"]
