@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, required=True, help="a pipeline of build_pipeline.py")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--train", type=Path, default=HERE / "raw" / "source_train.parquet")
-    parser.add_argument("--max_train_steps", type=int, default=12000)
+    parser.add_argument("--max_train_steps", type=int, default=9000)
     parser.add_argument("--mixed_precision", default="no")
     parser.add_argument("--seed", type=int, default=0)
     args, more = parser.parse_known_args()
@@ -70,6 +70,7 @@ def main() -> None:
         *("--adam_beta2", "0.99"),
         *("--snr_gamma", "5"),
         "--use_ema",
+        "--foreach_ema",
         *("--mixed_precision", args.mixed_precision),
         *("--seed", str(args.seed)),
         *("--checkpointing_steps", "500"),
