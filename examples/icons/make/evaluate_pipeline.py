@@ -16,8 +16,8 @@
     python examples/icons/make/evaluate_pipeline.py --pipeline examples/icons/pipeline --output_dir runs/evaluation
 
 Writes `report.json` and `samples.png`:
-- how often the true name is among the 5 best of 100 by the contrastive model, for samples of 200 names of source drawings and,
-  beside it, for the real drawings of these names;
+- how often the true name is among the 5 best of 100 by the contrastive model, for samples of 200 names of source drawings; beside
+  it, for the real drawings of these names, for these blurred to 4x4 pixels (what colours alone are worth) and for others;
 - FID and KID (features.py) of samples against held-out source drawings, beside real training drawings against them.
 """
 
@@ -28,6 +28,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from captions import core
 from common import read_parquet, to_float
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
@@ -62,16 +63,18 @@ def sample(pipeline: StableDiffusionPipeline, prompts: list[str], args: argparse
 
 
 @torch.no_grad()
-def top5_of_100(model: CLIPModel, tokenizer: CLIPTokenizer, images: torch.Tensor, names: list[str]) -> float:
-    """Share of the images whose own name is among the 5 best of itself and 99 of the other names, seeded."""
+def best_of_100(
+    model: CLIPModel, tokenizer: CLIPTokenizer, images: torch.Tensor, names: list[str]
+) -> dict[str, float]:
+    """Share of the images whose own name is the best, or among the 5 best, of itself and 99 other names, seeded."""
     ids = tokenizer(names, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
     scores = embed_images(model, to_float(images)) @ embed_texts(model, ids, tokenizer.eos_token_id)[0].T
-    generator, hits = torch.Generator().manual_seed(0), 0
+    generator, ranks = torch.Generator().manual_seed(0), []
     for i in range(len(names)):
         order = torch.randperm(len(names), generator=generator)
         others = order[order != i][:99]
-        hits += int((scores[i, others] >= scores[i, i]).sum() < 5)
-    return hits / len(names)
+        ranks.append(int((scores[i, others] >= scores[i, i]).sum()))
+    return {"top5": sum(r < 5 for r in ranks) / len(names), "top1": sum(r < 1 for r in ranks) / len(names)}
 
 
 def picture(images: torch.Tensor, prompts: list[str], columns: int, zoom: int = 4) -> Image.Image:
@@ -128,10 +131,18 @@ def main() -> None:
     )
     samples = sample(pipeline, prompts, args)
     picture(samples[:16], prompts[:16], columns=4).save(args.output_dir / "samples.png")
+    real_drawings = train["image"][chosen]
+    blurred = F.interpolate(F.avg_pool2d(real_drawings.float(), 8), scale_factor=8, mode="bilinear")
     report = {
         "samples": {"steps": args.steps, "guidance_scale": args.guidance_scale, "solver": "dpm++", "seed": args.seed},
-        "top5_of_100": top5_of_100(contrastive, tokenizer, samples[: len(names)], names),
-        "top5_of_100_real": top5_of_100(contrastive, tokenizer, train["image"][chosen], names),
+        "name_of_100": {
+            "samples": best_of_100(contrastive, tokenizer, samples[: len(names)], names),
+            "real": best_of_100(contrastive, tokenizer, real_drawings, names),
+            "real_blurred": best_of_100(
+                contrastive, tokenizer, blurred.byte(), names
+            ),  # 4x4 pixels: colours, no shapes
+            "real_of_other_names": best_of_100(contrastive, tokenizer, real_drawings.roll(1, 0), names),
+        },
         "names": len(names),
     }
     if args.fid_samples > 64:
