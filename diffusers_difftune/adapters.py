@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 
 from .backbones import Backbone
 from .backbones.files import copy_components, set_scheduler_prediction_type
-from .errors import DiffTuneError
+from .errors import DiffTuneError, first_sentence
 
 
 class FullDenoiser:
@@ -166,19 +166,28 @@ class LoraDenoiser:
         self.backbone = backbone
         self.model = denoiser.requires_grad_(False)
         self.ema: EMAModel | None = None
+        names = list(target_modules or backbone.lora_target_modules)
+        unknown = [
+            name for name in names if not any(f".{m}".endswith(f".{name}") for m, _ in denoiser.named_modules())
+        ]
+        hint = f"the attention projections are {' '.join(backbone.lora_target_modules)}"
+        if unknown:
+            raise DiffTuneError(
+                f"--lora_target_modules {' '.join(names)}: there is no module {', '.join(unknown)} in the"
+                f" {backbone.denoiser_name}; {hint}."
+            )
         config = LoraConfig(
             r=rank,
             lora_alpha=rank if alpha is None else alpha,
             lora_dropout=dropout,
             init_lora_weights="gaussian",
-            target_modules=list(target_modules or backbone.lora_target_modules),
+            target_modules=names,
         )
         try:
             denoiser.add_adapter(config)
         except ValueError as error:
             raise DiffTuneError(
-                f"--lora_target_modules {' '.join(config.target_modules)}: no such module in the"
-                f" {backbone.denoiser_name}; the attention projections are {' '.join(backbone.lora_target_modules)}."
+                f"--lora_target_modules {' '.join(names)}: {first_sentence(error)}; {hint}."
             ) from error
         # Half-precision LoRA weights would lose small updates, whichever half precision it is.
         cast_training_params(denoiser, dtype=torch.float32)

@@ -13,6 +13,8 @@
 # limitations under the License.
 """The one exception that a user's mistake raises."""
 
+import re
+
 
 class DiffTuneError(ValueError):
     """A mistake in a flag, a file or a setting, told in one sentence.
@@ -20,3 +22,9 @@ class DiffTuneError(ValueError):
     The message names the flag or file, what was found and what would work. The command line tools print it without a
     traceback and exit with code 2.
     """
+
+
+def first_sentence(error: BaseException) -> str:
+    """What an error of a library says, to go into a sentence of ours: its first one, on one line, without the stop."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(".!?")[:300]

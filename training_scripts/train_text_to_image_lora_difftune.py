@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     run = start_run(config)
     backbone = find_backbone(run)
+    LoraDenoiser(backbone, backbone.empty_denoiser(), target_modules=config.lora_target_modules)  # are there such?
     objective = make_objective(run, backbone)
     target = open_target(run)
     bank = open_bank(run, backbone)

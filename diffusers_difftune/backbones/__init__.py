@@ -19,7 +19,8 @@ from typing import Protocol
 
 import torch
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
+from .files import weight_files
 
 
 class Backbone(Protocol):
@@ -40,6 +41,7 @@ class Backbone(Protocol):
     def size(self, resolution: int) -> dict[str, int]: ...
     def latent_shape(self, resolution: int) -> tuple[int, int, int]: ...
     def load_denoiser(self, folder=None, dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module: ...
+    def empty_denoiser(self) -> torch.nn.Module: ...
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None: ...
     def release_encoders(self) -> None: ...
     def encode_images(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
@@ -68,9 +70,21 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     index = Path(folder) / "model_index.json"
     if not index.is_file():
         raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {folder}.")
-    name = json.loads(index.read_text())["_class_name"]
+    try:
+        name = json.loads(index.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffTuneError(f"--pretrained_model_name_or_path: {index} is not the index of a pipeline.") from error
     if name not in families:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
         )
-    return families[name](Path(folder), variant)
+    family = families[name]
+    for component in family.weight_components:
+        if not Path(folder, component).is_dir() or not weight_files(Path(folder, component), variant):
+            raise DiffTuneError(f"--pretrained_model_name_or_path: {Path(folder, component)} has no weights.")
+    try:
+        return family(Path(folder), variant)
+    except (OSError, ValueError, KeyError, TypeError) as error:  # a config is missing, damaged or of another format
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path: {folder} is not a whole pipeline: {first_sentence(error)}."
+        ) from error

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 
 
 WEIGHT_SUFFIXES = ("safetensors", "bin")
@@ -62,10 +62,9 @@ def pipeline_folder(
             )
         )
     except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
-        reason = " ".join(str(error).split())[:300]
         raise DiffTuneError(
             f"--pretrained_model_name_or_path {name_or_path} is neither a folder with a pipeline nor a model that can be"
-            f" had from the Hub ({type(error).__name__}: {reason})"
+            f" had from the Hub: {first_sentence(error)}."
         ) from error
 
 

@@ -79,6 +79,11 @@ class StableDiffusionBackbone:
             folder or self.folder, subfolder="unet", variant=self.variant, dtype=dtype, **kwargs
         )
 
+    def empty_denoiser(self) -> UNet2DConditionModel:
+        """The UNet without its weights, to look at its modules."""
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(self.folder, subfolder="unet"))
+
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
         """Brings the VAE and the text encoder into memory; does nothing if they are there."""
         if self.has_encoders:

@@ -104,7 +104,17 @@ def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
 
 def read_settings(checkpoint: Path) -> dict[str, Any]:
     """The settings a checkpoint was written under."""
-    return json.loads((checkpoint / STATE_FILE).read_text())["settings"]
+    return read_state(checkpoint)["settings"]
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """What a checkpoint holds beside tensors."""
+    try:
+        return json.loads((checkpoint / STATE_FILE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise DiffTuneError(
+            f"--resume_from_checkpoint: {checkpoint / STATE_FILE} is damaged; resume from another checkpoint."
+        ) from error
 
 
 class TrainingState:
@@ -164,7 +174,7 @@ class TrainingState:
 
     def load(self, checkpoint: Path) -> None:
         """Reads what [`save`] wrote."""
-        state = json.loads((checkpoint / STATE_FILE).read_text())
+        state = read_state(checkpoint)
         self.trained.load(checkpoint)
         tensors = load_file(checkpoint / OPTIMIZER_FILE)
         self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
@@ -187,7 +197,7 @@ def check_settings(checkpoint: Path, settings: dict[str, Any]) -> int:
     Raises:
         DiffTuneError: They disagree; the message names the settings.
     """
-    state = json.loads((checkpoint / STATE_FILE).read_text())
+    state = read_state(checkpoint)
     changed = [
         f"{name} was {found!r} and is {settings[name]!r}"
         for name, found in state["settings"].items()

@@ -14,12 +14,15 @@
 """What can be found wrong with the flags alone, before a dataset or a model is touched."""
 
 import importlib.util
+import math
 import os
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import LoggerType
 from diffusers.optimization import SchedulerType
 
+from ..bank.build import check_bank_settings
 from ..bank.prompts import read_prompts
 from ..errors import DiffTuneError
 
@@ -34,9 +37,6 @@ AT_LEAST_ONE = (
     "checkpoints_total_limit",
     "max_train_samples",
     "crops_per_image",
-    "bank_samples",
-    "bank_steps",
-    "bank_batch_size",
     "rank",
     "num_validation_images",
     "validation_epochs",
@@ -49,6 +49,7 @@ AT_LEAST_ZERO = (
     "input_perturbation",
     "learning_rate",
     "adam_weight_decay",
+    "adam_epsilon",
     "retention_weight",
     "reconsolidation_power",
     "retention_power",
@@ -80,8 +81,19 @@ def check_ranges(config: Any) -> None:
     for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
         for name in names:
             value = getattr(config, name, None)  # a script has some of these flags, not all
+            if value is not None and not math.isfinite(value):
+                raise DiffTuneError(f"--{name} is {value}; it must be a finite number.")
             if value is not None and value < least:
                 raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
+    if config.seed is not None and not 0 <= config.seed < 2**32:
+        raise DiffTuneError(f"--seed is {config.seed}; it must be at least 0 and below 2**32.")
+    check_bank_settings(
+        1 if config.bank_samples is None else config.bank_samples,
+        config.bank_batch_size,
+        config.bank_steps,
+        config.bank_guidance_scale,
+        config.bank_solver,
+    )
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
     if not 0 <= config.proportion_empty_prompts <= 1:
@@ -96,8 +108,10 @@ def check_ranges(config: Any) -> None:
         value = getattr(config, name, 0.0)
         if not 0 <= value < 1:
             raise DiffTuneError(f"--{name} is {value}; it must be at least 0 and below 1.")
-    if getattr(config, "dream_detail_preservation", 1.0) <= 0:
-        raise DiffTuneError(f"--dream_detail_preservation is {config.dream_detail_preservation}; it must be above 0.")
+    for name in ("dream_detail_preservation", "lora_alpha"):
+        value = getattr(config, name, None)
+        if value is not None and not value > 0:
+            raise DiffTuneError(f"--{name} is {value}; it must be above 0.")
     schedules = [schedule.value for schedule in SchedulerType if schedule.value != "piecewise_constant"]
     if config.lr_scheduler not in schedules:
         raise DiffTuneError(f"--lr_scheduler is '{config.lr_scheduler}'; it must be one of {', '.join(schedules)}.")
@@ -131,22 +145,20 @@ def check_conflicts(config: Any) -> None:
 
 
 def check_installed(config: Any) -> None:
-    wanted = {
-        "--use_8bit_adam": ("bitsandbytes", config.use_8bit_adam),
-        "--enable_xformers_memory_efficient_attention": (
-            "xformers",
-            config.enable_xformers_memory_efficient_attention,
-        ),
-        "--report_to wandb": ("wandb", config.report_to == "wandb"),
-        "--report_to trackio": ("trackio", config.report_to == "trackio"),
-        "--report_to comet_ml": ("comet_ml", config.report_to == "comet_ml"),
-        "--report_to tensorboard (the default; none turns it off)": (
-            "tensorboard",
-            config.report_to == "tensorboard",
-        ),
-    }
-    for name, (package, asked) in wanted.items():
-        if asked and importlib.util.find_spec(package) is None:
+    wanted = []
+    if config.use_8bit_adam:
+        wanted.append(("--use_8bit_adam", "bitsandbytes"))
+    if config.enable_xformers_memory_efficient_attention:
+        wanted.append(("--enable_xformers_memory_efficient_attention", "xformers"))
+    if config.report_to not in ("all", "none"):
+        trackers = [name for name in LoggerType.list() if name != "all"]
+        if config.report_to not in trackers:
+            choices = ", ".join(["all", "none", *trackers])
+            raise DiffTuneError(f"--report_to is '{config.report_to}'; it must be one of {choices}.")
+        default = " (the default; none turns it off)" if config.report_to == "tensorboard" else ""
+        wanted.append((f"--report_to {config.report_to}{default}", config.report_to))
+    for name, package in wanted:
+        if importlib.util.find_spec(package) is None:
             raise DiffTuneError(f"{name} needs the package {package}; install it with `pip install {package}`.")
 
 

@@ -234,6 +234,7 @@ def run_settings(
         "seed": run.seed,
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
+        "lora": "rank" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
         "knowledge_bank": None

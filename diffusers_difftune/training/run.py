@@ -40,7 +40,7 @@ from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..data.dataset import check_resolution
 from ..data.sources import difftune_cache_dir
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 from ..objective import DiffTuningObjective
 from .checkpoint import find_checkpoint, read_settings
 from .checks import check_flags, uses_bank
@@ -136,7 +136,10 @@ def start_run(config: Any) -> Run:
         seed = secrets.randbits(31) if checkpoint is None else read_settings(checkpoint)["seed"]
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
 
@@ -174,9 +177,8 @@ def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float
                 name, dtype, revision=non_ema_revision, cache_dir=config.cache_dir, token=config.hub_token
             )
         except OSError as error:
-            reason = " ".join(str(error).split())[:300]
             raise DiffTuneError(
-                f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {reason}"
+                f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {first_sentence(error)}."
             ) from error
     if config.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
