@@ -38,6 +38,7 @@ from diffusers.optimization import get_scheduler
 from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
+from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..data.dataset import check_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
@@ -132,8 +133,12 @@ def start_run(config: Any) -> Run:
     output_dir = Path(config.output_dir)
     checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
     seed = config.seed
-    if seed is None:  # a resumed run goes on with the seed it was begun with
-        seed = secrets.randbits(31) if checkpoint is None else read_settings(checkpoint)["seed"]
+    if seed is None:  # a run that is resumed or begun once more goes on with the seed of its checkpoint or bank
+        bank = output_dir / "knowledge_bank"
+        if checkpoint is not None:
+            seed = read_settings(checkpoint)["seed"]
+        else:
+            seed = BankManifest.read(bank).seed if (bank / MANIFEST_NAME).is_file() else secrets.randbits(31)
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
     try:

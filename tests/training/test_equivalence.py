@@ -19,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from . import runs
 from .runs import FULL, LORA, losses, run, run_on_processes, unet
 
 
@@ -104,3 +105,14 @@ def test_a_run_may_be_prolonged_with_the_bank_it_has(tiny_pipeline, tiny_images,
     assert (tmp_path / "run" / "knowledge_bank" / "manifest.json").read_text() == manifest
     bank = f"--max_train_steps 4 --knowledge_bank {tmp_path / 'run' / 'knowledge_bank'}"
     assert losses(tmp_path / "run") == losses(run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", bank))
+
+
+def test_a_run_without_a_seed_that_is_begun_again_goes_on_with_its_bank(
+    tiny_pipeline, tiny_images, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(runs, "FLAGS", runs.FLAGS.replace("--seed 0", ""))
+    first = losses(run(FULL, tiny_pipeline, tiny_images, tmp_path))
+    (tmp_path / "knowledge_bank" / "data" / "shard-00000.parquet").unlink()  # as if killed before the bank was whole
+    manifest = tmp_path / "knowledge_bank" / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"shards": {}}))
+    assert losses(run(FULL, tiny_pipeline, tiny_images, tmp_path)) == first
