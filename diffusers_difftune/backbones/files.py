@@ -28,6 +28,8 @@ WEIGHT_SUFFIXES = ("safetensors", "bin")
 WEIGHT_FILE = re.compile(
     r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.(?P<suffix>safetensors|bin)(\.index(\.(?P<index_variant>[^.]+))?\.json)?"
 )
+# How transformers' configs ask to be loaded in half precision.
+HALF_PRECISION = re.compile(r'("(?:torch_)?dtype": *)"b?float16"')
 OTHER_FRAMEWORKS = (".msgpack", ".h5", ".onnx", ".ckpt", ".pb", ".xml")
 
 
@@ -89,10 +91,17 @@ def weight_files(component: Path, variant: str | None = None) -> list[Path]:
     return []
 
 
+def own_variant(component: Path, variant: str | None) -> str | None:
+    """The variant to load a component with: pipelines load the plain weights where a variant is missing, models alone
+    refuse to."""
+    return variant if weight_files(component, variant) != weight_files(component) else None
+
+
 def copy_components(folder: Path, output: Path, variant: str | None, leave_out: str) -> None:
     """Copies a pipeline's files, byte for byte, all but one component.
 
-    Weights of a variant lose the variant's name, so that the copy loads without naming it.
+    Weights of a variant lose the variant's name, so that the copy loads without naming it. A config that asks for half
+    precision is made to ask for float32, which is what the trained component is in: a pipeline of both does not run.
 
     Args:
         folder (`Path`): The pretrained pipeline.
@@ -116,6 +125,8 @@ def copy_components(folder: Path, output: Path, variant: str | None, leave_out: 
                     renamed.write_text(file.read_text().replace(f".{variant}", ""))
                 else:
                     shutil.copyfile(file, renamed)
+            elif file.name == "config.json" and HALF_PRECISION.search(text := file.read_text()):
+                (target / file.name).write_text(HALF_PRECISION.sub(r'\1"float32"', text))
             elif file in chosen or not (WEIGHT_FILE.fullmatch(file.name) or file.suffix in OTHER_FRAMEWORKS):
                 shutil.copyfile(file, target / file.name)
 

@@ -24,6 +24,8 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .files import own_variant
+
 
 class StableDiffusionBackbone:
     """Everything that is particular to [`StableDiffusionPipeline`].
@@ -75,9 +77,10 @@ class StableDiffusionBackbone:
         self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs
     ) -> UNet2DConditionModel:
         """Loads the UNet, from another folder or model id if one is given."""
-        return UNet2DConditionModel.from_pretrained(
-            folder or self.folder, subfolder="unet", variant=self.variant, dtype=dtype, **kwargs
-        )
+        folder = folder or self.folder
+        local = Path(folder, "unet")
+        variant = own_variant(local, self.variant) if local.is_dir() else self.variant
+        return UNet2DConditionModel.from_pretrained(folder, subfolder="unet", variant=variant, dtype=dtype, **kwargs)
 
     def empty_denoiser(self) -> UNet2DConditionModel:
         """The UNet without its weights, to look at its modules."""
@@ -88,9 +91,12 @@ class StableDiffusionBackbone:
         """Brings the VAE and the text encoder into memory; does nothing if they are there."""
         if self.has_encoders:
             return
-        load = {"variant": self.variant, "dtype": dtype}
-        self.vae = AutoencoderKL.from_pretrained(self.folder, subfolder="vae", **load)
-        self.text_encoder = CLIPTextModel.from_pretrained(self.folder, subfolder="text_encoder", **load)
+
+        def load(model_class: type, name: str) -> torch.nn.Module:
+            variant = own_variant(self.folder / name, self.variant)
+            return model_class.from_pretrained(self.folder, subfolder=name, variant=variant, dtype=dtype)
+
+        self.vae, self.text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
         for module in (self.vae, self.text_encoder):
             module.requires_grad_(False).eval().to(device)
 

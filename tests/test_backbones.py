@@ -1,0 +1,57 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pipelines as they are found in the wild: variants of the weights, halves of them, and what the result loads as."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+
+from diffusers_difftune.backbones import load_backbone
+from tests.tiny import tiny_pipeline as make_pipeline
+from tests.training.runs import FULL, run
+
+
+@pytest.fixture(scope="module")
+def half_precision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline that has the variant fp16 of its weights only."""
+    folder = tmp_path_factory.mktemp("half-precision")
+    make_pipeline().to(torch.float16).save_pretrained(folder, variant="fp16")
+    return folder
+
+
+def test_a_part_that_lacks_the_variant_is_loaded_without_it(
+    half_precision: Path, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    """As pipelines do: of many models on the Hub only the UNet has a variant, such as non_ema."""
+    mixed = shutil.copytree(tiny_pipeline, tmp_path / "mixed")
+    file = "unet/diffusion_pytorch_model.fp16.safetensors"
+    shutil.copyfile(half_precision / file, mixed / file)
+    backbone = load_backbone(mixed, "fp16")
+    backbone.load_encoders(torch.device("cpu"), torch.float32)
+    assert backbone.has_encoders
+    flags = "--variant fp16 --max_train_steps 1 --validation_prompts x"
+    assert (run(FULL, mixed, tiny_images, tmp_path / "run", flags) / "validation/step-1/0.png").is_file()
+
+
+def test_the_result_of_half_precision_weights_loads_in_one_precision(
+    half_precision: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    """transformers loads in the precision that a config names, diffusers in float32."""
+    result = run(FULL, half_precision, tiny_images, tmp_path, "--variant fp16 --max_train_steps 1")
+    pipeline = DiffusionPipeline.from_pretrained(result)
+    assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
+    assert pipeline("x", num_inference_steps=1, height=16, width=16, output_type="np").images.shape == (1, 16, 16, 3)
