@@ -29,7 +29,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
-from .errors import DiffTuneError
+from .errors import DiffTuneError, first_sentence
 
 
 logger = logging.getLogger(__name__)
@@ -193,9 +193,9 @@ def reason(error: Exception, name: str) -> str:
     if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, HFValidationError):
-        return f"'{name}' is not a name the Hub takes ({error}); give another one as --hub_model_id."
+        return f"'{name}' is not a name the Hub takes ({first_sentence(error)}); give another one as --hub_model_id."
     if not isinstance(error, HfHubHTTPError):
-        return f"{HfApi().endpoint} did not take it ({type(error).__name__}: {str(error).strip()})."
+        return f"{HfApi().endpoint} did not take it ({type(error).__name__}: {first_sentence(error)})."
     status, answer = error.response.status_code, (error.server_message or "").strip().rstrip(".")
     if status == 401:
         return "the Hub does not accept the token; log in again with `hf auth login` or give another --hub_token."

@@ -70,7 +70,7 @@ class HubServer:
         repos (`dict[str, Repo]`): By `models/user/name` and `datasets/user/name`.
         large_files (`dict[str, bytes]`): What came by LFS, by SHA-256.
         requests (`list[str]`): Method and path of every request.
-        cards (`dict[str, dict]`): The card data of a repository that only exists to be asked about, as `repos`' keys.
+        cards (`dict[str, dict]`): The card data of a repository, also of one that only exists to be asked about.
         failures (`dict[str, int]`): Status to answer to every request whose "METHOD path" contains the key.
     """
 
@@ -257,13 +257,13 @@ class HubHandler(BaseHTTPRequestHandler):
             self.answer({})
 
     def info(self, kind: str, name: str, revision: str = "main") -> None:
-        if f"{kind}/{name}" in self.hub.cards:
-            card = self.hub.cards[f"{kind}/{name}"]
+        card = self.hub.cards.get(f"{kind}/{name}")
+        if card and f"{kind}/{name}" not in self.hub.repos:
             return self.answer({"id": name, "sha": "0" * 40, "tags": [], "siblings": [], "cardData": card})
         if found := self.repo(kind, name, revision):
             _, sha, files = found
-            siblings = [{"rfilename": path} for path in files]
-            self.answer({"id": name, "sha": sha, "private": False, "tags": [], "siblings": siblings, "downloads": 0})
+            facts = {"id": name, "sha": sha, "private": False, "tags": [], "downloads": 0, "cardData": card}
+            self.answer({**facts, "siblings": [{"rfilename": path} for path in files]})
 
     def tree(self, kind: str, name: str, revision: str, folder: str = "") -> None:
         if found := self.repo(kind, name, revision):

@@ -186,6 +186,15 @@ ROWS: dict[str, tuple] = {
         lambda place: {"dream_training": True, MODEL: place.edited(SCHEDULER, prediction_type="v_prediction")},
         "--dream_training works for models that predict epsilon; this one predicts v_prediction",
     ),
+    # the Hub
+    "push without a token": (
+        {"push_to_hub": True},
+        "--push_to_hub: there is no Hub token here; log in with `hf auth login` or give --hub_token",
+    ),
+    "name the Hub does not take": (
+        {"push_to_hub": True, "hub_token": "hf_x", "hub_model_id": "a name!"},
+        "--push_to_hub: 'a name!' is not a name the Hub takes .*; give another one as --hub_model_id",
+    ),
     # packages and the machine
     "no 8-bit Adam": ({"use_8bit_adam": True}, "--use_8bit_adam needs the package bitsandbytes; install it with .*"),
     "no xformers": (

@@ -92,9 +92,9 @@ def finish_run(
             images=validation.images_by_prompt(),
             token=config.hub_token,
         )
-        if repo_id is not None:
-            upload(output_dir, repo_id, config.hub_token, leave_out=(config.logging_dir,))
-    accelerator.end_training()
+    accelerator.end_training()  # before the upload, so that trackers are closed if that fails
+    if repo_id is not None:  # on the main process
+        upload(output_dir, repo_id, config.hub_token, leave_out=(config.logging_dir,))
 
 
 def last_losses(log: Path) -> dict[str, float]:

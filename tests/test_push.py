@@ -1,0 +1,223 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`--push_to_hub` of both scripts, with the real client over HTTP against the server in `hub_server.py`.
+
+Runs are in processes of their own, because the client reads where the Hub is when it is imported. What the uploading code
+does on its own is tested in `test_hub.py`.
+"""
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from PIL import Image
+
+from tests.hub_server import HubServer, Repo, running_hub_server
+from tests.training.runs import FULL, LORA, SCRIPTS, arguments
+
+
+pytestmark = pytest.mark.xdist_group("push")  # on one worker: all tests look at the same runs
+TRAINED = "--max_train_steps 2 --checkpointing_steps 1 --bank_samples 2 --report_to tensorboard --cache_dir"
+PROMPT = {FULL: "--validation_prompts red blue", LORA: "--validation_prompt red --num_validation_images 2"}
+BESIDE = {"README.md", "run_config.json", "training_log.jsonl"}
+PIPELINE = {"model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"}
+
+SEVERAL_RUNS = """
+    import json, sys
+    from tests.training.runs import load_script
+    for script, argv in json.loads(sys.argv[1]):
+        try:
+            load_script(script).main(argv)
+        except SystemExit as stopped:
+            print(f"exit code {stopped.code}", file=sys.stderr)
+"""
+
+BACK = """
+    import json, os, sys
+    import torch
+    from diffusers import DiffusionPipeline
+    from diffusers_difftune.cli import main
+    base, command, places, codes = json.loads(sys.argv[1])
+    print("push", main(command))
+    for place in [base, *places]:
+        lora = "lora" in place
+        pipeline = DiffusionPipeline.from_pretrained(base if lora else place)
+        if lora:
+            pipeline.load_lora_weights(place)
+        pipeline.set_progress_bar_config(disable=True)
+        sizes = dict(height=16, width=16, num_inference_steps=2, output_type="np")
+        image = pipeline("a red bar", generator=torch.Generator().manual_seed(0), **sizes).images
+        print("image", image.tobytes().hex())
+    for folder, code in codes:
+        os.makedirs(folder)
+        os.chdir(folder)
+        exec(code.replace("width=16)", "width=16, num_inference_steps=2)"), {})
+"""
+
+
+class Hub:
+    """The server, and the folders of the runs."""
+
+    def __init__(self, server: HubServer, folder: Path, pipeline: Path, images: Path) -> None:
+        self.server, self.folder, self.pipeline, self.images = server, folder, pipeline, images
+        self.stderr = ""
+
+    def arguments(self, name: str, flags: str, pipeline: str | Path | None = None) -> list[str]:
+        output, cache = self.folder / name, self.folder / "cache"
+        flags = f"{TRAINED} {cache} --push_to_hub {flags}"
+        return arguments(pipeline or self.pipeline, self.images, output, flags)
+
+    def launch(self, script: str, argv: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+        """A run as a user starts it, with `accelerate launch`."""
+        program = "import sys; from accelerate.commands.launch import main; sys.argv[0] = 'accelerate-launch'; main()"
+        launch = ["--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+        return self.server.run(program, *launch, SCRIPTS / f"{script}.py", *argv, PYTHONPATH=".", **environment)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_images: Path) -> Iterator[Hub]:
+    """After one run of each script by `accelerate launch`, the one of LoRA on a model that is on the Hub, and then some
+    more runs in one process."""
+    with running_hub_server() as server:
+        hub = Hub(server, tmp_path_factory.mktemp("runs"), tiny_pipeline, tiny_images)
+        files = {str(p.relative_to(tiny_pipeline)): p.read_bytes() for p in tiny_pipeline.rglob("*") if p.is_file()}
+        server.repos["models/org/tiny"] = Repo("models", "org/tiny", [files], ["the base model"])
+        server.cards["models/org/tiny"] = {"license": "mit"}
+        given = f"--hub_token {server.token}"
+        for script, argv in (
+            (FULL, hub.arguments("launched-full", f"{given} {PROMPT[FULL]}")),
+            (LORA, hub.arguments("launched-lora", f"{given} {PROMPT[LORA]}", "org/tiny")),
+        ):
+            done = hub.launch(script, argv, HF_TOKEN="")
+            assert done.returncode == 0, done.stderr[-3000:]
+        server.failures["/user/refused/commit/"] = 400
+        runs = [
+            (FULL, hub.arguments("full", "")),
+            (LORA, hub.arguments("lora", "--hub_model_id team/my-lora")),
+            (LORA, hub.arguments("nobody", "--hub_token hf_nobody")),
+            (FULL, hub.arguments("refused", PROMPT[FULL])),
+        ]
+        done = server.run(SEVERAL_RUNS, json.dumps(runs))
+        assert done.returncode == 0, done.stderr[-3000:]
+        hub.stderr = done.stderr
+        server.failures.clear()
+        yield hub
+
+
+@dataclass
+class Returned:
+    """What came back from the Hub: the exit code of `difftune push`, images, and what the code of cards wrote."""
+
+    pushed: str
+    images: list[str]
+    written: list[Path]
+
+
+@pytest.fixture(scope="module")
+def returned(hub: Hub) -> Returned:
+    command = re.search(r"upload it later with: difftune (.*)", hub.stderr)[1].split()
+    places = [str(place) for name, repo_id, _ in RESULTS for place in (hub.folder / name, repo_id)]
+    codes = []
+    for repo_id in ("user/launched-full", "user/launched-lora"):
+        card = hub.server.files(repo_id)["README.md"].decode()
+        codes.append((str(hub.folder / "code" / repo_id), card.split("```python\n")[1].split("```")[0]))
+    done = hub.server.run(BACK, json.dumps([str(hub.pipeline), command, [*places, command[2]], codes]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = [line.split() for line in done.stdout.splitlines()]
+    return Returned(
+        pushed=next(line[1] for line in found if line[0] == "push"),
+        images=[line[1] for line in found if line[0] == "image"],
+        written=[Path(folder) / "image.png" for folder, _ in codes],
+    )
+
+
+RESULTS = [
+    ("launched-full", "user/launched-full", True),
+    ("launched-lora", "user/launched-lora", True),
+    ("full", "user/full", False),
+    ("lora", "team/my-lora", False),
+]
+
+
+@pytest.mark.parametrize(("name", "repo_id", "validated"), RESULTS)
+def test_the_result_is_uploaded_and_nothing_else(hub: Hub, name: str, repo_id: str, validated: bool) -> None:
+    repo = hub.server.repos[f"models/{repo_id}"]
+    assert repo.messages == ["initial commit", "End of training"]
+    files, run = hub.server.files(repo_id), hub.folder / name
+    result = {"pytorch_lora_weights.safetensors"} if "lora" in name else PIPELINE
+    assert {path.split("/")[0] for path in files} == BESIDE | result | ({"validation"} if validated else set())
+    assert (run / "knowledge_bank").is_dir() and (run / "checkpoint-2").is_dir() and (run / "logs").is_dir()
+    assert [path for path in files if path.endswith(".png")] == (
+        ["validation/step-2/0.png", "validation/step-2/1.png"] if validated else []
+    )
+    for path, content in files.items():
+        assert hub.server.token.encode() not in content, path
+        assert str(hub.folder).encode() not in content and str(hub.pipeline).encode() not in content, path
+        if path.endswith((".safetensors", ".png", "README.md")):
+            assert content == (run / path).read_bytes(), path
+    flags = json.loads(files["run_config.json"])["flags"]
+    assert "hub_token" not in flags
+    assert (flags["output_dir"], flags["train_data_dir"]) == (name, hub.images.name)
+    base = "org/tiny" if name == "launched-lora" else hub.pipeline.name
+    assert flags["pretrained_model_name_or_path"] == base
+
+
+def test_the_card_shows_the_images_of_the_last_step(hub: Hub) -> None:
+    card = hub.server.files("user/launched-full")["README.md"].decode()
+    assert "*red*\n\n![](validation/step-2/0.png)" in card and "*blue*\n\n![](validation/step-2/1.png)" in card
+    card = hub.server.files("user/launched-lora")["README.md"].decode()
+    assert "*red*\n\n![](validation/step-2/0.png) ![](validation/step-2/1.png)" in card
+    assert "![]" not in hub.server.files("user/full")["README.md"].decode()
+
+
+def test_the_card_knows_the_base_model_and_its_license(hub: Hub) -> None:
+    card = ModelCard(hub.server.files("user/launched-lora")["README.md"].decode()).data
+    assert (card.base_model, card.base_model_relation, card.license) == ("org/tiny", "adapter", "mit")
+    assert ModelCard(hub.server.files("user/full")["README.md"].decode()).data.base_model is None
+
+
+def test_what_comes_back_makes_the_same_images(hub: Hub, returned: Returned) -> None:
+    base, images = returned.images[0], returned.images[1:-1]
+    assert len(images) == 2 * len(RESULTS) and len(base) == 2 * 16 * 16 * 3 * 4
+    assert images[0::2] == images[1::2], "from the folder and from the Hub"
+    assert len({base, *images}) == 3, "the base model, and the results of the two scripts"
+
+
+def test_the_code_of_the_card_runs(hub: Hub, returned: Returned) -> None:
+    for path in returned.written:
+        assert Image.open(path).size == (16, 16)
+
+
+def test_a_bad_token_is_told_before_anything_is_done(hub: Hub) -> None:
+    told = [line for line in hub.stderr.splitlines() if line.startswith("error: --push_to_hub")]
+    assert len(told) == 1 and "the Hub does not accept the token" in told[0]
+    assert not any((hub.folder / "nobody").iterdir()), "no bank was sampled, nothing was trained"
+    assert "models/user/nobody" not in hub.server.repos
+
+
+def test_an_upload_that_fails_loses_nothing_and_can_be_made_later(hub: Hub, returned: Returned) -> None:
+    told = [line for line in hub.stderr.splitlines() if line.startswith("error: The upload")]
+    folder = hub.folder / "refused"
+    assert len(told) == 1 and told[0].startswith("error: The upload to user/refused failed: the Hub refused")
+    assert told[0].endswith(f"Everything is in {folder}; upload it later with: difftune push {folder} user/refused")
+    assert hub.stderr.count("exit code 2") == 2 and "Traceback" not in hub.stderr
+    assert {path.name for path in folder.iterdir()} >= BESIDE | PIPELINE | {"validation", "checkpoint-2"}
+    assert returned.pushed == "0", "difftune push"
+    assert {path.split("/")[0] for path in hub.server.files("user/refused")} == BESIDE | PIPELINE | {"validation"}
+    assert returned.images[-1] == returned.images[1], "the same run as the first, loaded from the Hub"
