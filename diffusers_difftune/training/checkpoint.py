@@ -22,6 +22,7 @@ No random state is stored: every draw is a function of the seed and the step.
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,9 +67,12 @@ def join_optimizer_state(tensors: dict[str, torch.Tensor], scalars: dict[str, An
 def list_checkpoints(output_dir: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
     found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    return sorted(
-        (path for path in found if path.name.split("-")[1].isdigit()), key=lambda p: int(p.name.split("-")[1])
-    )
+    return sorted((path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step in the name of a checkpoint."""
+    return int(checkpoint.name.split("-")[1])
 
 
 def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
@@ -168,7 +172,9 @@ class TrainingState:
                 (folder / STATE_FILE).write_text(json.dumps(state, indent=2))
             logger.info("Saved %s", output_dir / f"checkpoint-{step}")
             if self.run.config.checkpoints_total_limit is not None:
-                for old in list_checkpoints(output_dir)[: -self.run.config.checkpoints_total_limit]:
+                # Later steps than this one are of an earlier run in the same folder, so those are the old ones.
+                oldest_first = sorted(list_checkpoints(output_dir), key=lambda path: step_of(path) <= step)
+                for old in oldest_first[: -self.run.config.checkpoints_total_limit]:
                     shutil.rmtree(old)
         accelerator.wait_for_everyone()
 

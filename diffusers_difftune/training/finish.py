@@ -98,8 +98,8 @@ def finish_run(
 
 
 def last_losses(log: Path) -> dict[str, float]:
-    """The losses of the last step in a loss log."""
-    line = json.loads(log.read_text().splitlines()[-1])
+    """The losses of the last step in a loss log; none if the run was resumed when there was nothing left to do."""
+    line = json.loads((log.read_text().splitlines() or ["{}"])[-1])
     return {name: value for name, value in line.items() if name.startswith("loss") and isinstance(value, float)}
 
 
