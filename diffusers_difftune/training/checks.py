@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import LoggerType
+from accelerate.utils import LoggerType, parse_flag_from_env
 from diffusers.optimization import SchedulerType
 
 from ..bank.build import check_bank_settings
@@ -140,6 +140,12 @@ def check_conflicts(config: Any) -> None:
         raise DiffTuneError(
             "--report_to wandb would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
+    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):  # `accelerate launch` says so in the environment
+        if parse_flag_from_env(f"ACCELERATE_USE_{plugin}"):
+            raise DiffTuneError(
+                f"The accelerate config asks for {plugin}, which these scripts do not support; choose plain multi-GPU"
+                " training or a single process in `accelerate config`."
+            )
     if config.bank_prompts != "captions":
         read_prompts(config.bank_prompts)
 

@@ -208,6 +208,12 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
         noise_offset=config.noise_offset,
         input_perturbation=getattr(config, "input_perturbation", 0.0),
     )
+    pretrained_type = backbone.noise_scheduler.config.prediction_type
+    if config.retention_target == "pretrained" and objective.prediction_type != pretrained_type:
+        raise DiffTuneError(
+            f"--retention_target pretrained holds source rows to what the pretrained model predicts, {pretrained_type},"
+            f" and --prediction_type is {config.prediction_type}; leave one of them out."
+        )
     if config.prediction_type is not None:
         backbone.set_prediction_type(config.prediction_type)
     if getattr(config, "dream_training", False) and objective.prediction_type != "epsilon":

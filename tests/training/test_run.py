@@ -1,0 +1,35 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What stops a run before anything expensive happens, beside `tests/test_bad_input.py`."""
+
+import pytest
+
+from tests.training.runs import FULL, run
+
+
+@pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED"])
+def test_sharded_training_is_refused(plugin, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
+    """Checkpoints are written by the main process alone, which would hang; DeepSpeed also scales losses in its own way."""
+    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")
+    with pytest.raises(SystemExit) as caught:
+        run(FULL, tiny_pipeline, tiny_images, tmp_path)
+    assert caught.value.code == 2 and f"asks for {plugin}" in capsys.readouterr().err
+
+
+def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):
+    flags = "--retention_target pretrained --prediction_type"
+    with pytest.raises(SystemExit):
+        run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} v_prediction")
+    assert "predicts, epsilon, and --prediction_type is v_prediction" in capsys.readouterr().err
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} epsilon --max_train_steps 1")
