@@ -191,28 +191,31 @@ class DiffTuningObjective:
         is_source = is_source.to(draws.uniform.device)
         psi_law, xi_law = self.laws
         index = torch.where(is_source, draw_levels(xi_law, draws.uniform), draw_levels(psi_law, draws.uniform))
-        weight = self.weights.to(index.device, torch.float32)[is_source.long(), index].to(device)
+
+        def moved(values: torch.Tensor) -> torch.Tensor:  # without waiting for the device
+            return values.to(device, non_blocking=True)
 
         def at_level(values: torch.Tensor) -> torch.Tensor:
-            return values.to(index.device, torch.float32)[index].to(device)
+            return moved(values.to(index.device, torch.float32)[index])
 
         per_row = (-1, *[1] * (latents.ndim - 1))
         signal, sigma = at_level(self.levels.signal).view(per_row), at_level(self.levels.noise).view(per_row)
-        is_source = is_source.to(device)
+        weight = moved(self.weights.to(index.device, torch.float32)[is_source.long(), index])
+        is_source = moved(is_source)
         is_target = (~is_source).view(per_row)
-        noise = draws.noise.to(latents)
+        noise = moved(draws.noise).to(latents)
         if self.noise_offset:
             if draws.offset is None:
                 raise DiffTuneError("The objective has a noise_offset, but the draws have no offset.")
-            noise = noise + self.noise_offset * is_target * draws.offset.to(latents)
+            noise = noise + self.noise_offset * is_target * moved(draws.offset).to(latents)
         input_noise = noise
         if self.input_perturbation:
             if draws.perturbation is None:
                 raise DiffTuneError("The objective has an input_perturbation, but the draws have no perturbation.")
-            input_noise = noise + self.input_perturbation * is_target * draws.perturbation.to(latents)
+            input_noise = noise + self.input_perturbation * is_target * moved(draws.perturbation).to(latents)
         return NoisyBatch(
             sample=(signal * latents + sigma * input_noise).to(latents.dtype),
-            timesteps=self.levels.timesteps.to(index.device)[index].to(device),
+            timesteps=moved(self.levels.timesteps.to(index.device)[index]),
             target=regression_target(self.prediction_type, latents, noise, signal, sigma),
             noise=noise,
             weight=weight,

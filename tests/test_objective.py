@@ -20,6 +20,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.training_utils import compute_snr
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_difftune.data.plan import BatchPlan
 from diffusers_difftune.errors import DiffTuneError
@@ -453,3 +454,27 @@ def test_rows_of_one_half_alone():
         losses = objective.loss(torch.zeros_like(latents), noisy, batch_size=12)
         assert getattr(losses, empty).item() == 0
         assert losses.total.isfinite() and losses.total.item() > 0
+
+
+class Copies(TorchDispatchMode):
+    """Notes the copies to the meta device, which stands in for a GPU, that everyone would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        to_meta = kwargs.get("device") == torch.device("meta") and args[0].device.type != "meta"
+        moved = operator.overloadpacket.__name__ == "_to_copy" and to_meta
+        self.waiting += moved and not kwargs.get("non_blocking")
+        return operator(*args, **kwargs)
+
+
+def test_no_copy_to_the_device_waits_for_it() -> None:
+    latents, draws = batch(4)
+    objective = DiffTuningObjective(DDPMScheduler(), noise_offset=0.1, input_perturbation=0.1, snr_gamma=5.0)
+    with Copies() as copies:
+        noisy = objective.add_noise(latents.to("meta", non_blocking=True), torch.arange(4) == 3, draws)
+    assert {value.device.type for value in vars(noisy).values()} == {"meta"}
+    assert copies.waiting == 0

@@ -14,8 +14,8 @@
 """The batches of a run: target and source rows with every random number they need."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Dataset
@@ -57,6 +57,21 @@ class Batch:
     condition: dict[str, torch.Tensor] | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
+
+    def pin_memory(self) -> "Batch":
+        """The same in memory that a GPU copies from while nobody waits; a data loader calls this."""
+        return pinned(self)
+
+
+def pinned(value: Any) -> Any:
+    """The value with every tensor in it in pinned memory."""
+    if isinstance(value, torch.Tensor):
+        return value.pin_memory()
+    if isinstance(value, dict):
+        return {name: pinned(item) for name, item in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{entry.name: pinned(getattr(value, entry.name)) for entry in fields(value)})
+    return value
 
 
 @dataclass

@@ -60,7 +60,7 @@ def train(
     )
     # The loss of a micro-step is a part of the global batch's, so the parts add up; accelerate divides by the
     # accumulation steps and distributed training by the processes, which this cancels.
-    gradient_scale = accumulation * accelerator.num_processes
+    gradient_scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     micro_batches = iter(
         DataLoader(
@@ -124,10 +124,11 @@ def prepare(
     device = accelerator.device
     latents, condition = batch.latents, batch.condition
     if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
-        mean, std = backbone.encode_images(batch.pixel_values.to(device))
-        drawn = backbone.scale_latents(mean + std * batch.posterior_noise.to(device))
-        latents = latents.to(device)
-        latents[~batch.is_source.to(device)] = drawn
+        mean, std = backbone.encode_images(batch.pixel_values.to(device, non_blocking=True))
+        drawn = backbone.scale_latents(mean + std * batch.posterior_noise.to(device, non_blocking=True))
+        target_rows = (~batch.is_source).nonzero().squeeze(1)  # a mask on the device would make everyone wait
+        latents = latents.to(device, non_blocking=True)
+        latents[target_rows.to(device, non_blocking=True)] = drawn
     if condition is None:
         condition = backbone.encode_prompts(batch.prompts)
     condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}

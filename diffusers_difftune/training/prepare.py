@@ -206,7 +206,7 @@ def make_batches(
         world_size=accelerator.num_processes,
         images=images,
         prompts=prompts,
-        scale_latents=backbone.scale_latents,
+        scale_latents=backbone.scale_latents if cached else None,  # workers must not get the encoders in memory
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
         empty_prompts=config.proportion_empty_prompts,

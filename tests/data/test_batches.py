@@ -417,3 +417,15 @@ def test_a_stream_without_a_readable_image(tmp_path):
     (folder / "00.png").unlink()
     with pytest.raises(DiffTuneError, match="The streamed target data has no rows whose images can be read."):
         stream(folder, tmp_path / "cache", skip_bad_images=True)
+
+
+def test_a_loader_can_pin_every_tensor_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies from memory that is not pinned wait for the device, whatever they ask for."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    zero = torch.zeros(1)
+    batch = Batch(zero, zero, NoiseDraws(zero, zero, zero, None), ["a"], {"states": zero}, zero, None)
+    one = batch.pin_memory()
+    assert one == Batch(
+        zero + 1, zero + 1, NoiseDraws(zero + 1, zero + 1, zero + 1, None), ["a"], one.condition, zero + 1
+    )
+    assert one.condition == {"states": zero + 1} and batch.latents is zero

@@ -116,3 +116,12 @@ def test_a_run_without_a_seed_that_is_begun_again_goes_on_with_its_bank(
     manifest = tmp_path / "knowledge_bank" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"shards": {}}))
     assert losses(run(FULL, tiny_pipeline, tiny_images, tmp_path)) == first
+
+
+def test_gradients_are_whole_whatever_accelerate_divides_by(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
+    """`accelerate launch` may set another number of accumulation steps than the flag, which decides."""
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1024")
+    clipped = "--train_batch_size 8 --max_grad_norm 0.01"
+    again = run(FULL, tiny_pipeline, tiny_images, tmp_path / "again", clipped)
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
+    assert losses(again) == losses(run(FULL, tiny_pipeline, tiny_images, tmp_path / "plain", clipped))
