@@ -245,6 +245,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {MODEL: without(place.copy(place.pipeline), "unet/diffusion_pytorch_model.safetensors")},
         f"--{MODEL}: .*/unet has no weights.*",
     ),
+    "variant that is not there": ({"variant": "fp16"}, "--variant is fp16, but .* has no weights of that variant"),
     "scheduler of another kind": (
         lambda place: {MODEL: place.edited(SCHEDULER, prediction_type="noise")},
         "The scheduler's prediction_type is 'noise'; it must be epsilon, v_prediction or sample",
@@ -281,6 +282,10 @@ ROWS: dict[str, tuple] = {
         "The image of row 0 of the stream cannot be read .no such file.; --skip_bad_images leaves such rows out",
     ),
     # the knowledge bank
+    "bank that is nowhere": (
+        {BANK: "user/nowhere"},
+        "--knowledge_bank: user/nowhere is neither a folder nor a dataset on the Hub that can be read: .*",
+    ),
     "no bank": (
         lambda place: {BANK: place.images},
         ".* is not a knowledge bank: it has no manifest.json",

@@ -79,9 +79,13 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
             f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
         )
     family = families[name]
-    for component in family.weight_components:
-        if not Path(folder, component).is_dir() or not weight_files(Path(folder, component), variant):
-            raise DiffTuneError(f"--pretrained_model_name_or_path: {Path(folder, component)} has no weights.")
+    components = [Path(folder, component) for component in family.weight_components]
+    for component in components:
+        if not component.is_dir() or not weight_files(component, variant):
+            hint = "" if variant else " that load without --variant"
+            raise DiffTuneError(f"--pretrained_model_name_or_path: {component} has no weights{hint}.")
+    if variant and all(weight_files(component, variant) == weight_files(component) for component in components):
+        raise DiffTuneError(f"--variant is {variant}, but {folder} has no weights of that variant.")
     try:
         return family(Path(folder), variant)
     except (OSError, ValueError, KeyError, TypeError) as error:  # a config is missing, damaged or of another format

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 from ..hub import HUB_ERRORS, public_facts, reason
 from .manifest import MANIFEST_NAME, BankManifest
 
@@ -94,9 +94,9 @@ def download_bank(
             allow_patterns=BANK_FILES,
         )
     except HUB_ERRORS as error:
-        why = str(error).strip().splitlines()[0]
         raise DiffTuneError(
-            f"--knowledge_bank: {repo_id} is neither a folder nor a dataset on the Hub that can be read ({why})."
+            f"--knowledge_bank: {repo_id} is neither a folder nor a dataset on the Hub that can be read:"
+            f" {first_sentence(error)}."
         ) from error
     return Path(folder)
 

@@ -16,7 +16,7 @@
 from pathlib import Path
 
 from ..data.plan import seeded_order
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 
 
 def read_prompts(source: str) -> list[str]:
@@ -62,7 +62,9 @@ def column_prompts(dataset: str, column: str) -> list[str | None]:
     try:
         splits = load_dataset(dataset)
     except Exception as error:  # every loader has errors of its own
-        raise DiffTuneError(f"--bank_prompts: the dataset {dataset} cannot be loaded ({error}).") from error
+        raise DiffTuneError(
+            f"--bank_prompts: the dataset {dataset} cannot be loaded: {first_sentence(error)}."
+        ) from error
     rows = splits["train"] if "train" in splits else next(iter(splits.values()))
     if column not in rows.column_names:
         raise DiffTuneError(

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..data.plan import counter_generator
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 from .shard import Shard
 from .solver import solver_settings
 
@@ -68,7 +68,9 @@ class Sampler:
                 return_dict=False,
             )[0]
         except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
-            raise DiffTuneError(f"The pipeline does not sample at --resolution {self.resolution}: {error}") from error
+            raise DiffTuneError(
+                f"The pipeline does not sample at --resolution {self.resolution}: {first_sentence(error)}."
+            ) from error
         finally:
             self.pipeline.scheduler = own_scheduler
         if latents.shape[1:] != self.latent_shape:

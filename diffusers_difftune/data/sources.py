@@ -25,7 +25,7 @@ from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_
 from datasets.exceptions import DatasetsError
 from huggingface_hub.constants import HF_HOME
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 from ..filehash import file_sha256
 
 
@@ -99,8 +99,9 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
             streaming=streaming,
         )
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # not found, wrong configuration, a script …
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise DiffTuneError(f"--dataset_name: {config.dataset_name} cannot be loaded: {reason}.") from error
+        raise DiffTuneError(
+            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(error)}."
+        ) from error
     if "train" not in splits:
         raise DiffTuneError(
             f"--dataset_name: {config.dataset_name} has no split named train; its splits are {', '.join(splits)}."
@@ -206,7 +207,7 @@ def check_parquet(file: Path) -> None:
     try:
         pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {error}.") from None
+        raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {first_sentence(error)}.") from None
 
 
 def as_captions(value: object, column: str) -> list[str]:
