@@ -69,10 +69,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        for folder, _, names in os.walk(aside):
-            for name in names:
-                fsync_path(Path(folder, name))
-            fsync_path(folder)
+        fsync_tree(aside)
         if path.exists():  # a folder that is not empty cannot be renamed over
             os.rename(path, old)
         os.rename(aside, path)
@@ -81,6 +78,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+def fsync_tree(path: str | Path) -> None:
+    """Flushes a folder with everything in it to disk."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            fsync_path(Path(folder, name))
+        fsync_path(folder)
 
 
 def fsync_path(path: str | Path) -> None:

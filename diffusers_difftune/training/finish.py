@@ -21,6 +21,7 @@ import shutil
 from pathlib import Path
 
 from ..adapters import LoraDenoiser, Trained
+from ..atomic import fsync_path, fsync_tree
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
 from ..hub import create_repo, upload
@@ -105,12 +106,16 @@ def last_losses(log: Path) -> dict[str, float]:
 
 def save_result(trained: Trained, output_dir: Path) -> None:
     """Writes the result aside and moves it into the run folder, piece by piece, the index last."""
-    aside = output_dir / ".result.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    aside, old = output_dir / ".result.tmp", output_dir / ".result.old"
+    for folder in (aside, old):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
     trained.save_result(aside)
+    fsync_tree(aside)
     for path in sorted(aside.iterdir(), key=lambda path: (path.is_file(), path.name)):
-        if (output_dir / path.name).is_dir():
-            shutil.rmtree(output_dir / path.name)
-        os.replace(path, output_dir / path.name)
+        if (output_dir / path.name).exists():
+            os.rename(output_dir / path.name, old / path.name)
+        os.rename(path, output_dir / path.name)
+    fsync_path(output_dir)
     aside.rmdir()
+    shutil.rmtree(old)

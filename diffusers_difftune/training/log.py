@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from ..atomic import write_bytes_atomic
 from ..objective import DiffTuningLoss, NoisyBatch
 
 
@@ -56,7 +57,7 @@ class TrainingLog:
             if path.is_file() and start_step:
                 lines = path.read_text().splitlines(keepends=True)
                 kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= start_step]
-            path.write_text("".join(kept))
+            write_bytes_atomic(path, "".join(kept).encode())
 
     def add(self, losses: DiffTuningLoss, noisy: NoisyBatch) -> None:
         """Adds one micro-step's share of the losses."""
