@@ -16,6 +16,7 @@
 import argparse
 import dataclasses
 import functools
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -121,7 +122,9 @@ def reports_mistakes(main: Callable) -> Callable:
         try:
             return main(*args, **kwargs)
         except DiffTuneError as error:
-            print(f"error: {error}", file=sys.stderr)
+            # From a data loader's worker comes a traceback, with the class and the sentence in its last line.
+            sentence = re.sub(rf"^{__package__.split('.')[0]}\.\S+: ", "", str(error).strip().splitlines()[-1])
+            print(f"error: {sentence}", file=sys.stderr)
             raise SystemExit(2) from error
 
     return wrapper

@@ -15,6 +15,7 @@
 
 import pytest
 
+from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
 
 
@@ -33,3 +34,19 @@ def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pip
         run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} v_prediction")
     assert "predicts, epsilon, and --prediction_type is v_prediction" in capsys.readouterr().err
     run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} epsilon --max_train_steps 1")
+
+
+def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_path, capsys):
+    images = save_tiny_images(tmp_path / "images")
+    (images / "05.png").write_text("not an image")
+    with pytest.raises(SystemExit):
+        run(
+            FULL,
+            tiny_pipeline,
+            images,
+            tmp_path / "run",
+            "--objective standard --streaming --dataloader_num_workers 1",
+        )
+    told = capsys.readouterr().err.split("error: ")[1].strip()
+    assert told.startswith("The image of row ") and told.endswith("--skip_bad_images leaves such rows out.")
+    assert "\n" not in told
