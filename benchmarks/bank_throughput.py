@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=64, help="Samples of one run.")
     parser.add_argument("--batch_size", type=int, default=16, help="Samples made at once.")
     parser.add_argument("--steps", type=int, default=20, help="Sampling steps.")
-    parser.add_argument("--solver", default="ddim", help="The sampler.")
+    parser.add_argument("--solver", default="dpm++", help="The sampler.")
     parser.add_argument("--pairs", type=int, default=7, help="How often each is run.")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")

@@ -53,9 +53,9 @@ def build_bank(
     revision: str | None = None,
     prompt_source: str = "captions",
     batch_size: int = 16,
-    steps: int = 50,
+    steps: int = 25,
     guidance_scale: float = 1.0,
-    solver: str = "ddim",
+    solver: str = "dpm++",
     seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
@@ -80,9 +80,9 @@ def build_bank(
         revision (`str`, *optional*): The model's commit on the Hub, for the manifest.
         prompt_source (`str`, *optional*, defaults to `"captions"`): Where the prompts are from, for the manifest.
         batch_size (`int`, *optional*, defaults to 16): Samples made at once, and kept in one shard.
-        steps (`int`, *optional*, defaults to 50): Sampling steps.
+        steps (`int`, *optional*, defaults to 25): Sampling steps.
         guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance; 1.0 computes no empty branch.
-        solver (`str`, *optional*, defaults to `"ddim"`): See [`solver_settings`].
+        solver (`str`, *optional*, defaults to `"dpm++"`): See [`solver_settings`].
         seed (`int`, *optional*, defaults to 0): The seed of noise and prompts.
         accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.

@@ -110,8 +110,8 @@ class DiffTuningConfig:
     bank_prompts: str = flag(
         "captions (of the target data), empty, a text file with one prompt a line, or DATASET#COLUMN.", "captions"
     )
-    bank_steps: int = flag("Sampling steps per sample.", 50)
-    bank_solver: str = flag("The sampler.", "ddim", choices=["ddim", "dpm++", "unipc", "euler"])
+    bank_steps: int = flag("Sampling steps per sample.", 25)
+    bank_solver: str = flag("The sampler.", "dpm++", choices=["ddim", "dpm++", "unipc", "euler"])
     bank_guidance_scale: float = flag("Classifier-free guidance; 1.0 samples the model's own distribution.", 1.0)
     bank_batch_size: int = flag("Samples made at once.", 16)
 

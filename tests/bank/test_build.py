@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers import DiffusionPipeline
 from PIL import Image
 
 from diffusers_difftune.atomic import write_bytes_atomic
@@ -40,7 +40,8 @@ Build = Callable[..., KnowledgeBank]
 def sampled_by_hand(pipeline: DiffusionPipeline, indices: range, output_type: str) -> torch.Tensor:
     """What the pipeline itself gives for these samples of the small bank."""
     own = pipeline.scheduler
-    pipeline.scheduler = DDIMScheduler.from_config(solver_settings(own, "ddim", 3)[1])
+    scheduler_class, settings = solver_settings(own, "dpm++", 3)
+    pipeline.scheduler = scheduler_class.from_config(settings)
     prompts = draw_prompts(PROMPTS, 10, seed=0)
     try:
         return pipeline(
@@ -195,7 +196,7 @@ def test_a_shard_that_cannot_be_read_is_made_again(
         ({"seed": 1}, "--seed is 1, not 0"),
         ({"num_samples": 11}, "--bank_samples is 11, not 10"),
         ({"batch_size": 5}, "--bank_batch_size is 5, not 4"),
-        ({"solver": "euler"}, "--bank_solver is euler, not ddim"),
+        ({"solver": "euler"}, "--bank_solver is euler, not dpm\\+\\+"),
         ({"guidance_scale": 2.0}, "--bank_guidance_scale is 2.0, not 1.0"),
         ({"prompts": ["other"]}, "the hash of the prompts is"),
         ({"weights_fingerprint": "f" * 64}, "the fingerprint of the model's weights is ffffffffffff, not"),

@@ -38,7 +38,7 @@ def test_it_is_strict_json_and_names_everything(bank: KnowledgeBank) -> None:
         "libraries", "format_version", "shards",
     }  # fmt: skip
     assert facts["pipeline_class"] == "StableDiffusionPipeline"
-    assert facts["scheduler"]["class"] == "DDIMScheduler"
+    assert facts["scheduler"]["class"] == "DPMSolverMultistepScheduler"
     assert set(facts["libraries"]) == {"diffusers-difftune", "diffusers", "torch", "transformers"}
     assert facts["latent_shape"] == [4, 8, 8] and facts["dtype"] == "float32"
 
