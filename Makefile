@@ -19,7 +19,7 @@ demo: .venv/.installed
 	$(BIN)/python examples/icons/demo.py
 
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 style: .venv/.quality
 	$(BIN)/ruff check --fix $(SOURCES)
