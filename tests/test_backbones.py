@@ -13,6 +13,7 @@
 # limitations under the License.
 """Pipelines as they are found in the wild: variants of the weights, halves of them, and what the result loads as."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -21,8 +22,24 @@ import torch
 from diffusers import DiffusionPipeline
 
 from diffusers_difftune.backbones import load_backbone
+from tests.hub_server import HubServer, Repo
 from tests.tiny import tiny_pipeline as make_pipeline
 from tests.training.runs import FULL, run
+
+
+DOWNLOAD = """
+    import sys
+    import torch
+    from diffusers_difftune.backbones import load_backbone
+    from diffusers_difftune.backbones.files import pipeline_folder
+    from diffusers_difftune.errors import DiffTuneError
+    try:
+        backbone = load_backbone(pipeline_folder("user/tiny", variant="fp16", cache_dir=sys.argv[1]), "fp16")
+        backbone.load_encoders(torch.device("cpu"), torch.float32)
+        print(backbone.load_denoiser().dtype)
+    except DiffTuneError as error:
+        print(error)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +72,23 @@ def test_the_result_of_half_precision_weights_loads_in_one_precision(
     pipeline = DiffusionPipeline.from_pretrained(result)
     assert {pipeline.unet.dtype, pipeline.vae.dtype, pipeline.text_encoder.dtype} == {torch.float32}
     assert pipeline("x", num_inference_steps=1, height=16, width=16, output_type="np").images.shape == (1, 16, 16, 3)
+
+
+def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
+    hub_server: HubServer, half_precision: Path, tiny_pipeline: Path, tmp_path: Path
+) -> None:
+    model: dict[str, bytes] = {}
+    for folder in (half_precision, tiny_pipeline):
+        model |= {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    hub_server.repos["models/user/tiny"] = Repo("models", "user/tiny", [model])
+    run = hub_server.run(DOWNLOAD, tmp_path / "cache")
+    assert run.stdout.strip() == "torch.float32", run.stderr[-2000:]
+    weights = [name for name in map(str, (tmp_path / "cache").rglob("*.safetensors")) if "snapshots" in name]
+    assert len(weights) == 3 and all("fp16" in name for name in weights)
+
+    hub_server.requests.clear()
+    model["model_index.json"] = json.dumps({"_class_name": "StableDiffusionXLPipeline"}).encode()
+    hub_server.repos["models/user/tiny"] = Repo("models", "user/tiny", [model])
+    run = hub_server.run(DOWNLOAD, tmp_path / "another-cache")
+    assert "is a StableDiffusionXLPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
+    assert not [request for request in hub_server.requests if "safetensors" in request]

@@ -64,21 +64,7 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     Raises:
         DiffTuneError: The folder is not a pipeline, or one of an unsupported class.
     """
-    from .stable_diffusion import StableDiffusionBackbone
-
-    families = {"StableDiffusionPipeline": StableDiffusionBackbone}
-    index = Path(folder) / "model_index.json"
-    if not index.is_file():
-        raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {folder}.")
-    try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DiffTuneError(f"--pretrained_model_name_or_path: {index} is not the index of a pipeline.") from error
-    if name not in families:
-        raise DiffTuneError(
-            f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
-        )
-    family = families[name]
+    family = family_of(Path(folder) / "model_index.json")
     components = [Path(folder, component) for component in family.weight_components]
     for component in components:
         if not component.is_dir() or not weight_files(component, variant):
@@ -92,3 +78,21 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path: {folder} is not a whole pipeline: {first_sentence(error)}."
         ) from error
+
+
+def family_of(index: Path) -> type:
+    """The backbone class for the pipeline class that a `model_index.json` names; see [`load_backbone`]."""
+    from .stable_diffusion import StableDiffusionBackbone
+
+    families = {"StableDiffusionPipeline": StableDiffusionBackbone}
+    if not index.is_file():
+        raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {index.parent}.")
+    try:
+        name = json.loads(index.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffTuneError(f"--pretrained_model_name_or_path: {index} is not the index of a pipeline.") from error
+    if name not in families:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
+        )
+    return families[name]

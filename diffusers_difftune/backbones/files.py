@@ -19,6 +19,7 @@ import shutil
 from pathlib import Path
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 
 from ..errors import DiffTuneError, first_sentence
 
@@ -53,16 +54,18 @@ def pipeline_folder(
         `Path`: The folder, which has a `model_index.json`.
 
     Raises:
-        DiffTuneError: There is neither such a folder nor such a model.
+        DiffTuneError: There is neither such a folder nor such a model, or it is of an unsupported class.
     """
+    from . import family_of  # not above, because the package imports this module
+
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
+    where = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
-        return Path(
-            DiffusionPipeline.download(
-                name_or_path, revision=revision, variant=variant, cache_dir=cache_dir, token=token
-            )
-        )
+        family_of(Path(hf_hub_download(name_or_path, "model_index.json", **where)))  # before gigabytes are downloaded
+        return Path(DiffusionPipeline.download(name_or_path, variant=variant, **where))
+    except DiffTuneError:
+        raise
     except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
         raise DiffTuneError(
             f"--pretrained_model_name_or_path {name_or_path} is neither a folder with a pipeline nor a model that can be"
