@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     target = open_target(run)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank))
+    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
     repo_id = begin_publishing(run)
     begin_records(run, total_steps=total_steps, settings=state.settings)
 
@@ -96,8 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     state.prepare(trained, optimizer, lr_scheduler)
 
     validation = Validation(run, backbone, trained, config.validation_prompts or [], run.steps_per_epoch(len(target)))
-    train(run, backbone, objective, batches, state, validation, total_steps)
-    finish_run(run, backbone, state, batches, validation, total_steps, repo_id)
+    train(run, backbone, objective, batches, state, validation)
+    finish_run(run, backbone, state, batches, validation, repo_id)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     target = open_target(run)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank))
+    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
     repo_id = begin_publishing(run)
     begin_records(run, total_steps=total_steps, settings=state.settings)
 
@@ -102,8 +102,8 @@ def main(argv: list[str] | None = None) -> None:
 
     prompts = [config.validation_prompt] * config.num_validation_images if config.validation_prompt else []
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)))
-    train(run, backbone, objective, batches, state, validation, total_steps)
-    finish_run(run, backbone, state, batches, validation, total_steps, repo_id)
+    train(run, backbone, objective, batches, state, validation)
+    finish_run(run, backbone, state, batches, validation, repo_id)
 
 
 if __name__ == "__main__":

@@ -129,21 +129,28 @@ class TrainingState:
     Args:
         run ([`Run`]): The run.
         settings (`dict`): What a resumed run must agree on with the one that wrote the checkpoint.
+        total_steps (`int`): Optimiser steps of the whole run, which a checkpoint may not be past.
 
     Attributes:
         start_step (`int`): Optimiser steps done before this start.
         model (`torch.nn.Module`): The denoiser as accelerate prepared it.
 
     Raises:
-        DiffTuneError: `--resume_from_checkpoint` names a checkpoint with other settings.
+        DiffTuneError: `--resume_from_checkpoint` names a checkpoint with other settings, or one past the end of the run.
     """
 
-    def __init__(self, run: "Run", settings: dict[str, Any]) -> None:
+    def __init__(self, run: "Run", settings: dict[str, Any], total_steps: int) -> None:
         self.run = run
         self.settings = settings
+        self.total_steps = total_steps
         self.start_step = 0
         if run.checkpoint is not None:
             self.start_step = check_settings(run.checkpoint, settings)
+        if self.start_step > total_steps:
+            raise DiffTuneError(
+                f"--resume_from_checkpoint: {run.checkpoint} has done {self.start_step} steps and the run ends after"
+                f" {total_steps}; give more --max_train_steps or an earlier checkpoint."
+            )
 
     def prepare(self, trained: Trained, optimizer: Any, lr_scheduler: Any) -> None:
         """Hands everything to accelerate, and reads the checkpoint if there is one."""

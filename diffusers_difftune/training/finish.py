@@ -58,7 +58,6 @@ def finish_run(
     state: TrainingState,
     batches: PlannedBatches,
     validation: Validation,
-    total_steps: int,
     repo_id: str | None,
 ) -> None:
     """Saves the result, makes the last validation images, writes the model card and uploads.
@@ -69,7 +68,6 @@ def finish_run(
         state ([`TrainingState`]): The trained weights.
         batches ([`PlannedBatches`]): What was trained on.
         validation ([`Validation`]): Makes the images of the model card.
-        total_steps (`int`): Optimiser steps done.
         repo_id (`str`, *optional*): The repository on the Hub, if the result is to be uploaded.
     """
     accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
@@ -77,7 +75,7 @@ def finish_run(
         save_result(state.trained, output_dir)
         logger.info("Saved the result in %s", output_dir)
     accelerator.wait_for_everyone()
-    validation.make(total_steps)
+    validation.make(state.total_steps)
     if accelerator.is_main_process:
         write_model_card(
             output_dir,
@@ -86,7 +84,7 @@ def finish_run(
             base_folder=backbone.folder,
             lora=isinstance(state.trained, LoraDenoiser),
             pipeline_class=backbone.pipeline_class.__name__,
-            steps=total_steps,
+            steps=state.total_steps,
             num_rows=None if config.streaming else len(batches.target),
             losses=last_losses(output_dir / "training_log.jsonl"),
             bank=None if batches.bank is None else dataclasses.asdict(batches.bank.manifest),

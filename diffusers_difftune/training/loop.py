@@ -38,9 +38,8 @@ def train(
     batches: PlannedBatches,
     state: TrainingState,
     validation: Validation,
-    total_steps: int,
 ) -> None:
-    """Trains from where `state` is to `total_steps`, with checkpoints, validation and the loss log.
+    """Trains from where `state` is to the end of the run, with checkpoints, validation and the loss log.
 
     Args:
         run ([`Run`]): The run.
@@ -49,10 +48,9 @@ def train(
         batches ([`PlannedBatches`]): The batch of each micro-step of this process.
         state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
         validation ([`Validation`]): Makes images every now and then.
-        total_steps (`int`): Optimiser steps of the whole run.
     """
     trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
-    start_step = state.start_step
+    start_step, total_steps = state.start_step, state.total_steps
     config, accelerator = run.config, run.accelerator
     accumulation = config.gradient_accumulation_steps
     log = TrainingLog(

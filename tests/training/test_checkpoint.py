@@ -15,6 +15,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from diffusers_difftune.training.checkpoint import list_checkpoints
 from tests.training.runs import FULL, run
 
@@ -45,3 +47,12 @@ def test_a_finished_run_that_is_resumed_in_another_folder_has_nothing_to_do(tiny
     flags = f"--objective standard --resume_from_checkpoint {done / 'checkpoint-4'}"
     again = run(FULL, tiny_pipeline, tiny_images, tmp_path / "again", flags)
     assert (again / "model_index.json").is_file() and (again / "training_log.jsonl").read_text() == ""
+
+
+def test_a_run_that_would_end_before_its_checkpoint_is_refused(tiny_pipeline, tiny_images, tmp_path, capsys):
+    flags = "--objective standard --checkpointing_steps 4"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    with pytest.raises(SystemExit):
+        run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 3 --resume_from_checkpoint latest")
+    assert "has done 4 steps and the run ends after 3; give more --max_train_steps" in capsys.readouterr().err
+    assert len((tmp_path / "training_log.jsonl").read_text().splitlines()) == 4
