@@ -55,9 +55,9 @@ class FullDenoiser:
         self.offload_ema = offload_ema
         self.ema: EMAModel | None = None
         if use_ema:
-            self.ema = EMAModel(
-                denoiser.parameters(), model_cls=type(denoiser), model_config=denoiser.config, foreach=foreach_ema
-            )
+            # As upstream: of the pipeline's own weights, also if --non_ema_revision trains on from others.
+            start = backbone.load_denoiser(dtype=denoiser.dtype).parameters()
+            self.ema = EMAModel(start, model_cls=type(denoiser), model_config=denoiser.config, foreach=foreach_ema)
             if offload_ema and torch.cuda.is_available():
                 self.ema.pin_memory()
         self.pretrained: torch.nn.Module | None = None

@@ -20,6 +20,9 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
+from diffusers_difftune.adapters import FullDenoiser
+from diffusers_difftune.backbones import load_backbone
+
 from .runs import FULL, LORA, log, run, unet
 
 
@@ -119,3 +122,14 @@ def test_distillation_holds_source_rows_to_the_pretrained_model(script, tiny_pip
 def test_another_prediction_type_is_saved_with_the_result(prediction_type, tiny_pipeline, tiny_images, tmp_path):
     folder = run(FULL, tiny_pipeline, tiny_images, tmp_path, f"--prediction_type {prediction_type}")
     assert StableDiffusionPipeline.from_pretrained(folder).scheduler.config.prediction_type == prediction_type
+
+
+def test_the_moving_average_starts_from_the_pipeline_s_own_weights(tiny_pipeline):
+    """As upstream's does, also when --non_ema_revision gives other weights to train on from."""
+    backbone = load_backbone(tiny_pipeline)
+    others = backbone.load_denoiser()
+    for parameter in others.parameters():
+        parameter.data.zero_()
+    average = FullDenoiser(backbone, others, use_ema=True).ema.shadow_params
+    for tensor, expected in zip(average, backbone.load_denoiser().parameters(), strict=True):
+        assert torch.equal(tensor, expected)
