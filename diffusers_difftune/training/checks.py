@@ -27,6 +27,8 @@ from ..bank.prompts import read_prompts
 from ..errors import DiffTuneError
 
 
+# Trackers that send the command line, too, or may.
+UPLOADS_COMMAND_LINE = ("all", "wandb", "comet_ml", "clearml", "swanlab")
 AT_LEAST_ONE = (
     "resolution",
     "train_batch_size",
@@ -136,9 +138,9 @@ def check_conflicts(config: Any) -> None:
             f"--non_ema_revision is a revision on the Hub, and {config.pretrained_model_name_or_path} is a folder; leave"
             " it out, or give the model id."
         )
-    if config.report_to == "wandb" and config.hub_token is not None:
+    if config.report_to in UPLOADS_COMMAND_LINE and config.hub_token is not None:
         raise DiffTuneError(
-            "--report_to wandb would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
+            f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
     for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):  # `accelerate launch` says so in the environment
         if parse_flag_from_env(f"ACCELERATE_USE_{plugin}"):

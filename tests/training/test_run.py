@@ -50,3 +50,10 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_pa
     told = capsys.readouterr().err.split("error: ")[1].strip()
     assert told.startswith("The image of row ") and told.endswith("--skip_bad_images leaves such rows out.")
     assert "\n" not in told
+
+
+@pytest.mark.parametrize("tracker", ["all", "comet_ml"])
+def test_no_tracker_gets_the_token(tracker, tiny_pipeline, tiny_images, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(FULL, tiny_pipeline, tiny_images, tmp_path, f"--report_to {tracker} --hub_token hf_secret")
+    assert f"--report_to {tracker} would upload --hub_token" in capsys.readouterr().err
