@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Part of every key; count up when the same inputs come to be encoded or stored differently.
 CACHE_VERSION = 1
+ROWS_AT_ONCE = 16  # images that are read and decoded together, however few of them are encoded together
 
 
 class TensorColumn:
@@ -199,7 +200,7 @@ def build_image_cache(
     def build(folder: Path) -> None:
         backbone.load_encoders(torch.device(device), dtype)
         rows = Dataset.from_dict({"row": range(len(target))})
-        write_dataset(rows, encode, batch_size, key, folder, "Encoding images")
+        write_dataset(rows, encode, ROWS_AT_ONCE, key, folder, "Encoding images")
 
     with ThreadPoolExecutor() as threads:  # PIL decodes and resizes without Python's lock
         cache = ImageCache(find_or_build(cache_dir / "images" / key, build))

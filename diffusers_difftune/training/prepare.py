@@ -179,7 +179,8 @@ def make_batches(
     images = prompts = None
     if cached:
         device, dtype = accelerator.device, run.weight_dtype
-        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
+        at_once = min(config.train_batch_size, 16)  # a machine that trains with this has the memory to encode it
+        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype, at_once)
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]

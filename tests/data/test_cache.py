@@ -192,7 +192,7 @@ def test_output_that_is_not_finite_is_refused(backbone, tiny_images, tmp_path):
 
     backbone.encode_images = overflow
     with pytest.raises(
-        DiffTuneError, match="The VAE's output is not finite in float32 for some of the images 0 to 3;"
+        DiffTuneError, match="The VAE's output is not finite in float32 for some of the images 0 to 5;"
     ):
         build(backbone, tiny_images, tmp_path)
     assert not list((tmp_path / "difftune" / "images").glob("*/data.arrow"))

@@ -15,6 +15,7 @@
 
 import pytest
 
+from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
 
@@ -57,3 +58,17 @@ def test_no_tracker_gets_the_token(tracker, tiny_pipeline, tiny_images, tmp_path
     with pytest.raises(SystemExit):
         run(FULL, tiny_pipeline, tiny_images, tmp_path, f"--report_to {tracker} --hub_token hf_secret")
     assert f"--report_to {tracker} would upload --hub_token" in capsys.readouterr().err
+
+
+def test_no_more_images_are_encoded_at_once_than_are_trained_on(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
+    """A GPU on which upstream's command line runs must not run out of memory while the cache is made."""
+    sizes, encode_images = [], StableDiffusionBackbone.encode_images
+
+    def counted(backbone, pixel_values):
+        sizes.append(len(pixel_values))
+        return encode_images(backbone, pixel_values)
+
+    monkeypatch.setattr(StableDiffusionBackbone, "encode_images", counted)
+    flags = f"--objective standard --train_batch_size 2 --max_train_steps 1 --cache_dir {tmp_path / 'cache'}"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", flags)
+    assert sizes == [2, 2, 2]
