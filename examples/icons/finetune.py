@@ -36,7 +36,7 @@ TARGETS = ("fluent-emoji", "flat-color-icons")
 RECIPE = {
     "resolution": RESOLUTION,
     "train_batch_size": 32,
-    "learning_rate": 1e-4,
+    "learning_rate": 3e-4,
     "lr_scheduler": "constant",
     "lr_warmup_steps": 0,
     "adam_weight_decay": 0.0,
