@@ -17,6 +17,7 @@ Things compared are measured in turn within one run, in alternating order, so th
 slows both. Only steps after the first ten of each run count. Everything goes to benchmarks/results/throughput.json.
 
     python benchmarks/throughput.py
+    OMP_NUM_THREADS=1 python benchmarks/throughput.py --processor_time    # beside other work
     python benchmarks/throughput.py --upstream ~/diffusers/examples/text_to_image/train_text_to_image.py
 """
 
@@ -33,6 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import torch
@@ -44,6 +46,7 @@ from finetune import PIPELINE, RESOLUTION, command_line, finetune, quiet, target
 from measure import read_drawings  # noqa: E402
 
 from diffusers_difftune.cli import main as difftune  # noqa: E402
+from diffusers_difftune.training import log as training_log  # noqa: E402
 
 
 TARGET = "fluent-emoji"
@@ -60,15 +63,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--upstream", type=Path, help="Path to diffusers' train_text_to_image.py, to run beside ours.")
     parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to train.")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/throughput.json")
+    parser.add_argument(
+        "--processor_time",
+        action="store_true",
+        help="Count the seconds of the processor, for a machine that is busy with other things; for one thread.",
+    )
     arguments = parser.parse_args(argv)
     quiet()
+    if arguments.processor_time:
+        torch.set_num_threads(1)
+        # The rates come from the training log, which reads this clock.
+        training_log.time = SimpleNamespace(perf_counter=time.process_time)
     load_before = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
         results = measure(arguments, Path(folder))
     report = {
         "machine": machine() | {"load_average_before": load_before, "load_average_after": os.getloadavg()},
         "settings": {"pipeline": arguments.pipeline.name, "target": TARGET, "resolution": RESOLUTION, "bank": BANK}
-        | {name: getattr(arguments, name) for name in ("pairs", "steps", "batch_size")},
+        | {name: getattr(arguments, name) for name in ("pairs", "steps", "batch_size", "processor_time")},
         **results,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
