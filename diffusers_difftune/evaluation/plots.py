@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
+from matplotlib.ticker import LogFormatter
 
 from .forgetting import LossByLevel, relative_increase
 
@@ -44,6 +45,8 @@ def plot_forgetting(panels: dict[str, dict[str, LossByLevel]], path: str | Path)
     for column, (title, curves) in enumerate(panels.items()):
         axes[0, column].set_title(title, fontsize=11, loc="left")
         axes[0, column].set_yscale("log")
+        axes[0, column].yaxis.set_major_formatter(LogFormatter())
+        axes[0, column].yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
         for name, curve in curves.items():
             axes[0, column].plot(curve.heights, curve.mean, **STYLES[name])
             change = 100 * relative_increase(curve, curves["pretrained"])
