@@ -152,10 +152,10 @@ def build_bank(arguments: argparse.Namespace, size: dict[str, int]) -> None:
 
 
 def draw_samples(folders: dict[str, Path], target: str, steps: int, path: Path) -> None:
-    """Samples of each model for held-out captions, target and source, from the same noise."""
+    """Samples of each model from the same noise, for captions that it was trained on: of the target and of source sets."""
     parts = {
-        f"What is to be learned: held-out drawings of {target}": target_file(target, "held_out"),
-        "What it knew before: held-out drawings of the source sets": DATA / "source_held_out.parquet",
+        f"What was to be learned: drawings of {target}": target_file(target, "train"),
+        "What it knew before: drawings of the source sets": DATA / "source_examples.parquet",
     }
     chosen = {title: short_captions(file) for title, file in parts.items()}
     prompts = [prompt for _, captions in chosen.values() for prompt in captions]

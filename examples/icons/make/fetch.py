@@ -17,7 +17,8 @@
     python examples/icons/make/fetch.py                       # the embedded pipeline's data and the two demo targets
     python examples/icons/make/fetch.py --targets fxemoji     # further target sets, to --raw_dir
 
-Writes `source_train.parquet` to `--raw_dir` (not committed), and to `--data_dir` (committed) `source_held_out.parquet`
+Writes `source_train.parquet` to `--raw_dir` (not committed), and to `--data_dir` (committed) `source_held_out.parquet`,
+`source_examples.parquet` (drawings that were trained on, to show what the pipeline knew)
 and `<target>_train.parquet`, `<target>_held_out.parquet` for the demo targets. Columns: image, text, set, name, category,
 licence. Hidden aliases are skipped, pixel duplicates dropped, within a set and across sets; a source drawing that equals
 a drawing of any target set is dropped from the sources. Source drawings are split by what they show: the near-twins of
@@ -54,6 +55,7 @@ VERSIONS = {
 SOURCES = tuple(list(VERSIONS)[:12])
 DEMO_TARGETS = ("fluent-emoji", "flat-color-icons")
 # Never trained on either: fetched to make sure that no source drawing is one of theirs.
+EMOJI = ("noto", "noto-v1", "emojione", "emojione-v1")  # what the target fluent-emoji draws, too
 OTHER_TARGETS = (
     "twemoji", "openmoji", "fluent-emoji-flat", "streamline-ultimate-color", "streamline-freehand-color",
     "streamline-emojis", "vscode-icons", "token-branded", "fxemoji",
@@ -203,6 +205,8 @@ def main() -> None:
     print(f"source drawings: {dict(counts)}; {len(train)} for training, {len(held)} held out")
     write(train, args.raw_dir / "source_train.parquet")
     write(held, args.data_dir / "source_held_out.parquet")
+    others = [row for row in train if row["set"] not in EMOJI]
+    write(random.Random(args.seed).sample(others, 64), args.data_dir / "source_examples.parquet")
     sizes = {"fluent-emoji": (1000, 300), "flat-color-icons": (229, 100)}
     for name, rows in demo.items():
         for part, part_rows in zip(("train", "held_out"), split_target(rows, *sizes[name], args.seed), strict=True):
