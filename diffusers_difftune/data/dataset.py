@@ -152,7 +152,7 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
-    check_flags(config)
+    check_data_flags(config)
     index_dir = difftune_cache_dir(cache_dir)
     source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
@@ -205,7 +205,7 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     return target
 
 
-def check_flags(config: "DataConfig") -> None:
+def check_data_flags(config: "DataConfig") -> None:
     """The flags that can be judged without looking at the data."""
     for name in ("resolution", "crops_per_image", "max_train_samples"):
         value = getattr(config, name)

@@ -23,7 +23,7 @@ from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError
-from .dataset import check_flags, has_captions
+from .dataset import check_data_flags, has_captions
 from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, open_source
@@ -53,7 +53,7 @@ class StreamedTarget:
     """
 
     def __init__(self, config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> None:
-        check_flags(config)
+        check_data_flags(config)
         self._image_column, self._caption_column = config.image_column, config.caption_column
         self._skip_bad = config.skip_bad_images
         stream = open_source(config, cache_dir, streaming=True)

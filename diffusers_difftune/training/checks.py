@@ -24,28 +24,25 @@ from diffusers.optimization import SchedulerType
 
 from ..bank.build import check_bank_settings
 from ..bank.prompts import read_prompts
+from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError
 
 
 # Trackers that send the command line, too, or may.
 UPLOADS_COMMAND_LINE = ("all", "wandb", "comet_ml", "clearml", "swanlab")
 AT_LEAST_ONE = (
-    "resolution",
     "train_batch_size",
     "num_train_epochs",
     "max_train_steps",
     "gradient_accumulation_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
-    "max_train_samples",
-    "crops_per_image",
     "rank",
     "num_validation_images",
     "validation_epochs",
     "validation_steps",
 )
 AT_LEAST_ZERO = (
-    "dataloader_num_workers",
     "lr_warmup_steps",
     "noise_offset",
     "input_perturbation",
@@ -73,6 +70,7 @@ def check_flags(config: Any) -> None:
         )
     if config.dataset_name is None and config.train_data_dir is None:
         raise DiffTuneError("There is no data to train on; give --dataset_name or --train_data_dir.")
+    check_data_flags(config)
     check_ranges(config)
     check_conflicts(config)
     check_installed(config)
