@@ -11,50 +11,28 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The `difftune` command. Only argparse is imported before it is known what there is to do."""
+"""`difftune bank build | inspect | push`"""
 
 import argparse
-import dataclasses
 import logging
-import sys
-import typing
-from collections.abc import Sequence
 
-from .errors import DiffTuneError
-from .training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from ..errors import DiffTuneError
+from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from .flags import add_flags
 
 
-BANK_BUILD = """\
+BUILD = """\
 Sample the untouched pretrained pipeline into a knowledge bank. A killed build goes on when the command is run again.
 Under `accelerate launch -m diffusers_difftune.cli bank build …` several processes share the work.
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-        argv (`Sequence[str]`, *optional*): The arguments. `None` takes those of the process.
-
-    Returns:
-        `int`: The exit code; 2 for a mistake of the user, told in one sentence.
-    """
-    arguments = make_parser().parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except DiffTuneError as error:
-        print(f"difftune: {error}", file=sys.stderr)
-        return 2
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The parser of the command and its subcommands."""
-    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
-    rooms = parser.add_subparsers(metavar="ROOM", required=True)
+def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `bank` and its commands."""
     bank = rooms.add_parser("bank", help="the knowledge bank", allow_abbrev=False)
     commands = bank.add_subparsers(metavar="COMMAND", required=True)
 
-    build = commands.add_parser("build", help="sample a bank", description=BANK_BUILD, allow_abbrev=False)
+    build = commands.add_parser("build", help="sample a bank", description=BUILD, allow_abbrev=False)
     add_flags(build, ModelConfig, "pretrained_model_name_or_path", "revision", "variant", "cache_dir")
     build.add_argument("--output_dir", required=True, help="The bank's folder: a new one, or one to go on with.")
     build.add_argument("--bank_samples", type=int, default=1000, help="Samples to build. Default: 1000.")
@@ -92,42 +70,18 @@ def make_parser() -> argparse.ArgumentParser:
     add_flags(push, RunConfig, "hub_token")
     push.set_defaults(run=bank_push)
 
-    push = rooms.add_parser("push", help="upload the result of a run to the Hub", allow_abbrev=False)
-    push.add_argument("folder", help="The run folder: the output_dir of a training script.")
-    push.add_argument("repo_id", help="Id of the model repository, made if it is not there.")
-    add_flags(push, RunConfig, "hub_token")
-    push.set_defaults(run=push_run)
-    return parser
-
-
-def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) -> None:
-    """Adds flags as the training scripts have them: same names, types, defaults and help."""
-    entries = {entry.name: entry for entry in dataclasses.fields(config_class)}
-    for name in names:
-        entry = entries[name]
-        value_type = next(iter(typing.get_args(entry.type)), entry.type)  # int of int | None
-        shown = "" if entry.default is None else f" Default: {entry.default}."
-        parser.add_argument(
-            f"--{name}",
-            type=value_type,
-            default=entry.default,
-            choices=entry.metadata.get("choices"),
-            required=name == "pretrained_model_name_or_path",
-            help=(entry.metadata["help"] + shown).replace("%", "%%"),
-        )
-
 
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
     import torch
     from accelerate import Accelerator
 
-    from .backbones import load_backbone
-    from .backbones.files import pipeline_folder
-    from .bank.build import build_bank, check_bank_settings
-    from .bank.fingerprint import hub_commit, weights_fingerprint
-    from .data.dataset import check_resolution
-    from .data.sources import difftune_cache_dir
+    from ..backbones import load_backbone
+    from ..backbones.files import pipeline_folder
+    from ..bank.build import build_bank, check_bank_settings
+    from ..bank.fingerprint import hub_commit, weights_fingerprint
+    from ..data.dataset import check_resolution
+    from ..data.sources import difftune_cache_dir
 
     check_bank_settings(
         arguments.bank_samples,
@@ -178,8 +132,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
 
 def bank_prompts(arguments: argparse.Namespace) -> list[str]:
     """The prompts to draw from, as `--bank_prompts` says."""
-    from .bank.prompts import read_prompts
-    from .data.dataset import load_target_data
+    from ..bank.prompts import read_prompts
+    from ..data.dataset import load_target_data
 
     if arguments.bank_prompts != "captions":
         return read_prompts(arguments.bank_prompts)
@@ -194,7 +148,7 @@ def bank_prompts(arguments: argparse.Namespace) -> list[str]:
 
 def bank_inspect(arguments: argparse.Namespace) -> int:
     """`difftune bank inspect`"""
-    from .bank.bank import KnowledgeBank
+    from ..bank.bank import KnowledgeBank
 
     bank = KnowledgeBank.load(arguments.path)
     manifest = bank.manifest
@@ -220,20 +174,7 @@ def bank_inspect(arguments: argparse.Namespace) -> int:
 
 def bank_push(arguments: argparse.Namespace) -> int:
     """`difftune bank push`"""
-    from .bank.hub import push_bank
+    from ..bank.hub import push_bank
 
     print(push_bank(arguments.path, arguments.repo_id, arguments.hub_token, arguments.private))
     return 0
-
-
-def push_run(arguments: argparse.Namespace) -> int:
-    """`difftune push`"""
-    from .hub import create_repo, upload
-
-    repo_id = create_repo(arguments.repo_id, arguments.folder, arguments.hub_token)
-    print(upload(arguments.folder, repo_id, arguments.hub_token))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,47 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The `difftune` command. Only argparse is imported before it is known what there is to do."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ..errors import DiffTuneError
+from . import bank, push
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv (`Sequence[str]`, *optional*): The arguments. `None` takes those of the process.
+
+    Returns:
+        `int`: The exit code; 2 for a mistake of the user, told in one sentence.
+    """
+    arguments = make_parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except DiffTuneError as error:
+        print(f"difftune: {error}", file=sys.stderr)
+        return 2
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of the command and its subcommands."""
+    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
+    rooms = parser.add_subparsers(metavar="ROOM", required=True)
+    bank.add_parser(rooms)
+    push.add_parser(rooms)
+    return parser
