@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from ..objective import NoiseDraws
@@ -27,6 +28,7 @@ from .plan import BatchPlan, RowRandom, Slot
 
 if TYPE_CHECKING:
     from ..bank.bank import KnowledgeBank
+    from ..conditions.bank import BankConditions
     from .cache import ImageCache, PromptCache
     from .dataset import TargetData
     from .stream import StreamedTarget
@@ -48,6 +50,7 @@ class Batch:
             Without caches: the images of the target rows, in their order, in [−1, 1].
         posterior_noise (`torch.Tensor` of shape `(n_target, C, h, w)`, *optional*):
             Without caches: the standard normal numbers to sample the images' latent posteriors with.
+        control (`torch.Tensor` of shape `(B, 3, R, R)`, *optional*): The control image of each row, in [0, 1].
     """
 
     latents: torch.Tensor
@@ -57,6 +60,7 @@ class Batch:
     condition: dict[str, torch.Tensor] | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
+    control: torch.Tensor | None = None
 
     def pin_memory(self) -> "Batch":
         """The same in memory that a GPU copies from while nobody waits; a data loader calls this."""
@@ -86,6 +90,7 @@ class Row:
     latents: torch.Tensor | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
+    control: torch.Tensor | None = None
 
 
 @dataclass(kw_only=True)
@@ -115,6 +120,9 @@ class PlannedBatches(Dataset):
         center_crop (`bool`, *optional*, defaults to `False`): Without caches: crop in the centre.
         with_offset (`bool`, *optional*, defaults to `False`): Draw numbers for the noise offset.
         with_perturbation (`bool`, *optional*, defaults to `False`): Draw numbers for the input perturbation.
+        with_control (`bool`, *optional*, defaults to `False`): Add the control image of each row.
+        source_controls ([`BankConditions`], *optional*):
+            The control images of the source rows; without it they are blank, which is black.
     """
 
     plan: BatchPlan
@@ -135,6 +143,8 @@ class PlannedBatches(Dataset):
     center_crop: bool = False
     with_offset: bool = False
     with_perturbation: bool = False
+    with_control: bool = False
+    source_controls: "BankConditions | None" = None
 
     def __post_init__(self) -> None:
         rows = self.train_batch_size * self.accumulation * self.world_size
@@ -159,6 +169,7 @@ class PlannedBatches(Dataset):
                 perturbation=torch.stack([row.perturbation for row in rows]) if self.with_perturbation else None,
             ),
             prompts=[row.prompt for row in rows],
+            control=torch.stack([row.control for row in rows]) if self.with_control else None,
         )
         if self.images is not None:
             encoded = [self.prompts[row.prompt] for row in rows]
@@ -182,9 +193,10 @@ class PlannedBatches(Dataset):
         if slot.is_source:
             row.latents = self.bank.latents(slot.row)
             row.prompt = "" if self.empty_source_prompts else self.bank.prompt(slot.row)
+            row.control = self.source_control(slot.row) if self.with_control else None
             return row
 
-        image, captions = self.target.example(slot)
+        image, captions, condition = self.target.example(slot)
         row.prompt = captions[random.integer("caption", len(captions)) if len(captions) > 1 else 0]
         if self.empty_prompts and random.uniform("empty prompt") < self.empty_prompts:
             row.prompt = ""
@@ -199,7 +211,21 @@ class PlannedBatches(Dataset):
             resized = self.transform.resize(load_rgb(image()))
             at = None if self.center_crop else (random.uniform("crop_top"), random.uniform("crop_left"))
             row.pixel_values = self.transform.to_tensor(resized, *self.transform.crop_box(resized.size, at), flip)
+        if self.with_control:
+            row.control = control_image(condition(), self.transform)
         return row
+
+    def source_control(self, row: int) -> torch.Tensor:
+        """The control image of a knowledge bank row."""
+        if self.source_controls is None:
+            return torch.zeros(3, self.transform.resolution, self.transform.resolution)
+        return self.transform.to_unit_tensor(Image.fromarray(self.source_controls[row]), 0, 0)
+
+
+def control_image(image: Image.Image, transform: ImageTransform) -> torch.Tensor:
+    """A control image as a ControlNet sees it: the centre crop, float32 of shape (3, R, R) in [0, 1]."""
+    resized = transform.resize(load_rgb(image))
+    return transform.to_unit_tensor(resized, *transform.crop_box(resized.size))
 
 
 def stack(tensors: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from filelock import FileLock
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm.auto import tqdm
 
 from ..atomic import write_bytes_atomic
@@ -47,36 +47,107 @@ logger = logging.getLogger(__name__)
 MOST_LISTED = 100
 
 
-class TargetData:
-    """The rows to fine-tune on; [`load_target_data`] makes it.
+class ImageColumn:
+    """One image for each row of a data set, decoded when it is asked for.
 
     Args:
-        dataset (`datasets.Dataset`): Has the column `image_column`, undecoded.
-        image_column (`str`): The column with the images.
+        dataset (`datasets.Dataset`): Has the column, undecoded.
+        column (`str`): The column with the images.
         rows (`np.ndarray`): The rows of `dataset` in use.
-        captions (`list[list[str]]`): The captions of each row in use.
         index_dir (`Path`): Where file hashes are remembered.
         verify (`bool`, *optional*, defaults to `False`): Hash every file again.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        image_column: str,
-        rows: np.ndarray,
-        captions: list[list[str]],
-        index_dir: Path,
-        verify: bool = False,
-    ) -> None:
-        self._images = dataset.select_columns([image_column])
-        self._column = image_column
+    def __init__(self, dataset: Dataset, column: str, rows: np.ndarray, index_dir: Path, verify: bool = False) -> None:
+        self._images = dataset.select_columns([column])
+        self._column = column
         self._rows = rows
-        self._captions = captions
-        self.index_dir = index_dir
+        self._index_dir = index_dir
         self._verify = verify
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        """The image of a row, of whatever mode and size it is."""
+        return decode(self._stored(row))
+
+    def name(self, row: int) -> str:
+        """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
+        stored = self._stored(row)
+        file = f" {Path(stored['path']).name}" if stored and stored["path"] else ""
+        return f"row {self._rows[row]}{file}"
+
+    def select(self, rows: list[int]) -> "ImageColumn":
+        """Some of the rows."""
+        return ImageColumn(self._images, self._column, self._rows[rows], self._index_dir, self._verify)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
+        digest = hashlib.sha256()
+        files = [file["filename"] for file in self._images.cache_files]
+        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
+        if files and not bytes_column.null_count:  # then all images are inside these few files
+            for file in files:
+                digest.update(file_sha256(file, self._index_dir, self._verify).encode())
+            digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
+        else:
+            for batch in self._images.select(self._rows).iter(1000):
+                for image in batch[self._column]:
+                    digest.update(self._hash(**(image or {})).encode())
+        return digest.hexdigest()
+
+    def _stored(self, row: int) -> dict | None:
+        return self._images[int(self._rows[row])][self._column]
+
+    def _hash(self, bytes: bytes | None = None, path: str | None = None) -> str:
+        if bytes is not None:
+            return hashlib.sha256(bytes).hexdigest()
+        try:
+            return "no image" if path is None else file_sha256(path, self._index_dir, self._verify)
+        except OSError:
+            return "unreadable"
+
+
+class Example(NamedTuple):
+    """A target row: functions that decode its images, and its captions.
+
+    Attributes:
+        image (`Callable`): Returns the image, of whatever mode and size it is.
+        captions (`list[str]`): At least one.
+        condition (`Callable`, *optional*): Returns the control image, where the data have some.
+    """
+
+    image: Callable[[], Image.Image]
+    captions: list[str]
+    condition: Callable[[], Image.Image] | None = None
+
+
+class TargetData:
+    """The rows to fine-tune on; [`load_target_data`] makes it.
+
+    Args:
+        images ([`ImageColumn`]): The images.
+        captions (`list[list[str]]`): The captions of each row.
+        index_dir (`Path`): Where file hashes, and what was learned about images, are remembered.
+        conditions ([`ImageColumn`], *optional*): The control image of each row, for ControlNet training.
+    """
+
+    def __init__(
+        self,
+        images: ImageColumn,
+        captions: list[list[str]],
+        index_dir: Path,
+        conditions: ImageColumn | None = None,
+    ) -> None:
+        self.images = images
+        self.conditions = conditions
+        self._captions = captions
+        self.index_dir = index_dir
+
+    def __len__(self) -> int:
+        return len(self._captions)
 
     def captions(self, row: int) -> list[str]:
         """The captions of a row, at least one."""
@@ -84,17 +155,16 @@ class TargetData:
 
     def image(self, row: int) -> Image.Image:
         """The image of a row, decoded, of whatever mode and size it is."""
-        return decode(self._images[int(self._rows[row])][self._column])
+        return self.images[row]
 
     def name(self, row: int) -> str:
         """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
-        image = self._images[int(self._rows[row])][self._column]
-        file = f" {Path(image['path']).name}" if image and image["path"] else ""
-        return f"row {self._rows[row]}{file}"
+        return self.images.name(row)
 
-    def example(self, slot: Slot) -> tuple[Callable[[], Image.Image], list[str]]:
-        """A function that decodes the image, and the captions, of the row in a slot of the batch plan."""
-        return partial(self.image, slot.row), self._captions[slot.row]
+    def example(self, slot: Slot) -> Example:
+        """The row in a slot of the batch plan."""
+        condition = None if self.conditions is None else partial(self.conditions.__getitem__, slot.row)
+        return Example(partial(self.image, slot.row), self._captions[slot.row], condition)
 
     def distinct_captions(self) -> list[str]:
         """All captions, each once, in the order of their first appearance."""
@@ -103,36 +173,19 @@ class TargetData:
     def select(self, rows: list[int]) -> "TargetData":
         """Some of the rows."""
         captions = [self._captions[row] for row in rows]
-        return TargetData(self._images, self._column, self._rows[rows], captions, self.index_dir, self._verify)
+        conditions = None if self.conditions is None else self.conditions.select(rows)
+        return TargetData(self.images.select(rows), captions, self.index_dir, conditions)
 
-    @cached_property
+    @property
     def images_key(self) -> str:
-        """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
-        digest = hashlib.sha256()
-        files = [file["filename"] for file in self._images.cache_files]
-        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
-        if files and not bytes_column.null_count:  # then all images are inside these few files
-            for file in files:
-                digest.update(file_sha256(file, self.index_dir, self._verify).encode())
-            digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
-        else:
-            for batch in self._images.select(self._rows).iter(1000):
-                for image in batch[self._column]:
-                    digest.update(self._image_hash(**(image or {})).encode())
-        return digest.hexdigest()
-
-    def _image_hash(self, bytes: bytes | None = None, path: str | None = None) -> str:
-        if bytes is not None:
-            return hashlib.sha256(bytes).hexdigest()
-        try:
-            return "no image" if path is None else file_sha256(path, self.index_dir, self._verify)
-        except OSError:
-            return "unreadable"
+        """SHA-256 over the bytes of the images, in order."""
+        return self.images.key
 
     @cached_property
     def content_key(self) -> str:
-        """SHA-256 over the bytes of the images and the captions, in order."""
-        return hashlib.sha256(json.dumps([self.images_key, self._captions]).encode()).hexdigest()
+        """SHA-256 over the bytes of the images, the captions and the control images, in order."""
+        parts = [self.images_key, self._captions, *([] if self.conditions is None else [self.conditions.key])]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> TargetData:
@@ -181,12 +234,18 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
 
     values = dataset.select_columns([config.caption_column]).select(rows)[:][config.caption_column]
     captions = [as_captions(value, config.caption_column) for value in values]
-    target = TargetData(dataset, config.image_column, rows, captions, index_dir, config.verify_cache)
+
+    def column(name: str) -> ImageColumn:
+        return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
+
+    condition_column = getattr(config, "conditioning_image_column", None)  # a flag of the ControlNet script alone
+    conditions = None if condition_column is None else column(condition_column)
+    target = TargetData(column(config.image_column), captions, index_dir, conditions)
 
     bad = bad_images(target)
     if bad and not config.skip_bad_images:
         raise DiffTuneError(
-            f"{len(bad)} of {len(target)} images of the target data cannot be read: "
+            f"{len(bad)} of {len(target)} images of the target data cannot be {'read' if conditions is None else 'used'}: "
             f"{listed([f'{target.name(row)} ({reason})' for row, reason in bad.items()])}; "
             "repair or remove them, or leave them out with --skip_bad_images."
         )
@@ -208,7 +267,7 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
 def check_data_flags(config: "DataConfig") -> None:
     """The flags that can be judged without looking at the data."""
     for name in ("resolution", "crops_per_image", "max_train_samples"):
-        value = getattr(config, name)
+        value = getattr(config, name, None)
         if value is not None and value < 1:
             raise DiffTuneError(f"--{name} is {value}; it must be at least 1.")
     if config.dataloader_num_workers < 0:
@@ -231,25 +290,45 @@ def has_captions(captions: list[str]) -> bool:
 
 
 def bad_images(target: TargetData) -> dict[int, str]:
-    """The rows whose images cannot be decoded, with the reason."""
-    remembered = target.index_dir / "checked" / f"{target.images_key}.json"
+    """The rows whose images cannot be used, with the reason: one cannot be decoded, or a control image has another
+    shape than the image it belongs to."""
+    key = target.images_key if target.conditions is None else f"{target.images_key[:32]}{target.conditions.key[:32]}"
+    remembered = target.index_dir / "checked" / f"{key}.json"
     if remembered.is_file():
         return {int(row): reason for row, reason in json.loads(remembered.read_text()).items()}
 
-    def why_bad(row: int) -> str | None:
-        try:
-            target.image(row)
-        except UnreadableImage as error:
-            return error.reason
-        return None
-
     with ThreadPoolExecutor() as threads:
-        reasons = threads.map(why_bad, range(len(target)))
+        reasons = threads.map(partial(why_bad, target), range(len(target)))
         progress = tqdm(reasons, "Checking images", len(target), delay=2)
         bad = {row: reason for row, reason in enumerate(progress) if reason}
     remembered.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(remembered, json.dumps(bad).encode())
     return bad
+
+
+def why_bad(target: TargetData, row: int) -> str | None:
+    """Why the images of a row cannot be used, or `None`."""
+    try:
+        size = upright_size(target.image(row))
+    except UnreadableImage as error:
+        return error.reason
+    if target.conditions is None:
+        return None
+    try:
+        condition_size = upright_size(target.conditions[row])
+    except UnreadableImage as error:
+        return f"its conditioning image: {error.reason}"
+    # Both are resized so that their shorter sides are equal; then their longer sides must be, to within a pixel.
+    (width, height), (condition_width, condition_height) = size, condition_size
+    if abs(width * condition_height - height * condition_width) > max(*size, *condition_size):
+        return f"it is {width} × {height} and its conditioning image {condition_width} × {condition_height}"
+    return None
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of an image once its EXIF orientation is applied."""
+    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    return (image.height, image.width) if sideways else image.size
 
 
 def listed(names: list[str]) -> str:

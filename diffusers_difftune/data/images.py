@@ -125,8 +125,11 @@ class ImageTransform:
 
     def to_tensor(self, image: Image.Image, top: int, left: int, flip: bool) -> torch.Tensor:
         """The crop of a resized RGB image that starts at (top, left), as float32 of shape (3, R, R) in [−1, 1]."""
+        return self.to_unit_tensor(image, top, left, flip).sub_(0.5).div_(0.5)
+
+    def to_unit_tensor(self, image: Image.Image, top: int, left: int, flip: bool = False) -> torch.Tensor:
+        """The same in [0, 1], as a ControlNet sees control images."""
         pixels = np.asarray(image.crop((left, top, left + self.resolution, top + self.resolution)))
         if flip:
             pixels = pixels[:, ::-1]
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float()
-        return tensor.div_(255).sub_(0.5).div_(0.5)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)

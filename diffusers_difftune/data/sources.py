@@ -65,18 +65,26 @@ def open_source(
             "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data."
         )
     columns = dataset.column_names or list(next(iter(dataset), {}))
-    for flag, column in (("image_column", config.image_column), ("caption_column", config.caption_column)):
+    image_columns = named_image_columns(config)
+    for flag, column in (image_columns | {"caption_column": config.caption_column}).items():
         if column not in columns:
             raise missing_column(flag, column, columns)
     if dataset.features is None:  # a stream of CSV or JSON files
         raise DiffTuneError("--streaming: this dataset does not say what its columns hold; leave the flag out.")
-    feature = dataset.features[config.image_column]
-    if not may_be_images(feature):
-        found = feature.dtype if isinstance(feature, Value) else type(feature).__name__
-        raise DiffTuneError(f"--image_column: the column {config.image_column} holds {found}, not images.")
-    return dataset.select_columns([config.image_column, config.caption_column]).cast_column(
-        config.image_column, Image(decode=False)
-    )
+    dataset = dataset.select_columns(list(dict.fromkeys([*image_columns.values(), config.caption_column])))
+    for flag, column in image_columns.items():
+        feature = dataset.features[column]
+        if not may_be_images(feature):
+            found = feature.dtype if isinstance(feature, Value) else type(feature).__name__
+            raise DiffTuneError(f"--{flag}: the column {column} holds {found}, not images.")
+        dataset = dataset.cast_column(column, Image(decode=False))
+    return dataset
+
+
+def named_image_columns(config: "DataConfig") -> dict[str, str]:
+    """The columns that hold images, by the flags that name them; control images are the ControlNet script's alone."""
+    flags = ("image_column", "conditioning_image_column")
+    return {flag: getattr(config, flag) for flag in flags if getattr(config, flag, None) is not None}
 
 
 def may_be_images(feature: object) -> bool:
@@ -138,8 +146,9 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
 
     `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
     """
-    file_column = "file_name" if config.image_column == "image" else f"{config.image_column}_file_name"
-    images, captions = [], []
+    image_columns = named_image_columns(config)
+    images: dict[str, list[str]] = {column: [] for column in image_columns.values()}
+    captions = []
     for file in files:
         if others := [other.name for other in files if other.parent == file.parent and other != file]:
             raise DiffTuneError(
@@ -147,19 +156,31 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
             )
         records = read_records(file)
         columns = list(dict.fromkeys(name for record in records for name in record))
-        if records and file_column not in columns:
-            raise missing_column("image_column", file_column, columns, f"{file} has no column")
+        file_columns = {column: name_of_files(column, columns) for column in images}
+        for flag, column in image_columns.items():
+            if records and file_columns[column] not in columns:
+                raise missing_column(flag, file_columns[column], columns, f"{file} has no column")
         if records and config.caption_column not in columns:
             raise missing_column("caption_column", config.caption_column, columns, f"{file} has no column")
         for line, record in enumerate(records, 1):
-            name = record.get(file_column)
-            if not isinstance(name, str) or not name:
-                raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
-            images.append(str(file.parent / name))
+            for column, file_column in file_columns.items():
+                name = record.get(file_column)
+                if not isinstance(name, str) or not name:
+                    raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
+                images[column].append(str(file.parent / name))
             captions.append(as_captions(record.get(config.caption_column), config.caption_column))
-    if not images:
+    if not captions:
         raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
-    return Dataset.from_dict({config.image_column: images, config.caption_column: captions})
+    return Dataset.from_dict({**images, config.caption_column: captions})
+
+
+def name_of_files(column: str, columns: list[str]) -> str:
+    """Which column of a metadata file names the files of an image column: `file_name` for `image`, and for any other
+    one `<column>_file_name`, as `datasets` has it, or else the column itself."""
+    if column == "image":
+        return "file_name"
+    named = f"{column}_file_name"
+    return named if named in columns or column not in columns else column
 
 
 def read_records(file: Path) -> list[dict]:

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Target data of unknown length, read while training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -23,7 +23,7 @@ from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError
-from .dataset import check_data_flags, has_captions
+from .dataset import Example, check_data_flags, has_captions
 from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, open_source
@@ -55,6 +55,7 @@ class StreamedTarget:
     def __init__(self, config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> None:
         check_data_flags(config)
         self._image_column, self._caption_column = config.image_column, config.caption_column
+        self._condition_column = getattr(config, "conditioning_image_column", None)
         self._skip_bad = config.skip_bad_images
         stream = open_source(config, cache_dir, streaming=True)
         if config.max_train_samples is not None:
@@ -62,6 +63,8 @@ class StreamedTarget:
         for row in self._usable(stream):
             self._captions(row, 0)
             self._image(row, 0)
+            if self._condition_column is not None:
+                self._image(row, 0, self._condition_column)
             break
         else:
             raise DiffTuneError("The streamed target data has no rows whose images can be read.")
@@ -76,17 +79,19 @@ class StreamedTarget:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_rows": None}
 
-    def example(self, slot: Slot) -> tuple[Callable[[], Image.Image], list[str]]:
-        """A function that decodes the image, and the captions, of the row that fills a slot of the batch plan.
+    def example(self, slot: Slot) -> Example:
+        """The row that fills a slot of the batch plan.
 
         Raises:
-            DiffTuneError: The row has no caption or, raised by the function, no readable image.
+            DiffTuneError: The row has no caption or, raised by its functions, no readable image.
         """
         if self._rows is None or slot.ordinal < self._next:
             self._rows, self._next = self._endless(), 0
         row = next(islice(self._rows, slot.ordinal - self._next, None))
         self._next = slot.ordinal + 1
-        return partial(self._image, row, slot.ordinal), self._captions(row, slot.ordinal)
+        column = self._condition_column
+        condition = None if column is None else partial(self._image, row, slot.ordinal, column)
+        return Example(partial(self._image, row, slot.ordinal), self._captions(row, slot.ordinal), condition)
 
     def first_captions(self, number: int) -> list[str]:
         """The captions of the first `number` target rows of the run, each once."""
@@ -99,18 +104,19 @@ class StreamedTarget:
             raise DiffTuneError(f"--caption_column: row {ordinal} of the stream has an empty caption or none.")
         return captions
 
-    def _image(self, row: dict, ordinal: int) -> Image.Image:
+    def _image(self, row: dict, ordinal: int, column: str | None = None) -> Image.Image:
         try:
-            return decode(row[self._image_column])
+            return decode(row[column or self._image_column])
         except UnreadableImage as error:
             raise DiffTuneError(
-                f"The image of row {ordinal} of the stream cannot be read ({error.reason}); "
+                f"The {'image' if column is None else 'conditioning image'} of row {ordinal} of the stream cannot be read ({error.reason}); "
                 "--skip_bad_images leaves such rows out."
             ) from None
 
     def _is_bad(self, row: dict) -> bool:
         try:
-            decode(row[self._image_column])
+            for column in filter(None, (self._image_column, self._condition_column)):
+                decode(row[column])
         except UnreadableImage:
             return True
         return False
