@@ -36,6 +36,7 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.build import build_bank
+from diffusers_difftune.bank.settings import BankSettings
 from diffusers_difftune.bank.solver import solver_settings
 
 
@@ -70,10 +71,17 @@ def main(argv: list[str] | None = None) -> None:
     backbone = load_backbone(arguments.pipeline)
     pipeline = backbone.pipeline(None, torch.device(arguments.device), getattr(torch, arguments.dtype))
     pipeline.set_progress_bar_config(disable=True)
-    scheduler_class, settings = solver_settings(pipeline.scheduler, arguments.solver, arguments.steps)
+    scheduler_class, scheduler_settings = solver_settings(pipeline.scheduler, arguments.solver, arguments.steps)
+    settings = BankSettings(
+        num_samples=arguments.samples,
+        resolution=arguments.resolution,
+        batch_size=arguments.batch_size,
+        steps=arguments.steps,
+        solver=arguments.solver,
+    )
 
     def bare() -> None:
-        pipeline.scheduler = scheduler_class.from_config(settings)
+        pipeline.scheduler = scheduler_class.from_config(scheduler_settings)
         for start in range(0, arguments.samples, arguments.batch_size):
             count = min(arguments.batch_size, arguments.samples - start)
             pipeline(
@@ -91,14 +99,10 @@ def main(argv: list[str] | None = None) -> None:
                 pipeline,
                 folder,
                 PROMPTS,
-                num_samples=arguments.samples,
-                resolution=arguments.resolution,
+                settings,
                 latent_shape=backbone.latent_shape(arguments.resolution),
                 model=str(arguments.pipeline),
                 weights_fingerprint="",
-                batch_size=arguments.batch_size,
-                steps=arguments.steps,
-                solver=arguments.solver,
                 progress=False,
             )
 

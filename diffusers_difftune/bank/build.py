@@ -33,8 +33,8 @@ from .manifest import MANIFEST_NAME, NAMES_ONLY, BankManifest
 from .preview import preview_png
 from .prompts import draw_prompts
 from .sampler import Sampler
+from .settings import BankSettings
 from .shard import Shard
-from .solver import SOLVERS
 
 
 logger = logging.getLogger(__name__)
@@ -44,19 +44,12 @@ def build_bank(
     pipeline: DiffusionPipeline,
     folder: str | Path,
     prompts: list[str],
+    settings: BankSettings,
     *,
-    num_samples: int,
-    resolution: int,
     latent_shape: tuple[int, int, int],
     model: str,
     weights_fingerprint: str,
     revision: str | None = None,
-    prompt_source: str = "captions",
-    batch_size: int = 16,
-    steps: int = 25,
-    guidance_scale: float = 1.0,
-    solver: str = "dpm++",
-    seed: int = 0,
     accelerator: Accelerator | None = None,
     progress: bool = True,
 ) -> KnowledgeBank:
@@ -72,18 +65,11 @@ def build_bank(
             back in place afterwards, and its progress bar is off.
         folder (`str` or `Path`): Where the bank goes: a new or empty folder, or a bank that was begun.
         prompts (`list[str]`): What to draw prompts from; see [`draw_prompts`].
-        num_samples (`int`): The number of samples.
-        resolution (`int`): Side of the images in pixels.
+        settings ([`BankSettings`]): How to sample: how many, at which size, and with which sampler.
         latent_shape (`tuple[int, int, int]`): (C, h, w) of a sample at that resolution.
         model (`str`): The name of the model, for the manifest.
         weights_fingerprint (`str`): See [`weights_fingerprint`].
         revision (`str`, *optional*): The model's commit on the Hub, for the manifest.
-        prompt_source (`str`, *optional*, defaults to `"captions"`): Where the prompts are from, for the manifest.
-        batch_size (`int`, *optional*, defaults to 16): Samples made at once, and kept in one shard.
-        steps (`int`, *optional*, defaults to 25): Sampling steps.
-        guidance_scale (`float`, *optional*, defaults to 1.0): Classifier-free guidance; 1.0 computes no empty branch.
-        solver (`str`, *optional*, defaults to `"dpm++"`): See [`solver_settings`].
-        seed (`int`, *optional*, defaults to 0): The seed of noise and prompts.
         accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
 
@@ -91,30 +77,28 @@ def build_bank(
         [`KnowledgeBank`]: The bank, whole.
 
     Raises:
-        DiffTuneError: A setting is out of range, or the folder holds something else, such as a bank with other
-            settings.
+        DiffTuneError: The folder holds something else, such as a bank with other settings.
     """
-    check_bank_settings(num_samples, batch_size, steps, guidance_scale, solver)
     folder = Path(folder)
     is_main = accelerator is None or accelerator.is_main_process
     rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    sampler = Sampler(pipeline, solver, steps, guidance_scale, seed, resolution, tuple(latent_shape))
-    prompts = draw_prompts(prompts, num_samples, seed)
+    sampler = Sampler(pipeline, settings, latent_shape)
+    prompts = draw_prompts(prompts, settings.num_samples, settings.seed)
     manifest = BankManifest(
         model=str(model),
         revision=revision,
         weights_fingerprint=weights_fingerprint,
         pipeline_class=type(pipeline).__name__,
-        solver=solver,
-        scheduler={"class": type(sampler.scheduler).__name__, **sampler.settings},
-        steps=steps,
-        guidance_scale=float(guidance_scale),
-        seed=seed,
-        prompt_source=prompt_source,
+        solver=settings.solver,
+        scheduler={"class": type(sampler.scheduler).__name__, **sampler.scheduler_settings},
+        steps=settings.steps,
+        guidance_scale=float(settings.guidance_scale),
+        seed=settings.seed,
+        prompt_source=settings.prompt_source,
         prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
-        num_samples=num_samples,
-        shard_size=batch_size,
-        resolution=resolution,
+        num_samples=settings.num_samples,
+        shard_size=settings.batch_size,
+        resolution=settings.resolution,
         latent_shape=list(latent_shape),
         dtype=str(pipeline.dtype).removeprefix("torch."),
         libraries={
@@ -133,13 +117,14 @@ def build_bank(
     bank = KnowledgeBank(folder, manifest)
     if is_main:
         logger.info(
-            f"Sampling a knowledge bank of {num_samples} in {folder} on {world} process{'es' if world > 1 else ''}"
-            f" ({solver}, {steps} steps, guidance {guidance_scale}); {bank.num_built()} are there already."
+            f"Sampling a knowledge bank of {settings.num_samples} in {folder} on {world}"
+            f" process{'es' if world > 1 else ''} ({settings.solver}, {settings.steps} steps, guidance"
+            f" {settings.guidance_scale}); {bank.num_built()} are there already."
         )
     with tqdm(
         desc="Knowledge bank",
         unit=" samples",
-        total=num_samples,
+        total=settings.num_samples,
         initial=bank.num_built(),
         disable=not (progress and is_main),
     ) as bar:
@@ -152,31 +137,17 @@ def build_bank(
             bar.update(len(indices) if world == 1 else bank.num_built() - bar.n)
         if accelerator is not None:
             accelerator.wait_for_everyone()
-        bar.update(num_samples - bar.n)
+        bar.update(settings.num_samples - bar.n)
 
     manifest.shards = {name: file_sha256(folder / name) for name in manifest.shard_names}
     if is_main:
-        preview = preview_png(pipeline, [bank.latents(index) for index in range(min(16, num_samples))])
+        preview = preview_png(pipeline, [bank.latents(index) for index in range(min(16, settings.num_samples))])
         write_bytes_atomic(folder / "preview.png", preview)
         write_bytes_atomic(folder / "README.md", bank_card(manifest).encode())
         write_bytes_atomic(folder / MANIFEST_NAME, manifest.to_bytes())  # last: only now does the bank count as whole
     if accelerator is not None:
         accelerator.wait_for_everyone()
     return bank
-
-
-def check_bank_settings(num_samples: int, batch_size: int, steps: int, guidance_scale: float, solver: str) -> None:
-    """Refuses settings that no bank can be built with; needs no weights."""
-    for flag, value, least in (
-        ("bank_samples", num_samples, 1),
-        ("bank_batch_size", batch_size, 1),
-        ("bank_steps", steps, 1),
-        ("bank_guidance_scale", guidance_scale, 1.0),
-    ):
-        if not value >= least:
-            raise DiffTuneError(f"--{flag} is {value}; it must be at least {least}.")
-    if solver not in SOLVERS:
-        raise DiffTuneError(f"--bank_solver is '{solver}'; it must be one of {', '.join(SOLVERS)}.")
 
 
 def begun_manifest(folder: Path, manifest: BankManifest) -> BankManifest:

@@ -19,6 +19,7 @@ from diffusers import DiffusionPipeline
 
 from ..data.plan import counter_generator
 from ..errors import DiffTuneError, first_sentence
+from .settings import BankSettings
 from .shard import Shard
 from .solver import solver_settings
 
@@ -28,54 +29,44 @@ class Sampler:
 
     Args:
         pipeline ([`DiffusionPipeline`]): The pipeline; its progress bar is switched off.
-        solver (`str`), steps (`int`), guidance_scale (`float`), seed (`int`), resolution (`int`): See [`build_bank`].
+        settings ([`BankSettings`]): How to sample.
         latent_shape (`tuple[int, int, int]`): What a sample has to look like.
     """
 
     def __init__(
-        self,
-        pipeline: DiffusionPipeline,
-        solver: str,
-        steps: int,
-        guidance_scale: float,
-        seed: int,
-        resolution: int,
-        latent_shape: tuple[int, ...],
+        self, pipeline: DiffusionPipeline, settings: BankSettings, latent_shape: tuple[int, int, int]
     ) -> None:
         self.pipeline = pipeline
-        scheduler_class, self.settings = solver_settings(pipeline.scheduler, solver, steps)
-        self.scheduler = scheduler_class.from_config(self.settings)
-        self.steps = steps
-        self.guidance_scale = guidance_scale
-        self.seed = seed
-        self.resolution = resolution
-        self.latent_shape = latent_shape
+        scheduler_class, self.scheduler_settings = solver_settings(pipeline.scheduler, settings.solver, settings.steps)
+        self.scheduler = scheduler_class.from_config(self.scheduler_settings)
+        self.settings = settings
+        self.latent_shape = tuple(latent_shape)
         pipeline.set_progress_bar_config(disable=True)
 
     def sample(self, indices: range, prompts: list[str]) -> Shard:
         """Samples that do not depend on what was sampled before."""
-        generators = [torch.Generator().manual_seed(noise_seed(self.seed, index)) for index in indices]
+        generators = [torch.Generator().manual_seed(noise_seed(self.settings.seed, index)) for index in indices]
         own_scheduler, self.pipeline.scheduler = self.pipeline.scheduler, self.scheduler
         try:
             latents = self.pipeline(
                 prompt=prompts,
-                height=self.resolution,
-                width=self.resolution,
-                num_inference_steps=self.steps,
-                guidance_scale=self.guidance_scale,
+                height=self.settings.resolution,
+                width=self.settings.resolution,
+                num_inference_steps=self.settings.steps,
+                guidance_scale=self.settings.guidance_scale,
                 generator=generators,
                 output_type="latent",  # scaled as the denoiser expects them, and never decoded
                 return_dict=False,
             )[0]
         except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
             raise DiffTuneError(
-                f"The pipeline does not sample at --resolution {self.resolution}: {first_sentence(error)}."
+                f"The pipeline does not sample at --resolution {self.settings.resolution}: {first_sentence(error)}."
             ) from error
         finally:
             self.pipeline.scheduler = own_scheduler
         if latents.shape[1:] != self.latent_shape:
             raise DiffTuneError(
-                f"The pipeline gives latents of {list(latents.shape[1:])} at --resolution {self.resolution}, and"
+                f"The pipeline gives latents of {list(latents.shape[1:])} at --resolution {self.settings.resolution}, and"
                 f" training needs {list(self.latent_shape)}."
             )
         latents = latents.float().cpu()

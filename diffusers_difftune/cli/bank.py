@@ -78,18 +78,13 @@ def bank_build(arguments: argparse.Namespace) -> int:
 
     from ..backbones import load_backbone
     from ..backbones.files import pipeline_folder
-    from ..bank.build import build_bank, check_bank_settings
+    from ..bank.build import build_bank
     from ..bank.fingerprint import hub_commit, weights_fingerprint
+    from ..bank.settings import BankSettings
     from ..data.dataset import check_resolution
     from ..data.sources import difftune_cache_dir
 
-    check_bank_settings(
-        arguments.bank_samples,
-        arguments.bank_batch_size,
-        arguments.bank_steps,
-        arguments.bank_guidance_scale,
-        arguments.bank_solver,
-    )
+    settings = BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     if accelerator.is_main_process:
         logging.basicConfig(format="%(message)s")
@@ -110,18 +105,11 @@ def bank_build(arguments: argparse.Namespace) -> int:
         backbone.pipeline(None, accelerator.device, precision),
         arguments.output_dir,
         prompts,
-        num_samples=arguments.bank_samples,
-        resolution=arguments.resolution,
+        settings,
         latent_shape=backbone.latent_shape(arguments.resolution),
         model=model,
         weights_fingerprint=fingerprint,
         revision=hub_commit(folder),
-        prompt_source=arguments.bank_prompts,
-        batch_size=arguments.bank_batch_size,
-        steps=arguments.bank_steps,
-        guidance_scale=arguments.bank_guidance_scale,
-        solver=arguments.bank_solver,
-        seed=arguments.seed,
         accelerator=accelerator,
     )
     if accelerator.is_main_process:

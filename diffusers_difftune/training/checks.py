@@ -22,8 +22,8 @@ from typing import Any
 from accelerate.utils import LoggerType, parse_flag_from_env
 from diffusers.optimization import SchedulerType
 
-from ..bank.build import check_bank_settings
 from ..bank.prompts import read_prompts
+from ..bank.settings import BankSettings
 from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError
 
@@ -87,13 +87,7 @@ def check_ranges(config: Any) -> None:
                 raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
     if config.seed is not None and not 0 <= config.seed < 2**32:
         raise DiffTuneError(f"--seed is {config.seed}; it must be at least 0 and below 2**32.")
-    check_bank_settings(
-        1 if config.bank_samples is None else config.bank_samples,
-        config.bank_batch_size,
-        config.bank_steps,
-        config.bank_guidance_scale,
-        config.bank_solver,
-    )
+    BankSettings.from_flags(config, num_samples=1 if config.bank_samples is None else config.bank_samples)
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
     if not 0 <= config.proportion_empty_prompts <= 1:

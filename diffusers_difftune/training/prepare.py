@@ -25,6 +25,7 @@ from ..bank.build import build_bank
 from ..bank.fingerprint import hub_commit, weights_fingerprint
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
+from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
 from ..data.cache import build_image_cache, build_prompt_cache
 from ..data.dataset import TargetData, load_target_data
@@ -134,18 +135,11 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         pipeline,
         run.output_dir / "knowledge_bank",
         prompts,
-        num_samples=num_samples,
-        resolution=config.resolution,
+        BankSettings.from_flags(config, num_samples, run.seed),
         latent_shape=backbone.latent_shape(config.resolution),
         model=config.pretrained_model_name_or_path,
         revision=hub_commit(backbone.folder) or config.revision,
         weights_fingerprint=fingerprint(run, backbone),
-        prompt_source=config.bank_prompts,
-        batch_size=config.bank_batch_size,
-        steps=config.bank_steps,
-        guidance_scale=config.bank_guidance_scale,
-        solver=config.bank_solver,
-        seed=run.seed,
         accelerator=accelerator,
     )
 

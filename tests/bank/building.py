@@ -13,6 +13,7 @@
 # limitations under the License.
 """A small knowledge bank of the tiny pipeline, in a moment."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.build import build_bank
 from diffusers_difftune.bank.fingerprint import weights_fingerprint
+from diffusers_difftune.bank.settings import BankSettings
 
 
 PROMPTS = ["a red square", "a green bar", "a blue cross"]
@@ -36,18 +38,17 @@ def load_pipeline(folder: Path) -> DiffusionPipeline:
 def small_bank(pipeline: DiffusionPipeline, pretrained: Path, folder: Path, **changes: Any) -> KnowledgeBank:
     """Builds a bank of ten samples in three shards, or whatever `changes` says."""
     backbone = load_backbone(pretrained)
-    settings = {
+    arguments = {
         "prompts": PROMPTS,
-        "num_samples": 10,
-        "batch_size": 4,
-        "steps": 3,
-        "resolution": RESOLUTION,
         "latent_shape": backbone.latent_shape(RESOLUTION),
         "model": "tiny",
         "weights_fingerprint": weights_fingerprint(pretrained, backbone.weight_components),
         "progress": False,
-    } | changes
-    return build_bank(pipeline, folder, **settings)
+    }
+    settings = {"num_samples": 10, "resolution": RESOLUTION, "batch_size": 4, "steps": 3}
+    for name, value in changes.items():
+        (arguments if name in inspect.signature(build_bank).parameters else settings)[name] = value
+    return build_bank(pipeline, folder, settings=BankSettings(**settings), **arguments)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

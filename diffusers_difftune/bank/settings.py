@@ -1,0 +1,87 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How a knowledge bank is sampled."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ..errors import DiffTuneError
+from .solver import SOLVERS
+
+
+@dataclass(frozen=True)
+class BankSettings:
+    """How a knowledge bank is sampled. The bank's manifest records all of it.
+
+    Args:
+        num_samples (`int`): The number of samples, at least 1.
+        resolution (`int`): Side of the images in pixels.
+        seed (`int`, *optional*, defaults to 0): The seed of noise and prompts.
+        prompt_source (`str`, *optional*, defaults to `"captions"`): Where the prompts are from.
+        batch_size (`int`, *optional*, defaults to 16): Samples made at once, and kept in one shard.
+        steps (`int`, *optional*, defaults to 25): Sampling steps.
+        guidance_scale (`float`, *optional*, defaults to 1.0):
+            Classifier-free guidance, at least 1.0, which computes no empty branch.
+        solver (`str`, *optional*, defaults to `"dpm++"`): See [`solver_settings`].
+
+    Raises:
+        DiffTuneError: A setting is out of range. It is named by its flag.
+    """
+
+    num_samples: int
+    resolution: int
+    seed: int = 0
+    prompt_source: str = "captions"
+    batch_size: int = 16
+    steps: int = 25
+    guidance_scale: float = 1.0
+    solver: str = "dpm++"
+
+    def __post_init__(self) -> None:
+        for flag, value, least in (
+            ("bank_samples", self.num_samples, 1),
+            ("bank_batch_size", self.batch_size, 1),
+            ("bank_steps", self.steps, 1),
+            ("bank_guidance_scale", self.guidance_scale, 1.0),
+        ):
+            if not value >= least:
+                raise DiffTuneError(f"--{flag} is {value}; it must be at least {least}.")
+        if self.solver not in SOLVERS:
+            raise DiffTuneError(f"--bank_solver is '{self.solver}'; it must be one of {', '.join(SOLVERS)}.")
+
+    @classmethod
+    def from_flags(cls, flags: Any, num_samples: int, seed: int = 0) -> Self:
+        """The settings that `--resolution` and the `--bank_…` flags ask for.
+
+        Args:
+            flags: Whatever has the flags as attributes.
+            num_samples (`int`): The number of samples; `--bank_samples` may leave it open.
+            seed (`int`, *optional*, defaults to 0): The seed; a run may have drawn its own.
+
+        Returns:
+            [`BankSettings`]: The settings.
+
+        Raises:
+            DiffTuneError: A setting is out of range.
+        """
+        return cls(
+            num_samples=num_samples,
+            resolution=flags.resolution,
+            seed=seed,
+            prompt_source=flags.bank_prompts,
+            batch_size=flags.bank_batch_size,
+            steps=flags.bank_steps,
+            guidance_scale=flags.bank_guidance_scale,
+            solver=flags.bank_solver,
+        )
