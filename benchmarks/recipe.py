@@ -29,7 +29,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "icons"))
-from finetune import PIPELINE, TARGETS, finetune, quiet  # noqa: E402
+from finetune import TARGETS, finetune, quiet  # noqa: E402
 from measure import Measurement  # noqa: E402
 
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -48,13 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--knowledge_bank", type=Path, required=True, help="From `difftune bank build`, of this target."
     )
-    parser.add_argument(
-        "--images", type=int, default=200, help="Samples for FID and KID, if there are as many drawings."
-    )
-    parser.add_argument("--rows", type=int, default=128, help="Drawings that the loss by noise level is measured on.")
-    parser.add_argument("--sampling_steps", type=int, default=15)
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Guidance of the samples that are measured.")
-    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to fine-tune.")
+    Measurement.add_arguments(parser)
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/recipe")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/recipe", help="Run folders.")
     arguments = parser.parse_args(argv)
@@ -66,13 +60,9 @@ def main(argv: list[str] | None = None) -> None:
         if file.is_file():
             continue
         print(f"== {file.stem}", flush=True)
-        measurement = measurement or Measurement(
-            arguments.pipeline,
+        measurement = measurement or Measurement.from_arguments(
+            arguments,
             arguments.target,
-            arguments.images,
-            arguments.rows,
-            arguments.sampling_steps,
-            arguments.guidance_scale,
             seed=1,  # other noise than the demo's
         )
         run = arguments.work / "run"

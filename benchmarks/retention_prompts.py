@@ -33,7 +33,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "icons"))
-from finetune import PIPELINE, RECIPE, RESOLUTION, TARGETS, command_line, finetune, quiet, target_file  # noqa: E402
+from finetune import RECIPE, RESOLUTION, TARGETS, command_line, finetune, quiet, target_file  # noqa: E402
 from measure import Measurement  # noqa: E402
 
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -55,14 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--bank_guidance_scale", nargs="+", type=float, default=[1.0])
     parser.add_argument("--steps", type=int, default=150, help="Optimiser steps of a run.")
     parser.add_argument("--bank_samples", type=int, default=256)
-    parser.add_argument(
-        "--images", type=int, default=200, help="Samples for FID and KID, if there are as many drawings."
-    )
-    parser.add_argument("--rows", type=int, default=128, help="Drawings that the loss by noise level is measured on.")
-    parser.add_argument("--sampling_steps", type=int, default=15)
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Guidance of the samples that are measured.")
+    Measurement.add_arguments(parser)
     parser.add_argument("--no_standard", action="store_true", help="Leave out the runs of standard fine-tuning.")
-    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to fine-tune.")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results/retention_prompts")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs/retention_prompts", help="Banks and run folders.")
     arguments = parser.parse_args(argv)
@@ -80,14 +74,7 @@ def main(argv: list[str] | None = None) -> None:
                 if found["steps"] == arguments.steps and found["recipe"] == RECIPE:
                     continue
             print(f"== {name}", flush=True)
-            measurement = measurement or Measurement(
-                arguments.pipeline,
-                target,
-                arguments.images,
-                arguments.rows,
-                arguments.sampling_steps,
-                arguments.guidance_scale,
-            )
+            measurement = measurement or Measurement.from_arguments(arguments, target)
             result = one_run(arguments, measurement, target, prompts, scale, seed)
             write_bytes_atomic(file, (json.dumps(result, indent=2) + "\n").encode())
     print(table(arguments.output))

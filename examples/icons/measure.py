@@ -13,6 +13,7 @@
 # limitations under the License.
 """How good a fine-tuned icon pipeline is on its target set, and what it forgot; for the demo and the benchmarks."""
 
+import argparse
 import io
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from diffusers import DiffusionPipeline
 from features import NAME, IconFeatures
-from finetune import DATA, RESOLUTION, target_file
+from finetune import DATA, PIPELINE, RESOLUTION, target_file
 from PIL import Image
 from tqdm.auto import tqdm
 
@@ -123,6 +124,30 @@ class Measurement:
         }
         self.encoded = self.encode()
         self.pretrained = self.losses(self.backbone.load_denoiser().to(self.device))
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        """Adds the arguments that [`from_arguments`] reads."""
+        parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to fine-tune.")
+        parser.add_argument(
+            "--images", type=int, default=200, help="Samples for FID and KID, if there are as many drawings."
+        )
+        parser.add_argument("--rows", type=int, default=128, help="Drawings for the loss by noise level.")
+        parser.add_argument("--sampling_steps", type=int, default=15)
+        parser.add_argument("--guidance_scale", type=float, default=3.0, help="Guidance of the samples.")
+
+    @classmethod
+    def from_arguments(cls, arguments: argparse.Namespace, target: str, seed: int = 0) -> "Measurement":
+        """Measures as the command line says."""
+        return cls(
+            arguments.pipeline,
+            target,
+            arguments.images,
+            arguments.rows,
+            arguments.sampling_steps,
+            arguments.guidance_scale,
+            seed,
+        )
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return extract_features(self.extractor, images, batch_size=16, device=self.device)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Reading the Parquet files of `fetch.py` and keeping resumable training state."""
+"""Reading the Parquet files of `fetch.py`, keeping resumable training state, and ranking names."""
 
 import io
 import os
@@ -54,6 +54,26 @@ def batch_indices(n: int, step: int, batch: int, seed: int) -> torch.Tensor:
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed * 100003 + step // per_epoch))
     start = step % per_epoch * batch
     return order[start : start + batch]
+
+
+def ranks_of_100(scores: torch.Tensor, names: list[str]) -> list[int]:
+    """For each drawing, how many of 99 names of other things, a seeded draw, score at least as high as its own name.
+
+    Args:
+        scores (`torch.Tensor` of shape `(N, N)`): How well drawing i goes with name j.
+        names (`list[str]`): The names.
+    """
+    cores, generator, ranks = [core(name) for name in names], torch.Generator().manual_seed(0), []
+    for i, own in enumerate(cores):
+        others, seen = [], {own}
+        for j in torch.randperm(len(cores), generator=generator).tolist():
+            if cores[j] not in seen:
+                others.append(j)
+                seen.add(cores[j])
+            if len(others) == 99:
+                break
+        ranks.append(int((scores[i, others] >= scores[i, i]).sum()))
+    return ranks
 
 
 def grid(images: torch.Tensor, columns: int, zoom: int = 4) -> Image.Image:

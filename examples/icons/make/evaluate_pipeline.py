@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from captions import core
-from common import read_parquet, to_float
+from common import ranks_of_100, read_parquet, to_float
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 from PIL import Image, ImageDraw
 from train_text_encoder import embed_images, embed_texts
@@ -69,11 +69,7 @@ def best_of_100(
     """Share of the images whose own name is the best, or among the 5 best, of itself and 99 other names, seeded."""
     ids = tokenizer(names, padding="max_length", max_length=24, truncation=True, return_tensors="pt").input_ids
     scores = embed_images(model, to_float(images)) @ embed_texts(model, ids, tokenizer.eos_token_id)[0].T
-    generator, ranks = torch.Generator().manual_seed(0), []
-    for i in range(len(names)):
-        order = torch.randperm(len(names), generator=generator)
-        others = order[order != i][:99]
-        ranks.append(int((scores[i, others] >= scores[i, i]).sum()))
+    ranks = ranks_of_100(scores, names)
     return {"top5": sum(r < 5 for r in ranks) / len(names), "top1": sum(r < 1 for r in ranks) / len(names)}
 
 

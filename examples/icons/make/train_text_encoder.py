@@ -32,7 +32,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from captions import core
-from common import batch_indices, load_state, read_parquet, save_state, thin_skin_tones, to_float
+from common import batch_indices, load_state, ranks_of_100, read_parquet, save_state, thin_skin_tones, to_float
 from diffusers.training_utils import EMAModel
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
@@ -96,18 +96,7 @@ def top5_of_100(model: CLIPModel, images: torch.Tensor, texts: list[str], tokeni
     names = torch.cat([embed_texts(model, encode(texts[i : i + 200]).input_ids, tokenizer.eos_token_id)[0]
                        for i in range(0, len(texts), 200)])  # fmt: skip
     pictures = torch.cat([embed_images(model, x) for x in to_float(images).split(200)])
-    scores, cores = pictures @ names.T, [core(t) for t in texts]
-    generator, hits = torch.Generator().manual_seed(0), 0
-    for i, own in enumerate(cores):
-        others, seen = [], {own}
-        for j in torch.randperm(len(cores), generator=generator).tolist():
-            if cores[j] not in seen:
-                others.append(j)
-                seen.add(cores[j])
-            if len(others) == 99:
-                break
-        hits += int((scores[i, others] >= scores[i, i]).sum() < 5)
-    return hits / len(cores)
+    return sum(rank < 5 for rank in ranks_of_100(pictures @ names.T, texts)) / len(texts)
 
 
 def main() -> None:
