@@ -23,6 +23,7 @@ import platform
 import secrets
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +232,8 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter], total_steps: 
 
         optimizer_class = bitsandbytes.optim.AdamW8bit
     else:
-        optimizer_class = torch.optim.AdamW
+        # In one kernel. With a loss scaler, accelerate could not tell which steps that kernel skipped.
+        optimizer_class = partial(torch.optim.AdamW, fused=run.accelerator.scaler is None)
     optimizer = optimizer_class(
         parameters,
         lr=config.learning_rate * (run.global_batch_size if config.scale_lr else 1),
