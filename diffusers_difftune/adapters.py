@@ -11,10 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What trains: the whole denoiser, or a LoRA on it. Each knows how to save itself, in a checkpoint and as a result."""
+"""What trains: the whole denoiser, or a LoRA on it; [`ControlBranch`] in control.py is the third. Each knows how to call
+what it trains, and how to save it, in a checkpoint and as a result."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from diffusers.training_utils import EMAModel, cast_training_params
@@ -26,6 +28,29 @@ from safetensors.torch import load_file
 from .backbones import Backbone
 from .backbones.files import copy_components, set_scheduler_prediction_type
 from .errors import DiffTuneError, first_sentence
+
+
+class Trained(Protocol):
+    """What the training room asks of whatever trains; [`FullDenoiser`] documents each part.
+
+    Attributes:
+        result (`str`): What the result is: `"pipeline"`, `"lora"` or `"controlnet"`.
+        model (`torch.nn.Module`): Has the parameters that train; the module that accelerate prepares.
+    """
+
+    result: str
+    model: torch.nn.Module
+
+    def parameters(self) -> list[torch.nn.Parameter]: ...
+    def to(self, device: torch.device) -> None: ...
+    def after_step(self) -> None: ...
+    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor: ...
+    def pretrained_model(self) -> tuple[torch.nn.Module, AbstractContextManager]: ...
+    def use_final_weights(self) -> AbstractContextManager: ...
+    def pipeline(self, device: torch.device, dtype: torch.dtype): ...
+    def save(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None: ...
+    def save_result(self, folder: Path) -> None: ...
 
 
 class FullDenoiser:
@@ -40,6 +65,8 @@ class FullDenoiser:
             a GPU, between steps.
         keep_pretrained (`bool`, *optional*, defaults to `False`): Keep a frozen copy of the pretrained denoiser.
     """
+
+    result = "pipeline"
 
     def __init__(
         self,
@@ -86,6 +113,10 @@ class FullDenoiser:
         if self.offload_ema:
             self.ema.to("cpu", non_blocking=True)
 
+    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The output for x_t of the model that trains, as accelerate prepared it."""
+        return self.backbone.predict(model, sample, timesteps, condition)
+
     def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
         """The pretrained denoiser, and a context in which to call it."""
         return self.pretrained, nullcontext()
@@ -93,6 +124,10 @@ class FullDenoiser:
     def use_final_weights(self) -> "FinalWeights":
         """A context in which the denoiser has the weights that would be saved as the result."""
         return FinalWeights(self)
+
+    def pipeline(self, device: torch.device, dtype: torch.dtype):
+        """The whole pipeline with what trains in it, to make images with."""
+        return self.backbone.pipeline(self.model, device, dtype)
 
     def save(self, folder: Path) -> None:
         """Writes `unet/`, and `unet_ema/` if there is an average, into a checkpoint."""
@@ -154,6 +189,8 @@ class LoraDenoiser:
         DiffTuneError: No module has one of the names, or a value is out of range.
     """
 
+    result = "lora"
+
     def __init__(
         self,
         backbone: Backbone,
@@ -164,33 +201,8 @@ class LoraDenoiser:
         target_modules: list[str] | None = None,
     ) -> None:
         self.backbone = backbone
-        self.model = denoiser.requires_grad_(False)
-        self.ema: EMAModel | None = None
-        names = list(target_modules or backbone.lora_target_modules)
-        unknown = [
-            name for name in names if not any(f".{m}".endswith(f".{name}") for m, _ in denoiser.named_modules())
-        ]
-        hint = f"the attention projections are {' '.join(backbone.lora_target_modules)}"
-        if unknown:
-            raise DiffTuneError(
-                f"--lora_target_modules {' '.join(names)}: there is no module {', '.join(unknown)} in the"
-                f" {backbone.denoiser_name}; {hint}."
-            )
-        config = LoraConfig(
-            r=rank,
-            lora_alpha=rank if alpha is None else alpha,
-            lora_dropout=dropout,
-            init_lora_weights="gaussian",
-            target_modules=names,
-        )
-        try:
-            denoiser.add_adapter(config)
-        except ValueError as error:
-            raise DiffTuneError(
-                f"--lora_target_modules {' '.join(names)}: {first_sentence(error)}; {hint}."
-            ) from error
-        # Half-precision LoRA weights would lose small updates, whichever half precision it is.
-        cast_training_params(denoiser, dtype=torch.float32)
+        self.model = denoiser
+        add_lora(denoiser, backbone, backbone.denoiser_name, rank, alpha, dropout, target_modules)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that train."""
@@ -202,6 +214,10 @@ class LoraDenoiser:
     def after_step(self) -> None:
         """Nothing to do: there is no moving average."""
 
+    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The output for x_t of the model that trains, as accelerate prepared it."""
+        return self.backbone.predict(model, sample, timesteps, condition)
+
     def pretrained_model(self) -> tuple[torch.nn.Module, "WithoutAdapter"]:
         """The denoiser, and a context that switches the LoRA layers off."""
         return self.model, WithoutAdapter(self.model)
@@ -209,6 +225,10 @@ class LoraDenoiser:
     def use_final_weights(self) -> nullcontext:
         """The weights are always final."""
         return nullcontext()
+
+    def pipeline(self, device: torch.device, dtype: torch.dtype):
+        """The whole pipeline with what trains in it, to make images with."""
+        return self.backbone.pipeline(self.model, device, dtype)
 
     def save(self, folder: Path) -> None:
         """Writes `pytorch_lora_weights.safetensors`, which `load_lora_weights` reads, alpha included."""
@@ -237,6 +257,40 @@ class LoraDenoiser:
         self.save(folder)
 
 
+def add_lora(
+    model: torch.nn.Module,
+    backbone: Backbone,
+    name: str,
+    rank: int,
+    alpha: float | None,
+    dropout: float,
+    target_modules: list[str] | None,
+) -> None:
+    """Freezes a model and adds LoRA matrices that train, in float32; see [`LoraDenoiser`] for the arguments."""
+    model.requires_grad_(False)
+    wanted = list(target_modules or backbone.lora_target_modules)
+    modules = [f".{module}" for module, _ in model.named_modules()]
+    unknown = [each for each in wanted if not any(module.endswith(f".{each}") for module in modules)]
+    hint = f"the attention projections are {' '.join(backbone.lora_target_modules)}"
+    if unknown:
+        raise DiffTuneError(
+            f"--lora_target_modules {' '.join(wanted)}: there is no module {', '.join(unknown)} in the {name}; {hint}."
+        )
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if alpha is None else alpha,
+        lora_dropout=dropout,
+        init_lora_weights="gaussian",
+        target_modules=wanted,
+    )
+    try:
+        model.add_adapter(config)
+    except ValueError as error:
+        raise DiffTuneError(f"--lora_target_modules {' '.join(wanted)}: {first_sentence(error)}; {hint}.") from error
+    # Half-precision LoRA weights would lose small updates, whichever half precision it is.
+    cast_training_params(model, dtype=torch.float32)
+
+
 class WithoutAdapter:
     """Switches the adapter off on entry and on again on exit."""
 
@@ -248,6 +302,3 @@ class WithoutAdapter:
 
     def __exit__(self, *exception) -> None:
         self.model.enable_adapters()
-
-
-Trained = FullDenoiser | LoraDenoiser

@@ -43,7 +43,8 @@ CITATION = """\
 # The flags worth a line of the card, in this order, where the run had them.
 SETTINGS = (
     *("objective", "source_share", "retention_weight", "reconsolidation_power", "retention_power", "coefficients"),
-    *("retention_target", "retention_prompts", "rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("retention_target", "retention_prompts", "condition_kind", "condition_model", "retention_condition", "rank"),
+    *("lora_alpha", "lora_dropout", "lora_target_modules"),
     *("resolution", "center_crop", "random_flip", "learning_rate", "lr_scheduler", "lr_warmup_steps"),
     *("train_batch_size", "gradient_accumulation_steps", "snr_gamma", "noise_offset", "input_perturbation"),
     *("dream_training", "use_ema", "mixed_precision", "seed"),
@@ -56,7 +57,7 @@ def write_model_card(
     *,
     repo_id: str | None = None,
     base_folder: str | Path | None = None,
-    lora: bool = False,
+    result: str = "pipeline",
     pipeline_class: str = "StableDiffusionPipeline",
     steps: int | None = None,
     num_rows: int | None = None,
@@ -72,7 +73,8 @@ def write_model_card(
         config (`Mapping`): The flags of the run by name, as in `run_config.json`. Tokens and local paths are left out.
         repo_id (`str`, *optional*): Where it will be uploaded; the example loads it from there.
         base_folder (`str` or `Path`, *optional*): Where the base model lies on this machine.
-        lora (`bool`, *optional*, defaults to `False`): Whether the result is LoRA weights instead of a pipeline.
+        result (`str`, *optional*, defaults to `"pipeline"`): What is in the folder: `"pipeline"`, `"lora"` (weights for
+            `load_lora_weights`) or `"controlnet"`.
         pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
         steps (`int`, *optional*): Optimiser steps that were made.
         num_rows (`int`, *optional*): Rows of target data.
@@ -96,18 +98,18 @@ def write_model_card(
         library_name="diffusers",
         pipeline_tag="text-to-image",
         base_model=base,
-        base_model_relation=("adapter" if lora else "finetune") if base else None,
+        base_model_relation=("finetune" if result == "pipeline" else "adapter") if base else None,
         datasets=[dataset] if dataset else None,
-        tags=tags(facts, lora, pipeline_class),
-        widget=[{"text": prompt, "output": {"url": paths[0]}} for prompt, paths in gallery.items() if paths] or None,
+        tags=tags(facts, result, pipeline_class),
+        widget=None if result == "controlnet" else widget(gallery),
     )
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     parts = [
         f"# {title}",
-        summary(facts, base, dataset, lora, num_rows, steps),
+        summary(facts, base, dataset, result, num_rows, steps),
         gallery_text(gallery),
         "## Use",
-        usage(facts, base, repo_id, lora, next(iter(gallery), None)),
+        usage(facts, base, repo_id, result, gallery),
         "## Training",
         table("Setting", {name: facts[name] for name in SETTINGS if facts.get(name) not in (None, False)}),
         bank_text(bank),
@@ -156,19 +158,24 @@ def hub_id(name: str | None) -> str | None:
     return name if name.count("/") == 1 and not name.startswith((".", "~", "/")) else None
 
 
-def tags(facts: Mapping[str, Any], lora: bool, pipeline_class: str) -> list[str]:
+def tags(facts: Mapping[str, Any], result: str, pipeline_class: str) -> list[str]:
     """The tags by which the Hub finds it; those of Stable Diffusion are the ones diffusers' own scripts set."""
     found = ["text-to-image", "diffusers", "diffusers-training"]
     found += ["diff-tuning"] if facts.get("objective") != "standard" else []
     found += ["stable-diffusion", "stable-diffusion-diffusers"] if pipeline_class == "StableDiffusionPipeline" else []
-    return found + (["lora"] if lora else [])
+    return found + ([] if result == "pipeline" else [result])
+
+
+def widget(gallery: Mapping[str, Sequence[str]]) -> list[dict[str, Any]] | None:
+    """An example of each prompt for the Hub's page."""
+    return [{"text": prompt, "output": {"url": paths[0]}} for prompt, paths in gallery.items() if paths] or None
 
 
 def summary(
     facts: Mapping[str, Any],
     base: str | None,
     dataset: str | None,
-    lora: bool,
+    result: str,
     num_rows: int | None,
     steps: int | None,
 ) -> str:
@@ -177,14 +184,16 @@ def summary(
     data = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else "a set of images"
     rows = f" ({num_rows:,} rows)" if num_rows else ""
     length = f" for {steps:,} steps" if steps else ""
-    what = "LoRA weights for" if lora else "A fine-tuned version of"
+    kinds = {"pipeline": "A fine-tuned version of", "lora": "LoRA weights for", "controlnet": "A ControlNet for"}
+    if result == "controlnet" and facts.get("condition_kind"):
+        kinds[result] = f"A ControlNet ({facts['condition_kind']}) for"
     how = (
         "[Diff-Tuning](https://arxiv.org/abs/2406.00773), which learns the new images mostly at high noise levels and "
         "goes on denoising samples of the base model mostly at low ones, so that the model keeps what it knew"
     )
     if facts.get("objective") == "standard":
         how = "standard fine-tuning"
-    return f"{what} {model}, trained on {data}{rows}{length} with {how}. Made with `diffusers-difftune`."
+    return f"{kinds[result]} {model}, trained on {data}{rows}{length} with {how}. Made with `diffusers-difftune`."
 
 
 def gallery_text(gallery: Mapping[str, Sequence[str]]) -> str:
@@ -193,27 +202,40 @@ def gallery_text(gallery: Mapping[str, Sequence[str]]) -> str:
     return "\n\n".join(f"*{' '.join(prompt.split())}*\n\n{row}" for prompt, row in zip(gallery, images))
 
 
-def usage(facts: Mapping[str, Any], base: str | None, repo_id: str | None, lora: bool, prompt: str | None) -> str:
+def usage(
+    facts: Mapping[str, Any],
+    base: str | None,
+    repo_id: str | None,
+    result: str,
+    gallery: Mapping[str, Sequence[str]],
+) -> str:
     """Code that makes an image with the result."""
-    result = repo_id or "path/to/this/folder"
-    start = (base or facts.get("pretrained_model_name_or_path") or "path/to/the/base/model") if lora else result
+    this = repo_id or "path/to/this/folder"
+    start = this if result == "pipeline" else base or facts.get("pretrained_model_name_or_path") or "the/base/model"
     size = facts.get("resolution")
-    arguments = json.dumps(prompt or "an example prompt", ensure_ascii=False)
+    prompt, images = next(iter(gallery.items()), ("an example prompt", []))
+    arguments = json.dumps(prompt, ensure_ascii=False)
+    if result == "controlnet":
+        arguments += ", image=condition"
     arguments += f", height={size}, width={size}" if size else ""
-    return "\n".join(
-        [
-            "```python",
-            "import torch",
-            "from diffusers import DiffusionPipeline",
-            "",
-            'device = "cuda" if torch.cuda.is_available() else "cpu"',
-            f'pipeline = DiffusionPipeline.from_pretrained("{start}").to(device)',
-            *([f'pipeline.load_lora_weights("{result}")'] if lora else []),
-            f"image = pipeline({arguments}).images[0]",
-            'image.save("image.png")',
-            "```",
+    lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
+    load = [f'pipeline = DiffusionPipeline.from_pretrained("{start}").to(device)']
+    if result == "lora":
+        load.append(f'pipeline.load_lora_weights("{this}")')
+    if result == "controlnet":
+        lines[1:2] = [
+            "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline",
+            "from diffusers.utils import load_image",
         ]
-    )
+        place = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else f"{this}/"
+        load = [
+            f'controlnet = ControlNetModel.from_pretrained("{this}")',
+            f'pipeline = StableDiffusionControlNetPipeline.from_pretrained("{start}", controlnet=controlnet).to(device)',
+            f'condition = load_image("{place + images[0] if images else "condition.png"}")',
+        ]
+    lines += ['device = "cuda" if torch.cuda.is_available() else "cpu"', *load]
+    lines += [f"image = pipeline({arguments}).images[0]", 'image.save("image.png")']
+    return "\n".join(["```python", *lines, "```"])
 
 
 def bank_text(bank: Mapping[str, Any] | None) -> str:

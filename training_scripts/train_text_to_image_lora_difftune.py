@@ -39,7 +39,8 @@ from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
     DataConfig,
     DiffTuningConfig,
-    LoraConfigFlags,
+    LoraFlags,
+    LoraValidationConfig,
     ModelConfig,
     RunConfig,
     flag,
@@ -60,7 +61,7 @@ from diffusers_difftune.training.validation import Validation
 
 
 @dataclass
-class TextToImageLoraConfig(ModelConfig, DataConfig, RunConfig, LoraConfigFlags, DiffTuningConfig):
+class TextToImageLoraConfig(ModelConfig, DataConfig, RunConfig, LoraFlags, LoraValidationConfig, DiffTuningConfig):
     """The flags of this script."""
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned-lora")

@@ -13,12 +13,16 @@
 # limitations under the License.
 """Stable Diffusion 1.x and 2.x: a UNet on VAE latents, conditioned on one CLIP text encoder."""
 
+import hashlib
+import json
 from pathlib import Path
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDPMScheduler,
+    StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
@@ -37,6 +41,8 @@ class StableDiffusionBackbone:
 
     pipeline_class = StableDiffusionPipeline
     denoiser_class = UNet2DConditionModel
+    control_pipeline_class = StableDiffusionControlNetPipeline
+    controlnet_class = ControlNetModel
     denoiser_name = "unet"
     lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
     weight_components = ("unet", "vae", "text_encoder")
@@ -50,6 +56,7 @@ class StableDiffusionBackbone:
         self.latent_channels: int = vae_config["latent_channels"]
         self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
         self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
+        self.tokenizer_key: str | None = None  # set when --tokenizer_name names another
         self.prediction_type: str | None = None  # set when --prediction_type overrides the scheduler's
         self.vae: AutoencoderKL | None = None
         self.text_encoder: CLIPTextModel | None = None
@@ -63,6 +70,12 @@ class StableDiffusionBackbone:
         """Trains, validates and saves with this prediction type instead of the pretrained scheduler's."""
         self.prediction_type = prediction_type
         self.noise_scheduler.register_to_config(prediction_type=prediction_type)
+
+    def set_tokenizer(self, tokenizer: CLIPTokenizer) -> None:
+        """Uses another tokenizer than the pipeline's own."""
+        self.tokenizer = tokenizer
+        vocabulary = json.dumps([tokenizer.get_vocab(), tokenizer.model_max_length], sort_keys=True)
+        self.tokenizer_key = hashlib.sha256(vocabulary.encode()).hexdigest()
 
     def size(self, resolution: int) -> dict[str, int]:
         """The arguments with which the pipeline makes square images of this resolution."""
@@ -150,14 +163,64 @@ class StableDiffusionBackbone:
         """The denoiser's output for x_t, of the shape of `sample`."""
         return denoiser(sample, timesteps, condition["encoder_hidden_states"], return_dict=False)[0]
 
-    def pipeline(self, denoiser: torch.nn.Module | None, device: torch.device, dtype: torch.dtype, **kwargs):
-        """The whole pipeline to sample from: untouched, or with `denoiser` in place of the saved one."""
+    def new_controlnet(self, denoiser: UNet2DConditionModel) -> ControlNetModel:
+        """A ControlNet that starts as a copy of the UNet's first half; it changes nothing until it is trained."""
+        # One channel width for the pixels, and one for each time the VAE halves them: its latents are the size to reach.
+        widths = (16, 32, 96, 256, 256)[: self.vae_scale_factor.bit_length()]
+        return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=widths)
+
+    def predict_controlled(
+        self,
+        denoiser: torch.nn.Module,
+        controlnet: torch.nn.Module,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """The denoiser's output for x_t under a ControlNet.
+
+        Args:
+            denoiser (`torch.nn.Module`): The UNet, in any precision.
+            controlnet (`torch.nn.Module`): The ControlNet.
+            sample (`torch.Tensor` of shape `(B, C, h, w)`): x_t.
+            timesteps (`torch.Tensor` of shape `(B,)`): t.
+            condition (`dict[str, torch.Tensor]`): As for [`predict`], and `control`, the control images of shape
+                `(B, 3, H, W)` in [0, 1].
+
+        Returns:
+            `torch.Tensor` of shape `(B, C, h, w)`.
+        """
+        prompts = condition["encoder_hidden_states"]
+        down, middle = controlnet(sample, timesteps, prompts, condition["control"], return_dict=False)
+        dtype = denoiser.dtype
+        return denoiser(
+            sample.to(dtype),
+            timesteps,
+            prompts.to(dtype),
+            down_block_additional_residuals=[residual.to(dtype) for residual in down],
+            mid_block_additional_residual=middle.to(dtype),
+            return_dict=False,
+        )[0]
+
+    def pipeline(
+        self,
+        denoiser: torch.nn.Module | None,
+        device: torch.device,
+        dtype: torch.dtype,
+        controlnet: torch.nn.Module | None = None,
+        **kwargs,
+    ):
+        """The whole pipeline to sample from: untouched, with `denoiser` in place of the saved one, or with a ControlNet."""
         components = {} if denoiser is None else {"unet": denoiser}
         if self.vae is not None:
             components |= {"vae": self.vae, "text_encoder": self.text_encoder}
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline_class: type = StableDiffusionPipeline
+        if controlnet is not None:
+            pipeline_class, components["controlnet"] = StableDiffusionControlNetPipeline, controlnet
+        pipeline = pipeline_class.from_pretrained(
             self.folder, variant=self.variant, safety_checker=None, dtype=dtype, **components, **kwargs
         )
+        pipeline.register_modules(tokenizer=self.tokenizer)
         if denoiser is not None and self.prediction_type is not None:
             pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
         pipeline.set_progress_bar_config(disable=True)

@@ -289,7 +289,8 @@ def encoders_fingerprint(backbone: Backbone, cache_dir: Path, verify: bool = Fal
     """The fingerprint of everything in the pipeline that encodes images and prompts."""
     tokenizers = sorted(path.name for path in backbone.folder.glob("tokenizer*"))
     components = [name for name in backbone.weight_components if name != backbone.denoiser_name]
-    return weights_fingerprint(backbone.folder, [*components, *tokenizers], backbone.variant, cache_dir, verify)
+    found = weights_fingerprint(backbone.folder, [*components, *tokenizers], backbone.variant, cache_dir, verify)
+    return found if backbone.tokenizer_key is None else f"{found} {backbone.tokenizer_key}"
 
 
 def spread_crop(row: int, crop: int, count: int) -> tuple[float, float]:

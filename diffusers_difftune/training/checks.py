@@ -41,6 +41,9 @@ AT_LEAST_ONE = (
     "num_validation_images",
     "validation_epochs",
     "validation_steps",
+    "control_evaluation_steps",
+    "control_evaluation_samples",
+    "lr_num_cycles",
 )
 AT_LEAST_ZERO = (
     "lr_warmup_steps",

@@ -40,10 +40,8 @@ class ModelConfig:
 
 
 @dataclass
-class DataConfig:
-    """The target data."""
-
-    _argument_group_name = "target data"
+class TargetDataConfig:
+    """The target data, as every script takes it; the scripts' own groups build on it."""
 
     dataset_name: str | None = flag("A dataset on the Hub, or a folder that `datasets` can load.")
     dataset_config_name: str | None = flag("The configuration of the dataset, if it has several.")
@@ -54,6 +52,22 @@ class DataConfig:
     caption_column: str = flag("The column that holds a caption or a list of captions.", "text")
     max_train_samples: int | None = flag("Train on this many rows only, drawn with the seed.")
     resolution: int = flag("Images are resized so that their shorter side has this many pixels, then cropped.", 512)
+    dataloader_num_workers: int = flag("Processes that prepare batches; 0 prepares them in the main process.", 0)
+    proportion_empty_prompts: float = flag(
+        "Fraction of target rows whose caption is replaced by the empty prompt, for classifier-free guidance.", 0.0
+    )
+    no_cache: bool = flag("Encode images and captions in every step instead of once (upstream's behaviour).", False)
+    streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)
+    verify_cache: bool = flag("Hash every image again instead of trusting size, time and inode of its file.", False)
+    skip_bad_images: bool = flag("Leave out images that cannot be read instead of stopping.", False)
+
+
+@dataclass
+class DataConfig(TargetDataConfig):
+    """The target data of a text-to-image model, and what is done to images."""
+
+    _argument_group_name = "target data"
+
     center_crop: bool = flag("Crop in the centre instead of at random.", False)
     random_flip: bool = flag("Flip images horizontally at random.", False)
     image_interpolation_mode: str = flag(
@@ -61,15 +75,22 @@ class DataConfig:
         "lanczos",
         choices=["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"],
     )
-    dataloader_num_workers: int = flag("Processes that prepare batches; 0 prepares them in the main process.", 0)
-    proportion_empty_prompts: float = flag(
-        "Fraction of target rows whose caption is replaced by the empty prompt, for classifier-free guidance.", 0.0
-    )
     crops_per_image: int = flag("How many seeded random crops of an image that is not square are cached.", 4)
-    no_cache: bool = flag("Encode images and captions in every step instead of once (upstream's behaviour).", False)
-    streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)
-    verify_cache: bool = flag("Hash every image again instead of trusting size, time and inode of its file.", False)
-    skip_bad_images: bool = flag("Leave out images that cannot be read instead of stopping.", False)
+
+
+@dataclass
+class ControlDataConfig(TargetDataConfig):
+    """The target data of a ControlNet. As in diffusers' script, images and control images are resized bilinearly and
+    cropped in the centre; there is no flag for it."""
+
+    _argument_group_name = "target data"
+
+    conditioning_image_column: str = flag("The column that holds the control image.", "conditioning_image")
+
+    center_crop = True
+    random_flip = False
+    image_interpolation_mode = "bilinear"
+    crops_per_image = 1
 
 
 @dataclass
@@ -179,8 +200,8 @@ class FullFineTuningConfig:
 
 
 @dataclass
-class LoraConfigFlags:
-    """What only LoRA fine-tuning has."""
+class LoraFlags:
+    """LoRA."""
 
     _argument_group_name = "LoRA"
 
@@ -190,7 +211,64 @@ class LoraConfigFlags:
     lora_target_modules: list[str] | None = flag(
         "Names of the modules that get LoRA layers. Default: the attention projections.", nargs="+"
     )
+
+
+@dataclass
+class LoraValidationConfig:
+    """The validation images of LoRA fine-tuning."""
+
+    _argument_group_name = "validation"
+
     validation_prompt: str | None = flag("Prompt to make validation images for.")
     num_validation_images: int = flag("How many validation images to make.", 4)
     validation_epochs: int = flag("Make validation images every this many epochs.", 1)
     validation_steps: int | None = flag("Make validation images every this many steps instead.")
+
+
+@dataclass
+class ControlNetConfig:
+    """What only ControlNet training has."""
+
+    _argument_group_name = "ControlNet"
+
+    controlnet_model_name_or_path: str | None = flag(
+        "A ControlNet to train on: a folder or a model id on the Hub. Default: a copy of the denoiser's first half."
+    )
+    tokenizer_name: str | None = flag("A tokenizer in place of the model's own: a folder or an id on the Hub.")
+    lr_num_cycles: int = flag("Restarts of the cosine_with_restarts schedule.", 1)
+    lr_power: float = flag("Power of the polynomial schedule.", 1.0)
+    set_grads_to_none: bool = flag("Free gradients between steps instead of setting them to zero.", False)
+    validation_prompt: list[str] | None = flag("Prompts to make validation images for.", nargs="+")
+    validation_image: list[str] | None = flag("Files of control images to make validation images from.", nargs="+")
+    num_validation_images: int = flag("How many images to make of each prompt and control image.", 4)
+    validation_steps: int = flag("Make validation images every this many steps.", 100)
+    tracker_project_name: str = flag("Name of the project in the tracker.", "train_controlnet")
+
+
+@dataclass
+class ControlConditionConfig:
+    """Where control images come from that are not in the target data: extracted from images."""
+
+    _argument_group_name = "control conditions"
+
+    condition_kind: str | None = flag(
+        "What the control images are, so that they can be extracted from other images, too.",
+        choices=["edge", "sketch", "depth", "normal", "segmentation"],
+    )
+    condition_model: str | None = flag(
+        "What extracts depth, normal or segmentation: a folder, a model id on the Hub, or drawing (no model; for"
+        " drawings on white). Default: a model of each kind on the Hub."
+    )
+    condition_revision: str | None = flag("Revision of the condition model on the Hub.")
+    retention_condition: str | None = flag(
+        "The control images of source rows: extracted from the samples themselves, or blank (black). Default: extracted"
+        " if --condition_kind says how, else blank.",
+        choices=["extracted", "blank"],
+    )
+    control_evaluation_data: str | None = flag(
+        "Held-out data with the columns of the target data. Images are made for its control images while training, and"
+        " the conditions found in them are compared with what was asked for. Needs --condition_kind."
+    )
+    control_evaluation_steps: int | None = flag("Measure this every so many steps. Default: --validation_steps.")
+    control_evaluation_samples: int = flag("How many held-out rows are measured, the first ones.", 32)
+    control_evaluation_guidance_scale: float = flag("Classifier-free guidance of the images that are measured.", 7.5)

@@ -20,7 +20,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ..adapters import LoraDenoiser, Trained
+from ..adapters import Trained
 from ..atomic import fsync_path, fsync_tree
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
@@ -82,7 +82,7 @@ def finish_run(
             dataclasses.asdict(config) | {"seed": run.seed},
             repo_id=repo_id,
             base_folder=backbone.folder,
-            lora=isinstance(state.trained, LoraDenoiser),
+            result=state.trained.result,
             pipeline_class=backbone.pipeline_class.__name__,
             steps=state.total_steps,
             num_rows=None if config.streaming else len(batches.target),

@@ -51,6 +51,7 @@ class TrainingLog:
         self.written = start_step
         self.steps: list[tuple[torch.Tensor, float]] = []
         self.bins = self.current = None
+        self.noted: dict[int, dict[str, Any]] = {}
         self.started = time.perf_counter()
         if accelerator.is_main_process:
             kept = []
@@ -74,6 +75,19 @@ class TrainingLog:
         """Closes an optimiser step."""
         self.steps.append((self.current, lr))
         self.current = None
+
+    def note(self, facts: dict[str, Any]) -> None:
+        """Adds more to the line of the newest step."""
+        self.noted[self.written + len(self.steps)] = facts
+
+    def write_start(self, facts: dict[str, Any]) -> None:
+        """Writes what was measured before the first step, as the line of step 0."""
+        line = {"step": 0, **facts}
+        if self.accelerator.is_main_process:
+            with open(self.path, "a") as file:
+                file.write(json.dumps(line) + "\n")
+        self.accelerator.log(flatten(line), step=0)
+        self.started = time.perf_counter()
 
     def due(self) -> bool:
         """Whether it is time to [`flush`]."""
@@ -103,6 +117,7 @@ class TrainingLog:
                     "loss_retention": retention,
                     "lr": lr,
                     "images_per_second": round(rate, 2),
+                    **self.noted.pop(self.written, {}),
                 }
             )
         means = [s / c if c else None for s, c in zip(bin_sums, bin_counts, strict=True)]
@@ -140,6 +155,8 @@ def flatten(line: dict[str, Any]) -> dict[str, float]:
             for index, mean in enumerate(value):
                 if mean is not None:
                     scalars[f"{name.removesuffix('_by_level')}/t_{index / 10:.1f}-{(index + 1) / 10:.1f}"] = mean
+        elif isinstance(value, dict):
+            scalars |= {f"{name}/{key}": number for key, number in value.items()}
         elif name != "step":
             scalars[name] = value
     return scalars

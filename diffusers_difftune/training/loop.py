@@ -14,6 +14,7 @@
 """The training loop. There is one, for every script and both objectives."""
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -31,6 +32,10 @@ from .run import Run
 from .validation import Validation
 
 
+if TYPE_CHECKING:
+    from .control_evaluation import ControlEvaluation
+
+
 def train(
     run: Run,
     backbone: Backbone,
@@ -38,6 +43,7 @@ def train(
     batches: PlannedBatches,
     state: TrainingState,
     validation: Validation,
+    evaluation: "ControlEvaluation | None" = None,
 ) -> None:
     """Trains from where `state` is to the end of the run, with checkpoints, validation and the loss log.
 
@@ -48,6 +54,7 @@ def train(
         batches ([`PlannedBatches`]): The batch of each micro-step of this process.
         state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
         validation ([`Validation`]): Makes images every now and then.
+        evaluation ([`ControlEvaluation`], *optional*): Measures every now and then how well images keep to conditions.
     """
     trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
     start_step, total_steps = state.start_step, state.total_steps
@@ -76,6 +83,8 @@ def train(
         unit="step",
         disable=not accelerator.is_local_main_process,
     )
+    if evaluation is not None and start_step == 0:
+        log.write_start(evaluation.measure())
     model.train()
     for step in range(start_step, total_steps):
         for micro in range(accumulation):
@@ -86,7 +95,7 @@ def train(
                 noisy, condition = prepare(batch, backbone, objective, accelerator)
                 if getattr(config, "dream_training", False):
                     noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
-                prediction = backbone.predict(model, noisy.sample, noisy.timesteps, condition)
+                prediction = trained.predict(model, noisy.sample, noisy.timesteps, condition)
                 pretrained = None
                 if config.retention_target == "pretrained":
                     pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
@@ -99,10 +108,13 @@ def train(
         if not accelerator.optimizer_step_was_skipped:
             lr_scheduler.step()
             trained.after_step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
 
         done = step + 1
         progress.update()
+        if evaluation is not None and evaluation.due(done):
+            with log.pause():
+                log.note(evaluation.measure())
         saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
         if saving or validating or log.due() or done == total_steps:
             line = log.flush()
@@ -129,6 +141,8 @@ def prepare(
         latents[target_rows.to(device, non_blocking=True)] = drawn
     if condition is None:
         condition = backbone.encode_prompts(batch.prompts)
+    if batch.control is not None:
+        condition = condition | {"control": batch.control}
     condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}
     return objective.add_noise(latents.to(device, non_blocking=True), batch.is_source, batch.draws), condition
 

@@ -17,7 +17,7 @@ import dataclasses
 import hashlib
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
@@ -36,6 +36,9 @@ from ..objective import DiffTuningObjective
 from .checks import uses_bank
 from .run import Run
 
+
+if TYPE_CHECKING:
+    from ..conditions.bank import BankConditions
 
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
@@ -61,7 +64,18 @@ DECISIVE_FLAGS = (
         "lr_scheduler",
     ),
     *("lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "use_8bit_adam"),
-    *("max_grad_norm", "use_ema", "mixed_precision", "rank", "lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("condition_kind", "condition_model", "condition_revision", "retention_condition", "tokenizer_name"),
+    *(
+        "lr_num_cycles",
+        "lr_power",
+        "max_grad_norm",
+        "use_ema",
+        "mixed_precision",
+        "rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_target_modules",
+    ),
 )
 
 
@@ -155,6 +169,8 @@ def make_batches(
     objective: DiffTuningObjective,
     target: TargetData | StreamedTarget,
     bank: KnowledgeBank | None,
+    with_control: bool = False,
+    source_controls: "BankConditions | None" = None,
 ) -> PlannedBatches:
     """Encodes images and prompts once (unless told not to) and lays out the batches of this process.
 
@@ -164,6 +180,8 @@ def make_batches(
         objective ([`DiffTuningObjective`]): Says which random numbers a row needs.
         target: The target data.
         bank ([`KnowledgeBank`], *optional*): The source rows.
+        with_control (`bool`, *optional*, defaults to `False`): Rows have control images.
+        source_controls ([`BankConditions`], *optional*): Those of the source rows; blank without it.
 
     Returns:
         [`PlannedBatches`]: The batch of each micro-step.
@@ -209,6 +227,8 @@ def make_batches(
         center_crop=config.center_crop,
         with_offset=objective.noise_offset > 0,
         with_perturbation=objective.input_perturbation > 0,
+        with_control=with_control,
+        source_controls=source_controls,
     )
 
 
@@ -229,7 +249,8 @@ def run_settings(
         "seed": run.seed,
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
-        "lora": "rank" in flags,
+        "lora": flags.get("rank") is not None,
+        "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
         "knowledge_bank": None

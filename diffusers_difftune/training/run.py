@@ -186,11 +186,16 @@ def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float
             raise DiffTuneError(
                 f"--non_ema_revision {non_ema_revision} of {name} cannot be loaded: {first_sentence(error)}."
             ) from error
-    if config.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    if config.enable_xformers_memory_efficient_attention:
-        denoiser.enable_xformers_memory_efficient_attention()
+    save_memory(denoiser, config)
     return denoiser
+
+
+def save_memory(model: torch.nn.Module, config: Any) -> None:
+    """Switches on the memory savers that the flags ask for."""
+    if config.gradient_checkpointing:
+        model.enable_gradient_checkpointing()
+    if config.enable_xformers_memory_efficient_attention:
+        model.enable_xformers_memory_efficient_attention()
 
 
 def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
@@ -246,6 +251,8 @@ def make_optimizer(run: Run, parameters: list[torch.nn.Parameter], total_steps: 
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=total_steps,
+        num_cycles=getattr(config, "lr_num_cycles", 1),
+        power=getattr(config, "lr_power", 1.0),
     )
     return optimizer, lr_scheduler
 

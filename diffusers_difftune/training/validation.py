@@ -11,10 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Validation images: the same prompts from the same noise, every time."""
+"""Validation images: the same prompts (and control images) from the same noise, every time."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,20 +37,27 @@ class Validation:
 
     Args:
         run ([`Run`]): The run.
-        backbone ([`Backbone`]): Builds the pipeline.
-        trained: What trains.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        trained ([`Trained`]): What trains; builds the pipeline.
         prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
         steps_per_epoch (`int`): Optimiser steps of an epoch.
+        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
 
     Attributes:
         images (`list[Path]`): The newest images, on the main process.
     """
 
     def __init__(
-        self, run: Run, backbone: Backbone, trained: Trained, prompts: list[str], steps_per_epoch: int
+        self,
+        run: Run,
+        backbone: Backbone,
+        trained: Trained,
+        prompts: list[str],
+        steps_per_epoch: int,
+        controls: list[Image.Image] | None = None,
     ) -> None:
         self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
-        self.steps_per_epoch = steps_per_epoch
+        self.steps_per_epoch, self.controls = steps_per_epoch, controls
         self.images: list[Path] = []
         self.last_step: int | None = None
 
@@ -63,46 +73,66 @@ class Validation:
         return (step // self.steps_per_epoch - 1) % self.run.config.validation_epochs == 0
 
     def make(self, step: int) -> None:
-        """Makes `validation/step-{step}/{i}.png` and hands them to the trackers; call it on every process."""
-        accelerator, resolution = self.run.accelerator, self.run.config.resolution
+        """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and
+        hands them to the trackers; call it on every process."""
+        accelerator = self.run.accelerator
         if self.prompts and self.last_step != step and accelerator.is_main_process:
             folder = self.run.output_dir / "validation" / f"step-{step}"
             folder.mkdir(parents=True, exist_ok=True)
-            images = self.sample(resolution)
+            images = self.sample()
             self.images = [folder / f"{i}.png" for i in range(len(images))]
             for image, path in zip(images, self.images, strict=True):
                 image.save(path)
+            for path, control in zip(self.images, self.controls or [], strict=False):
+                control.save(condition_file(path))
             log_images(self.run, images, self.prompts, step)
         self.last_step = step
         accelerator.wait_for_everyone()
 
     def images_by_prompt(self) -> dict[str, list[Path]]:
-        """The newest images of each prompt."""
+        """The newest images of each prompt; each control image before the images that were made from it."""
         found: dict[str, list[Path]] = {}
-        for prompt, path in zip(self.prompts, self.images, strict=False):
-            found.setdefault(prompt, []).append(path)
+        seen: list[tuple[str, Image.Image]] = []
+        for i, (prompt, path) in enumerate(zip(self.prompts, self.images, strict=False)):
+            paths = found.setdefault(prompt, [])
+            if self.controls is not None and (prompt, self.controls[i]) not in seen:
+                seen.append((prompt, self.controls[i]))
+                paths.append(condition_file(path))
+            paths.append(path)
         return found
 
-    def sample(self, resolution: int) -> list[Image.Image]:
-        backbone, trained, device = self.backbone, self.trained, self.run.accelerator.device
-        had_encoders, was_training = backbone.has_encoders, trained.model.training
-        backbone.load_encoders(device, self.run.weight_dtype)
-        trained.model.eval()
-        with trained.use_final_weights(), torch.no_grad(), self.run.accelerator.autocast():
-            pipeline = backbone.pipeline(trained.model, device, self.run.weight_dtype)
-            images = [
+    def sample(self) -> list[Image.Image]:
+        config = self.run.config
+        with sampling(self.run, self.backbone, self.trained) as pipeline:
+            return [
                 pipeline(
                     prompt,
                     num_inference_steps=SAMPLING_STEPS,
                     generator=torch.Generator().manual_seed(self.run.seed + i),
-                    **backbone.size(resolution),
+                    **({} if self.controls is None else {"image": self.controls[i]}),
+                    **self.backbone.size(config.resolution),
                 ).images[0]
                 for i, prompt in enumerate(self.prompts)
             ]
-        trained.model.train(was_training)
-        if not had_encoders:
-            backbone.release_encoders()
-        return images
+
+
+def condition_file(image: Path) -> Path:
+    """Where the control image of a validation image is."""
+    return image.with_name(f"{image.stem}-condition.png")
+
+
+@contextmanager
+def sampling(run: Run, backbone: Backbone, trained: Trained) -> Iterator[Any]:
+    """The pipeline with the weights that would be saved now, for as long as the context lasts."""
+    device = run.accelerator.device
+    had_encoders, was_training = backbone.has_encoders, trained.model.training
+    backbone.load_encoders(device, run.weight_dtype)
+    trained.model.eval()
+    with trained.use_final_weights(), torch.no_grad(), run.accelerator.autocast():
+        yield trained.pipeline(device, run.weight_dtype)
+    trained.model.train(was_training)
+    if not had_encoders:
+        backbone.release_encoders()
 
 
 def log_images(run: Run, images: list[Image.Image], prompts: list[str], step: int) -> None:

@@ -1,0 +1,225 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What only ControlNet training needs around its run: its flags, the ControlNet to start from, and control images for
+the knowledge bank."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import hf_hub_download
+from PIL import Image
+from transformers import AutoTokenizer
+
+from ..backbones import Backbone
+from ..bank.bank import KnowledgeBank
+from ..conditions import Extractor, make_extractor
+from ..conditions.bank import BankConditions, bank_conditions
+from ..data.images import UnreadableImage, decode, load_rgb
+from ..errors import DiffTuneError, first_sentence
+from .checks import uses_bank
+from .run import Run, save_memory
+
+
+logger = logging.getLogger(__name__)
+# What a ControlNet must have in common with the denoiser whose layers it feeds.
+SHARED_CONFIG = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+
+
+def check_control_flags(config: Any) -> None:
+    """Stops on the first flag of ControlNet training that cannot work.
+
+    Args:
+        config: The config of the script.
+
+    Raises:
+        DiffTuneError: A flag is missing, out of range, or conflicts with another one.
+    """
+    prompts, images = config.validation_prompt or [], config.validation_image or []
+    if bool(prompts) != bool(images):
+        given, missing = ("prompt", "image") if prompts else ("image", "prompt")
+        raise DiffTuneError(f"--validation_{given} is given without --validation_{missing}; give both or neither.")
+    if len(prompts) != len(images) and 1 not in (len(prompts), len(images)):
+        raise DiffTuneError(
+            f"--validation_prompt has {len(prompts)} values and --validation_image {len(images)}; give as many of both,"
+            " or a single one of either."
+        )
+    for path in images:
+        open_control_image(path)
+    for name in ("condition_model", "condition_revision", "control_evaluation_data"):
+        if getattr(config, name) is not None and config.condition_kind is None:
+            raise DiffTuneError(f"--{name} needs --condition_kind, which says what the control images are.")
+    if config.retention_condition is not None and not uses_bank(config):
+        raise DiffTuneError("--retention_condition needs source rows; set --source_share above 0.")
+    if config.retention_condition == "extracted" and config.condition_kind is None:
+        raise DiffTuneError(
+            "--retention_condition extracted needs --condition_kind, which says what to extract; or use blank."
+        )
+    if config.lr_power <= 0:
+        raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0.")
+
+
+def open_control_image(path: str) -> Image.Image:
+    """A file of `--validation_image`."""
+    try:
+        return load_rgb(decode({"bytes": None, "path": path}))
+    except UnreadableImage as error:
+        raise DiffTuneError(f"--validation_image {path} cannot be read: {error.reason}.") from None
+
+
+def validation_pairs(config: Any) -> tuple[list[str], list[Image.Image]]:
+    """A prompt and a control image for each validation image; a single one of either goes with all of the other."""
+    prompts, images = config.validation_prompt or [], config.validation_image or []
+    count = max(len(prompts), len(images))
+    opened = [open_control_image(path) for path in images]
+    prompts, opened = (values * count if len(values) == 1 else values for values in (prompts, opened))
+    repeated = [
+        (p, image) for p, image in zip(prompts, opened, strict=True) for _ in range(config.num_validation_images)
+    ]
+    return [prompt for prompt, _ in repeated], [image for _, image in repeated]
+
+
+def find_control_parts(run: Run, backbone: Backbone) -> None:
+    """Finds the tokenizer and the ControlNet that the flags name, and checks that it fits; loads no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): Gets the tokenizer.
+
+    Raises:
+        DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
+    """
+    config = run.config
+    if not hasattr(backbone, "controlnet_class"):
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
+            " training."
+        )
+    where = {"cache_dir": config.cache_dir, "token": config.hub_token}
+    if config.tokenizer_name is not None:
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name, revision=config.revision, **where)
+        except (OSError, ValueError) as error:
+            raise DiffTuneError(
+                f"--tokenizer_name {config.tokenizer_name} cannot be loaded: {first_sentence(error)}."
+            ) from error
+        backbone.set_tokenizer(tokenizer)
+    name = config.controlnet_model_name_or_path
+    if name is None:
+        return
+    try:
+        file = (
+            Path(name, "config.json") if Path(name).is_dir() else Path(hf_hub_download(name, "config.json", **where))
+        )
+        found = json.loads(file.read_text())
+    except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} is neither a folder with a ControlNet nor one that can be had from"
+            f" the Hub: {first_sentence(error)}."
+        ) from error
+    expected = backbone.controlnet_class.__name__
+    if found.get("_class_name") != expected:
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} is a {found.get('_class_name', 'model without a class')}; this"
+            f" pipeline needs a {expected}."
+        )
+    denoiser = backbone.empty_denoiser().config
+    for key in SHARED_CONFIG:
+        ours, theirs = denoiser[key], found.get(key, denoiser[key])
+        if json.dumps(ours) != json.dumps(theirs):
+            raise DiffTuneError(
+                f"--controlnet_model_name_or_path {name} belongs to another model: its {key} is {theirs}, and the"
+                f" {backbone.denoiser_name}'s is {ours}."
+            )
+
+
+def load_controlnet(run: Run, backbone: Backbone, denoiser: torch.nn.Module) -> torch.nn.Module:
+    """Loads the ControlNet that `--controlnet_model_name_or_path` names, or makes one from the denoiser.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        denoiser (`torch.nn.Module`): The pretrained denoiser.
+
+    Returns:
+        `torch.nn.Module`: The ControlNet, float32, with the memory savers that the flags ask for.
+    """
+    config = run.config
+    name = config.controlnet_model_name_or_path
+    if name is None:
+        torch.manual_seed(run.seed)  # its layers for the control image start at random
+        controlnet = backbone.new_controlnet(denoiser).to(torch.float32)
+    else:
+        try:
+            controlnet = backbone.controlnet_class.from_pretrained(
+                name, dtype=torch.float32, cache_dir=config.cache_dir, token=config.hub_token
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DiffTuneError(
+                f"--controlnet_model_name_or_path {name} cannot be loaded: {first_sentence(error)}."
+            ) from error
+    save_memory(controlnet, config)
+    return controlnet
+
+
+def retention_condition(config: Any) -> str | None:
+    """The control images of source rows: `"extracted"`, `"blank"`, or `None` for a run without source rows."""
+    if not uses_bank(config):
+        return None
+    return config.retention_condition or ("blank" if config.condition_kind is None else "extracted")
+
+
+def find_extractor(run: Run) -> Extractor | None:
+    """What extracts conditions from images, if the run has a use for it."""
+    config = run.config
+    if retention_condition(config) != "extracted" and config.control_evaluation_data is None:
+        return None
+    return make_extractor(
+        config.condition_kind, config.condition_model, config.condition_revision, run.accelerator.device
+    )
+
+
+def make_bank_conditions(
+    run: Run, backbone: Backbone, bank: KnowledgeBank | None, extractor: Extractor | None
+) -> BankConditions | None:
+    """Extracts the control images of the knowledge bank, once for each bank; they are kept beside it.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): Decodes the samples.
+        bank ([`KnowledgeBank`], *optional*): The source rows.
+        extractor ([`Extractor`], *optional*): What extracts.
+
+    Returns:
+        [`BankConditions`] or `None`: The control images; `None` if source rows get blank ones, or there are none.
+    """
+    if bank is None or extractor is None or retention_condition(run.config) != "extracted":
+        if retention_condition(run.config) == "blank":
+            logger.info("Source rows get a blank control image: the pair is held to the bare model.")
+        return None
+    backbone.load_encoders(run.accelerator.device, run.weight_dtype)
+
+    def decode_samples(latents: torch.Tensor) -> list[Image.Image]:
+        return to_images(backbone.decode_latents(latents))
+
+    return bank_conditions(bank, extractor, decode_samples, accelerator=run.accelerator)
+
+
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """Images in [0, 1] of shape (N, 3, H, W) as PIL images."""
+    array = (pixels.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).permute(0, 2, 3, 1)
+    return [Image.fromarray(np.ascontiguousarray(image)) for image in array.numpy()]

@@ -1,0 +1,134 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Convergence of a ControlNet, measured while it trains: images are made for held-out control images, the conditions
+found in them are compared with those that were asked for."""
+
+import copy
+import statistics
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from tqdm import tqdm
+
+from ..adapters import Trained
+from ..backbones import Backbone
+from ..data.batches import control_image
+from ..data.dataset import TargetData, load_target_data
+from ..data.images import ImageTransform
+from ..data.plan import counter_generator
+from ..errors import DiffTuneError
+from ..evaluation.convergence import condition_error
+from .run import Run
+from .validation import SAMPLING_STEPS, sampling
+
+
+if TYPE_CHECKING:
+    from ..conditions import Extractor
+
+
+class ControlEvaluation:
+    """Measures, always on the same held-out (control image, prompt, noise).
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        trained ([`Trained`]): What trains; builds the pipeline.
+        extractor ([`Extractor`]): Finds conditions in images.
+        held_out ([`TargetData`]): The held-out rows.
+    """
+
+    def __init__(
+        self, run: Run, backbone: Backbone, trained: Trained, extractor: "Extractor", held_out: TargetData
+    ) -> None:
+        self.run, self.backbone, self.trained, self.extractor = run, backbone, trained, extractor
+        config = run.config
+        self.every = config.control_evaluation_steps or config.validation_steps
+        transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+        rows = range(config.control_evaluation_samples)
+        self.prompts = [held_out.captions(row)[0] for row in rows]
+        self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
+        self.given = (self.controls * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after this many steps."""
+        return step % self.every == 0
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """The mean dissimilarity over the held-out rows; call it on every process.
+
+        Returns:
+            `dict`: `condition_error`, by the name of the measure; see [`condition_error`].
+        """
+        errors: dict[str, float] = {}
+        if self.run.accelerator.is_main_process:
+            found = self.extractor(self.sample())
+            per_image = condition_error(
+                self.run.config.condition_kind, self.given, np.stack([np.asarray(f) for f in found])
+            )
+            errors = {name: statistics.fmean(values) for name, values in per_image.items()}
+        return {"condition_error": broadcast_object_list([errors])[0]}
+
+    def sample(self) -> list:
+        """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
+        config, device = self.run.config, self.run.accelerator.device
+        shape = self.backbone.latent_shape(config.resolution)
+        images = []
+        with sampling(self.run, self.backbone, self.trained) as pipeline:
+            batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
+            for rows in tqdm(batches, "Measuring", leave=False):
+                noise = [
+                    counter_generator(0, "control evaluation", 0, row).standard_normal(shape, "float32")
+                    for row in rows.tolist()
+                ]
+                images += pipeline(
+                    [self.prompts[row] for row in rows],
+                    image=self.controls[rows],
+                    latents=torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
+                    num_inference_steps=SAMPLING_STEPS,
+                    guidance_scale=config.control_evaluation_guidance_scale,
+                    **self.backbone.size(config.resolution),
+                ).images
+        return images
+
+
+def open_control_evaluation(run: Run) -> TargetData | None:
+    """Opens and checks `--control_evaluation_data`, if it is given; loads no weights.
+
+    Args:
+        run ([`Run`]): The run.
+
+    Returns:
+        [`TargetData`] or `None`: The held-out rows.
+
+    Raises:
+        DiffTuneError: The data cannot be opened, or have too few rows.
+    """
+    config = run.config
+    if config.control_evaluation_data is None:
+        return None
+    held_out = copy.copy(config)
+    held_out.dataset_name = held_out.dataset_config_name = held_out.max_train_samples = None
+    held_out.train_data_dir = config.control_evaluation_data
+    try:
+        data = load_target_data(held_out, run.seed, config.cache_dir)
+    except DiffTuneError as error:
+        raise DiffTuneError(f"--control_evaluation_data: {error}") from error
+    if len(data) < config.control_evaluation_samples:
+        raise DiffTuneError(
+            f"--control_evaluation_data {config.control_evaluation_data} has {len(data)} rows, and"
+            f" --control_evaluation_samples is {config.control_evaluation_samples}; give more rows or measure fewer."
+        )
+    return data
