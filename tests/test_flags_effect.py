@@ -469,6 +469,7 @@ def min_snr(lab: Lab) -> None:
 @row("use_8bit_adam")
 def eight_bit_adam(lab: Lab) -> None:
     assert "bitsandbytes" in lab.refused(use_8bit_adam=True)
+    plain = lab.plain  # made now: PEFT looks once whether bitsandbytes is there, and must not find the stand-in
     package = lab.tmp_path / "packages" / "bitsandbytes"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text(
@@ -477,7 +478,7 @@ def eight_bit_adam(lab: Lab) -> None:
     )
     lab.monkeypatch.syspath_prepend(package.parent)
     try:
-        assert lab.run(use_8bit_adam=True).moved(lab.plain) > 1e-4, "the optimiser is that of bitsandbytes"
+        assert lab.run(use_8bit_adam=True).moved(plain) > 1e-4, "the optimiser is that of bitsandbytes"
     finally:
         sys.modules.pop("bitsandbytes", None)
 
