@@ -97,7 +97,12 @@ class ControlBranch:
 
     def pipeline(self, device: torch.device, dtype: torch.dtype):
         """The ControlNet pipeline to make images with, with the sampler that diffusers' script uses."""
-        pipeline = self.backbone.pipeline(self.denoiser, device, dtype, controlnet=self.model)
+        controlnet = self.model
+        if dtype != torch.float32:  # the frozen denoiser is in half precision, and takes nothing else
+            controlnet = torch.nn.Module.to(
+                self._plain_copy(), dtype
+            )  # diffusers' own `to` warns where nothing is amiss
+        pipeline = self.backbone.pipeline(self.denoiser, device, dtype, controlnet=controlnet)
         pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
         return pipeline
 
@@ -123,12 +128,17 @@ class ControlBranch:
 
     def save_result(self, folder: Path) -> None:
         """Writes the ControlNet as `ControlNetModel.from_pretrained` loads it; LoRA matrices are merged into it."""
-        model = self.model
+        model = self._plain_copy() if self.has_lora else self.model
+        model.save_pretrained(folder)
+
+    def _plain_copy(self) -> torch.nn.Module:
+        """The ControlNet without accelerate's wrapper, which answers in float32, and with LoRA matrices merged."""
+        model = copy.deepcopy(self.model)
+        vars(model).pop("forward", None)
         if self.has_lora:
-            model = copy.deepcopy(model)
             model.fuse_lora()
             model.unload_lora()
-        model.save_pretrained(folder)
+        return model
 
     def _trained_tensors(self) -> dict[str, torch.Tensor]:
         return {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}

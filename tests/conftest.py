@@ -46,7 +46,7 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tests.hub_server import HubServer, running_hub_server  # noqa: E402
-from tests.tiny import save_tiny_images, save_tiny_pipeline  # noqa: E402
+from tests.tiny import save_tiny_conditions, save_tiny_images, save_tiny_pipeline  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -66,6 +66,12 @@ def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of six 16 × 16 images with captions. Shared by all tests: copy it before changing it."""
     return save_tiny_images(tmp_path_factory.mktemp("tiny-images"))
+
+
+@pytest.fixture(scope="session")
+def tiny_conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """[`tiny_images`] with a control image for each."""
+    return save_tiny_conditions(tmp_path_factory.mktemp("tiny-conditions"))
 
 
 @pytest.fixture

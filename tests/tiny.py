@@ -157,3 +157,25 @@ def save_tiny_images(
         lines.append(json.dumps({"file_name": f"{index:02}.png", "text": text}))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
+
+
+def tiny_condition(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
+    """A control image that says which [`tiny_image`] it belongs to: a grey of its own, and a white square."""
+    pixels = np.full((size[1], size[0], 3), 10 + 20 * (index % 12), np.uint8)
+    pixels[: size[1] // 4, : size[0] // 4] = 255
+    return Image.fromarray(pixels)
+
+
+def save_tiny_conditions(folder: str | Path, count: int = 6, size: int | tuple[int, int] = 16) -> Path:
+    """[`save_tiny_images`], with a control image for each, `condition-00.png` …, in `conditioning_image`."""
+    folder = save_tiny_images(folder, count, size)
+    lines = []
+    for line in (folder / "metadata.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        index = int(row["file_name"][:2])
+        tiny_condition(index, (size, size) if isinstance(size, int) else size).save(
+            folder / f"condition-{index:02}.png"
+        )
+        lines.append(json.dumps(row | {"conditioning_image": f"condition-{index:02}.png"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
+    return folder

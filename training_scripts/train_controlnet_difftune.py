@@ -113,12 +113,10 @@ def main(argv: list[str] | None = None) -> None:
     batches = make_batches(run, backbone, objective, target, bank, with_control=True, source_controls=source_controls)
 
     # What trains.
-    denoiser = load_denoiser(run, backbone)
-    controlnet = load_controlnet(run, backbone, denoiser)
     trained = ControlBranch(
         backbone,
-        denoiser.to(run.weight_dtype),
-        controlnet,
+        load_denoiser(run, backbone, run.weight_dtype),
+        load_controlnet(run, backbone),
         rank=config.rank,
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,

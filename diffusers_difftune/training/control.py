@@ -17,7 +17,7 @@ the knowledge bank."""
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,13 +27,15 @@ from transformers import AutoTokenizer
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
-from ..conditions import Extractor, make_extractor
-from ..conditions.bank import BankConditions, bank_conditions
 from ..data.images import UnreadableImage, decode, load_rgb
 from ..errors import DiffTuneError, first_sentence
 from .checks import uses_bank
 from .run import Run, save_memory
 
+
+if TYPE_CHECKING:
+    from ..conditions import Extractor
+    from ..conditions.bank import BankConditions
 
 logger = logging.getLogger(__name__)
 # What a ControlNet must have in common with the denoiser whose layers it feeds.
@@ -147,13 +149,12 @@ def find_control_parts(run: Run, backbone: Backbone) -> None:
             )
 
 
-def load_controlnet(run: Run, backbone: Backbone, denoiser: torch.nn.Module) -> torch.nn.Module:
+def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:
     """Loads the ControlNet that `--controlnet_model_name_or_path` names, or makes one from the denoiser.
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        denoiser (`torch.nn.Module`): The pretrained denoiser.
 
     Returns:
         `torch.nn.Module`: The ControlNet, float32, with the memory savers that the flags ask for.
@@ -162,7 +163,7 @@ def load_controlnet(run: Run, backbone: Backbone, denoiser: torch.nn.Module) -> 
     name = config.controlnet_model_name_or_path
     if name is None:
         torch.manual_seed(run.seed)  # its layers for the control image start at random
-        controlnet = backbone.new_controlnet(denoiser).to(torch.float32)
+        controlnet = backbone.new_controlnet(backbone.load_denoiser())
     else:
         try:
             controlnet = backbone.controlnet_class.from_pretrained(
@@ -183,19 +184,21 @@ def retention_condition(config: Any) -> str | None:
     return config.retention_condition or ("blank" if config.condition_kind is None else "extracted")
 
 
-def find_extractor(run: Run) -> Extractor | None:
+def find_extractor(run: Run) -> "Extractor | None":
     """What extracts conditions from images, if the run has a use for it."""
     config = run.config
     if retention_condition(config) != "extracted" and config.control_evaluation_data is None:
         return None
+    from ..conditions import make_extractor  # its libraries are slow to import
+
     return make_extractor(
         config.condition_kind, config.condition_model, config.condition_revision, run.accelerator.device
     )
 
 
 def make_bank_conditions(
-    run: Run, backbone: Backbone, bank: KnowledgeBank | None, extractor: Extractor | None
-) -> BankConditions | None:
+    run: Run, backbone: Backbone, bank: KnowledgeBank | None, extractor: "Extractor | None"
+) -> "BankConditions | None":
     """Extracts the control images of the knowledge bank, once for each bank; they are kept beside it.
 
     Args:
@@ -211,6 +214,8 @@ def make_bank_conditions(
         if retention_condition(run.config) == "blank":
             logger.info("Source rows get a blank control image: the pair is held to the bare model.")
         return None
+    from ..conditions.bank import bank_conditions
+
     backbone.load_encoders(run.accelerator.device, run.weight_dtype)
 
     def decode_samples(latents: torch.Tensor) -> list[Image.Image]:
