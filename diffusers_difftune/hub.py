@@ -134,7 +134,8 @@ def inputs_inside(folder: Path) -> tuple[str, ...]:
         flags = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))["flags"]
     except (OSError, ValueError, KeyError):
         return ()
-    paths = [Path(flags[name]) for name in ("cache_dir", "knowledge_bank", "train_data_dir") if flags.get(name)]
+    inputs = ("cache_dir", "knowledge_bank", "train_data_dir", "control_evaluation_data")
+    paths = [Path(flags[name]) for name in inputs if flags.get(name)]
     paths += [folder / flags["logging_dir"]] if flags.get("logging_dir") else []
     top, inside = folder.resolve(), [path.resolve() for path in paths]
     return tuple(path.relative_to(top).parts[0] for path in inside if top in path.parents)
