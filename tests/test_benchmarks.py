@@ -13,11 +13,15 @@
 # limitations under the License.
 """The parts of the benchmark programs that figures depend on; the programs themselves are run by hand."""
 
+import io
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 
 ROOT = Path(__file__).parents[1]
@@ -46,6 +50,32 @@ def test_comparison_takes_turns_and_gives_medians_of_ratios():
     assert result["new_rate_over_old"] == {"median": 1.5, "min": 1.0, "max": 2.0, "all": [1.5, 1.0, 2.0]}
     assert result["new_time_over_old"]["median"] == pytest.approx(2 / 3, abs=1e-4)
     assert result["old_images_per_second"]["median"] == 20
+
+
+def test_every_comparison_of_the_data_path_is_held_against_the_aim():
+    import throughput
+
+    def comparison(ratio):
+        return {"cached_rate_over_uncached": {"median": ratio}}
+
+    data_path = {"full": {"32 px": comparison(1.25), "512 px": comparison(1.5)}, "lora": {"32 px": comparison(1.6)}}
+    found = [("full, 32 px", 1.25, False), ("full, 512 px", 1.5, True), ("lora, 32 px", 1.6, True)]
+    assert throughput.aims(data_path) == found
+
+
+def test_enlarged_drawings_are_the_same_rows(tmp_path):
+    import throughput
+
+    own = pq.read_table(throughput.stored_at(throughput.RESOLUTION, tmp_path))
+    large = pq.read_table(throughput.stored_at(40, tmp_path))
+    assert list(tmp_path.iterdir()) == [tmp_path / "images_40.parquet"]
+    assert large["text"].to_pylist() == own["text"].to_pylist()
+    small, image = (
+        Image.open(io.BytesIO(table["image"][5]["bytes"].as_py())).convert("RGB") for table in (own, large)
+    )
+    assert image.size == (40, 40)
+    difference = np.asarray(image.resize(small.size), dtype=float) - np.asarray(small, dtype=float)
+    assert abs(difference).mean() < 5
 
 
 def test_steps_of_another_program_are_timed_by_its_progress_bar(tmp_path):
