@@ -22,6 +22,8 @@ import pytest
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import DiffTuningConfig
 from diffusers_difftune.training.parse import Parser, parse_config
+from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
+from training_scripts.train_controlnet_difftune import main as main_control
 from training_scripts.train_text_to_image_difftune import TextToImageConfig
 from training_scripts.train_text_to_image_difftune import main as main_full
 from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
@@ -29,7 +31,11 @@ from training_scripts.train_text_to_image_lora_difftune import main as main_lora
 
 
 FOLDER = Path(__file__).parent / "upstream_flags"
-SCRIPTS = {"train_text_to_image": TextToImageConfig, "train_text_to_image_lora": TextToImageLoraConfig}
+SCRIPTS = {
+    "train_text_to_image": TextToImageConfig,
+    "train_text_to_image_lora": TextToImageLoraConfig,
+    "train_controlnet": ControlNetScriptConfig,
+}
 UPSTREAM = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 FLAGS = [(script, flag) for script in SCRIPTS for flag in UPSTREAM[script]["flags"]]
 
@@ -51,7 +57,7 @@ def refusal(config_class: type, *argv: str) -> str:
 
 
 def test_upstreams_flags_are_those_of_a_named_commit():
-    assert set(UPSTREAM) == {"train_text_to_image", "train_text_to_image_lora", "train_controlnet"}
+    assert set(UPSTREAM) == set(SCRIPTS)
     for table in UPSTREAM.values():
         assert table["commit"] in table["source"] and len(table["commit"]) == 40
         assert len(table["flags"]) > 50
@@ -130,9 +136,11 @@ def test_no_abbreviations():
     assert "--validation_prompts" in refusal(TextToImageLoraConfig, "--validation_prompts", "a cat")
     assert "--resol" in refusal(TextToImageConfig, "--resol", "64")
     assert parsed(TextToImageLoraConfig, "--validation_prompt", "a cat").validation_prompt == "a cat"
+    several = parsed(ControlNetScriptConfig, "--validation_prompt", "a cat", "a dog").validation_prompt
+    assert several == ["a cat", "a dog"]
 
 
-@pytest.mark.parametrize("main", [main_full, main_lora])
+@pytest.mark.parametrize("main", [main_full, main_lora, main_control])
 def test_a_mistake_is_one_line_and_an_exit_code(main, capsys):
     for argv in (["--no_such_flag"], ["--seed", "many"], ["--config", "/no/such/file.yaml"], []):
         with pytest.raises(SystemExit) as caught:

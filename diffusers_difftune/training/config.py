@@ -266,8 +266,8 @@ class ControlConditionConfig:
         choices=["extracted", "blank"],
     )
     control_evaluation_data: str | None = flag(
-        "Held-out data with the columns of the target data. Images are made for its control images while training, and"
-        " the conditions found in them are compared with what was asked for. Needs --condition_kind."
+        "A folder of held-out data, like the target data. Images are made for its control images while training, and"
+        " the conditions found in them compared with those. Needs --condition_kind."
     )
     control_evaluation_steps: int | None = flag("Measure this every so many steps. Default: --validation_steps.")
     control_evaluation_samples: int = flag("How many held-out rows are measured, the first ones.", 32)
