@@ -27,6 +27,7 @@ from transformers import AutoTokenizer
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
+from ..conditions import check_kind
 from ..data.images import UnreadableImage, decode, load_rgb
 from ..errors import DiffTuneError, first_sentence
 from .checks import uses_bank
@@ -65,6 +66,8 @@ def check_control_flags(config: Any) -> None:
     for name in ("condition_model", "condition_revision", "control_evaluation_data"):
         if getattr(config, name) is not None and config.condition_kind is None:
             raise DiffTuneError(f"--{name} needs --condition_kind, which says what the control images are.")
+    if config.condition_kind is not None:
+        check_kind(config.condition_kind, config.condition_model, config.condition_revision)
     if config.retention_condition is not None and not uses_bank(config):
         raise DiffTuneError("--retention_condition needs source rows; set --source_share above 0.")
     if config.retention_condition == "extracted" and config.condition_kind is None:
@@ -192,7 +195,12 @@ def find_extractor(run: Run) -> "Extractor | None":
     from ..conditions import make_extractor  # its libraries are slow to import
 
     return make_extractor(
-        config.condition_kind, config.condition_model, config.condition_revision, run.accelerator.device
+        config.condition_kind,
+        config.condition_model,
+        config.condition_revision,
+        device=run.accelerator.device,
+        cache_dir=config.cache_dir,
+        token=config.hub_token,
     )
 
 
