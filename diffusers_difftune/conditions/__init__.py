@@ -1,0 +1,131 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Control images from images: edge, sketch, depth, normal and segmentation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DiffTuneError
+
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+KINDS = ("edge", "sketch", "depth", "normal", "segmentation")
+MODEL_KINDS = ("depth", "normal", "segmentation")
+
+# The value of the model flag that asks for the extractors of drawings on a white ground, which need no model.
+DRAWING = "drawing"
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Makes control images of one kind: called with RGB images, it returns as many RGB images of the same sizes.
+
+    Args:
+        settings (`dict[str, Any]`):
+            What decides its results, for JSON: `kind`, `model` (`None` where none is needed), `commit` (of a model from
+            the Hub) and parameters. Extractors of equal settings are the same.
+        extract (`Callable`): From RGB images to as many control images.
+
+    Example:
+        ```python
+        extractor = make_extractor("edge")
+        (edges,) = extractor([image.convert("RGB")])
+        ```
+    """
+
+    settings: dict[str, Any]
+    extract: "Callable[[list[Image]], list[Image]]"
+
+    def __call__(self, images: "list[Image]") -> "list[Image]":
+        wrong = [image.mode for image in images if image.mode != "RGB"]
+        if wrong:
+            raise ValueError(f"An extractor takes RGB images, not {wrong[0]}; `data.images.load_rgb` makes them so.")
+        return self.extract(images)
+
+
+def make_extractor(
+    kind: str,
+    model: str | None = None,
+    revision: str | None = None,
+    device: "str | torch.device" = "cpu",
+    cache_dir: str | None = None,
+    token: str | None = None,
+) -> Extractor:
+    """Makes the extractor of a kind of control images.
+
+    `edge` (Canny) and `sketch` (XDoG, a line drawing) never need a model. `depth`, `normal` and `segmentation` are
+    estimated by a model, or, for drawings on a white ground, computed without one (`model="drawing"`).
+
+    Args:
+        kind (`str`): One of `KINDS`.
+        model (`str`, *optional*):
+            For `depth`, `normal` and `segmentation`: `"drawing"`, a folder, or the id of a model on the Hub. `None` is
+            the kind's default model.
+        revision (`str`, *optional*): Revision of the model on the Hub: a branch, a tag or a commit.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
+        cache_dir (`str`, *optional*): Where downloaded models are kept. `None` is the Hub's own cache.
+        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
+
+    Returns:
+        [`Extractor`]: The extractor.
+
+    Raises:
+        DiffTuneError: There is no such kind, or the model cannot be had or is one for another task.
+    """
+    check_kind(kind, model, revision)
+    if kind == "edge":
+        from .edge import edge_extractor
+
+        return edge_extractor()
+    if kind == "sketch":
+        from .sketch import sketch_extractor
+
+        return sketch_extractor()
+    if model == DRAWING:
+        from .shapes import drawing_extractor
+
+        return drawing_extractor(kind)
+    from .models import model_extractor
+
+    return model_extractor(kind, model, revision, device, cache_dir, token)
+
+
+def check_kind(kind: str, model: str | None = None, revision: str | None = None) -> None:
+    """Refuses what [`make_extractor`] cannot make; looks at no model.
+
+    Raises:
+        DiffTuneError: There is no such kind, or it has no model that could be named.
+    """
+    if kind not in KINDS:
+        raise DiffTuneError(f"'{kind}' is no kind of control images; the kinds are {', '.join(KINDS)}.")
+    if kind not in MODEL_KINDS and (model is not None or revision is not None):
+        flag = f"model is '{model}'" if model is not None else f"revision is '{revision}'"
+        raise DiffTuneError(f"The {flag}, but {kind} is computed without a model; leave it out.")
+    if model == DRAWING and revision is not None:
+        raise DiffTuneError(f"The revision is '{revision}', but '{DRAWING}' is no model; leave the revision out.")
+
+
+def pixelwise(extract: Callable, settings: dict[str, Any]) -> Extractor:
+    """The extractor that applies a function to each image, as uint8 arrays of shape (H, W, 3), or (H, W) of results."""
+    import numpy as np
+    from PIL import Image
+
+    def extract_all(images: "list[Image.Image]") -> "list[Image.Image]":
+        return [Image.fromarray(extract(np.asarray(image))).convert("RGB") for image in images]
+
+    return Extractor(settings, extract_all)

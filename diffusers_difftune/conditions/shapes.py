@@ -1,0 +1,206 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Depth, normals and segmentation of drawings on a white ground, without a model.
+
+A control image is extracted again from what a model made of it, and the two are compared. So nothing here hangs on a
+single pixel, and a little noise changes little: numbers are fixed, not taken from the image's own extremes.
+"""
+
+import cv2
+import numpy as np
+
+from . import Extractor, pixelwise
+
+
+PAPER = 24  # a pixel all of whose channels are closer to 255 than this is white ground
+SPECK = 1 / 400  # a shape smaller than this part of the image is dust
+LEAST_DEPTH = 64  # the brightness at which depth begins
+SMOOTHING = 1 / 24  # of the height field, as a part of the shorter side
+
+# What regions are painted with: colours that are far from each other, so that noise rarely moves a region to another.
+PALETTE = np.array(
+    [
+        (255, 255, 255), (190, 190, 190), (120, 120, 120), (40, 40, 40),
+        (220, 40, 40), (130, 20, 30), (250, 170, 160), (245, 130, 30),
+        (140, 80, 40), (240, 200, 150), (250, 210, 50), (120, 190, 60),
+        (30, 110, 50), (170, 225, 180), (30, 170, 160), (150, 215, 245),
+        (50, 130, 230), (25, 45, 130), (130, 70, 200), (200, 170, 235), (215, 60, 150),
+    ],
+    np.uint8,
+)  # fmt: skip
+SMOOTHED_NOISE = 40.0  # differences of colour that smoothing takes for noise
+LEAST_REGION = 1 / 256  # a region smaller than this part of the image goes to its neighbours
+
+
+def drawing_extractor(kind: str) -> Extractor:
+    """The extractor of `"depth"`, `"normal"` or `"segmentation"` for drawings on white.
+
+    Args:
+        kind (`str`): The kind.
+
+    Returns:
+        [`Extractor`]: The extractor.
+    """
+    settings = {"kind": kind, "model": "drawing", "version": 1}
+    if kind == "segmentation":
+        return pixelwise(
+            regions, settings | {"palette": PALETTE.tolist(), "noise": SMOOTHED_NOISE, "least_region": LEAST_REGION}
+        )
+    settings |= {"paper": PAPER, "speck": SPECK, "smoothing": SMOOTHING, "least_depth": LEAST_DEPTH}
+    return pixelwise({"depth": depth, "normal": normals}[kind], settings)
+
+
+def depth(pixels: np.ndarray) -> np.ndarray:
+    """The height of the drawing's silhouette, inflated; see [`height`].
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`, uint8: What is nearer is brighter. The ground is 0, and what is drawn begins at
+        a quarter, so that thin strokes are seen, too.
+    """
+    heights = height(pixels)
+    relative = heights / (min(heights.shape) / 2)
+    return np.where(heights > 0, LEAST_DEPTH + (255 - LEAST_DEPTH) * relative, 0).round().astype(np.uint8)
+
+
+def normals(pixels: np.ndarray) -> np.ndarray:
+    """The directions in which the inflated silhouette faces; see [`height`].
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`, uint8: x to the right, y up and z to the viewer, as Marigold has them, with
+        [−1, 1] as [0, 255]. The ground faces the viewer: (128, 128, 255).
+    """
+    heights = cv2.copyMakeBorder(height(pixels), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    right = (heights[1:-1, 2:] - heights[1:-1, :-2]) / 2
+    down = (heights[2:, 1:-1] - heights[:-2, 1:-1]) / 2
+    normal = np.stack([-right, down, np.ones_like(right)], axis=-1)
+    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
+    return np.floor(255 * (normal / 2 + 0.5) + 0.5).astype(np.uint8)
+
+
+def height(pixels: np.ndarray) -> np.ndarray:
+    """The drawing's silhouette as a height field: round like a ball where it is wide, low where it is thin.
+
+    At a distance d from the ground the height is √(d·(2R − d)) with R half the shorter side, which makes a ball of a
+    disk that fills the image. It is then smoothed, so that a bar has a round back and not the edge of a roof.
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`, float32: In pixels, 0 on the ground, at most half the shorter side.
+    """
+    inside = silhouette(pixels)
+    radius = min(inside.shape) / 2
+    # the pixels around the image are ground, and a distance is to the border of a pixel, not to its centre
+    padded = cv2.copyMakeBorder(inside.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] - 0.5
+    distance = distance.clip(0, radius)
+    heights = np.sqrt(distance * (2 * radius - distance))
+    smooth = cv2.GaussianBlur(heights, (0, 0), SMOOTHING * min(inside.shape), borderType=cv2.BORDER_CONSTANT)
+    return np.where(inside, smooth, 0).astype(np.float32)
+
+
+def silhouette(pixels: np.ndarray) -> np.ndarray:
+    """What is drawn, with all it encloses: the white of an eye belongs to the face, and paper to its outline.
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`, bool.
+    """
+    drawn = (pixels.min(axis=-1) <= 255 - PAPER).astype(np.uint8)
+    # ground is what is reached from outside; not diagonally, or it would leak through slanted outlines
+    _, grounds = cv2.connectedComponents(np.pad(1 - drawn, 1, constant_values=1), connectivity=4)
+    filled = (grounds != grounds[0, 0])[1:-1, 1:-1]
+    _, shapes, statistics, _ = cv2.connectedComponentsWithStats(filled.astype(np.uint8), connectivity=8)
+    large = statistics[:, cv2.CC_STAT_AREA] >= SPECK * filled.size
+    large[0] = False  # the ground
+    return large[shapes]
+
+
+def regions(pixels: np.ndarray) -> np.ndarray:
+    """Flat regions in the colours of a fixed palette.
+
+    Noise is smoothed away and edges are made steep, so that the colours between two regions are none of their own.
+    Each pixel takes the nearest colour of the palette; connected pixels of a colour are a region, small regions fall to
+    those around them, and each region is painted in the palette's colour that is nearest to its mean.
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): An RGB image.
+
+    Returns:
+        `np.ndarray` of shape `(H, W, 3)`, uint8.
+    """
+    reach = max(1, round(min(pixels.shape[:2]) / 128))
+    smooth = cv2.bilateralFilter(np.ascontiguousarray(pixels), 2 * reach + 1, SMOOTHED_NOISE, reach)
+    labels = without_small_regions(nearest_colors(steepened(smooth, reach)))
+    components = connected_regions(labels)
+    sizes = np.bincount(components.ravel())
+    sums = [np.bincount(components.ravel(), smooth[..., channel].ravel()) for channel in range(3)]
+    means = np.stack(sums, axis=-1) / sizes[:, None]
+    return PALETTE[nearest_colors(means)][components]
+
+
+def steepened(pixels: np.ndarray, reach: int) -> np.ndarray:
+    """An image each of whose pixels is the darkest or the brightest within reach, whichever is more like it."""
+    flat = pixels.reshape(-1, 3).astype(np.int64)
+    # lightness and, below it, the place of the pixel, in numbers that a float64 holds exactly
+    key = (flat @ (299, 587, 114) * len(flat) + np.arange(len(flat))).reshape(pixels.shape[:2]).astype(np.float64)
+    window = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
+    ends = [flat[extreme(key, window).ravel().astype(np.int64) % len(flat)] for extreme in (cv2.erode, cv2.dilate)]
+    dark, bright = (((end - flat) ** 2).sum(-1, keepdims=True) for end in ends)
+    return np.where(dark <= bright, *ends).reshape(pixels.shape)
+
+
+def nearest_colors(colors: np.ndarray) -> np.ndarray:
+    """The index of the palette's colour nearest to each, by the eye's measure (CIELAB), of shape (…) for (…, 3)."""
+    palette = lab(PALETTE)
+    return ((palette**2).sum(-1) - 2 * lab(colors) @ palette.T).argmin(-1).astype(np.int32)
+
+
+def lab(colors: np.ndarray) -> np.ndarray:
+    """Colours of shape (…, 3) in [0, 255] in CIELAB."""
+    flat = np.ascontiguousarray(colors, dtype=np.float32).reshape(1, -1, 3) / 255
+    return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(colors.shape)
+
+
+def connected_regions(labels: np.ndarray) -> np.ndarray:
+    """A number for each region of connected pixels of equal label, counted from 0."""
+    numbers, count = np.zeros_like(labels), 0
+    for label in np.unique(labels):
+        found, components = cv2.connectedComponents((labels == label).astype(np.uint8), connectivity=4)
+        numbers[components > 0] = components[components > 0] + (count - 1)
+        count += found - 1
+    return numbers
+
+
+def without_small_regions(labels: np.ndarray) -> np.ndarray:
+    """The labels, with those of the nearest pixels of larger regions in the small ones."""
+    numbers = connected_regions(labels)
+    small = np.bincount(numbers.ravel())[numbers] < LEAST_REGION * labels.size
+    if small.all():
+        return labels
+    _, nearest = cv2.distanceTransformWithLabels(
+        small.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
+    )
+    of_number = np.zeros(nearest.max() + 1, labels.dtype)
+    of_number[nearest[~small]] = labels[~small]
+    return of_number[nearest]

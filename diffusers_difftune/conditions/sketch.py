@@ -1,0 +1,58 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Sketches: a line drawing, white on black, by an extended difference of Gaussians."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from . import Extractor, pixelwise
+
+
+# As parts of the shorter side, and as pixels at least: thinner lines than this are no lines on a grid.
+LINE_WIDTH, LEAST_WIDTH = 0.004, 0.6
+PARAMETERS: dict[str, Any] = {"k": 1.6, "tau": 0.99, "epsilon": -0.01, "phi": 50.0}
+
+
+def sketch_extractor() -> Extractor:
+    """The extractor of sketches; see [`sketch`]."""
+    settings = {"kind": "sketch", "model": None, "algorithm": "xdog", "version": 1}
+    return pixelwise(sketch, settings | {"line_width": LINE_WIDTH, "least_width": LEAST_WIDTH} | PARAMETERS)
+
+
+def sketch(pixels: np.ndarray) -> np.ndarray:
+    """A line drawing: the extended difference of Gaussians of Winnemöller et al. (2012), inverted.
+
+    D = G_σ − τ·G_kσ is below 0 on the dark side of an edge and in thin dark strokes. A line is drawn where it is
+    below ε, the brighter the further below: tanh(φ·(ε − D)). So lines are soft, faint where the contrast is faint, and
+    a stroke is one line where an edge detector sees two. Each colour channel is taken for itself, and the strongest
+    line counts; between colours of equal lightness there are lines, too.
+
+    Args:
+        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): An RGB image.
+
+    Returns:
+        `np.ndarray` of shape `(H, W)`, uint8: Bright lines on 0.
+    """
+    image = pixels.astype(np.float32) / 255
+    sigma = max(LEAST_WIDTH, LINE_WIDTH * min(image.shape[:2]))
+    difference = blur(image, sigma) - PARAMETERS["tau"] * blur(image, PARAMETERS["k"] * sigma)
+    lines = np.tanh(PARAMETERS["phi"] * (PARAMETERS["epsilon"] - difference.min(axis=-1))).clip(min=0)
+    return (255 * lines).round().astype(np.uint8)
+
+
+def blur(image: np.ndarray, sigma: float) -> np.ndarray:
+    """An image under a Gaussian of this deviation, in pixels."""
+    return cv2.GaussianBlur(image, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
