@@ -135,6 +135,19 @@ class StableDiffusionBackbone:
         return latents * self.scaling_factor
 
     @torch.no_grad()
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """The images that latents stand for; the encoders must be in memory.
+
+        Args:
+            latents (`torch.Tensor` of shape `(B, C, h, w)`): Scaled as the denoiser expects them.
+
+        Returns:
+            `torch.Tensor` of shape `(B, 3, h · f, w · f)`, float32, in [0, 1], on the VAE's device.
+        """
+        latents = latents.to(self.vae.device, self.vae.dtype) / self.scaling_factor
+        return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """What the denoiser is conditioned on, one entry a prompt.
 
