@@ -70,11 +70,11 @@ class ImageColumn:
 
     def __getitem__(self, row: int) -> Image.Image:
         """The image of a row, of whatever mode and size it is."""
-        return decode(self._stored(row))
+        return decode(self.stored(row))
 
     def name(self, row: int) -> str:
         """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
-        stored = self._stored(row)
+        stored = self.stored(row)
         file = f" {Path(stored['path']).name}" if stored and stored["path"] else ""
         return f"row {self._rows[row]}{file}"
 
@@ -98,7 +98,8 @@ class ImageColumn:
                     digest.update(self._hash(**(image or {})).encode())
         return digest.hexdigest()
 
-    def _stored(self, row: int) -> dict | None:
+    def stored(self, row: int) -> dict | None:
+        """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""
         return self._images[int(self._rows[row])][self._column]
 
     def _hash(self, bytes: bytes | None = None, path: str | None = None) -> str:

@@ -1,0 +1,115 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Data for ControlNet training from any target data: images, captions, and control images extracted from them."""
+
+import logging
+from pathlib import Path
+
+from accelerate import Accelerator
+from PIL import ExifTags, Image
+
+from ..data.dataset import TargetData
+from ..data.images import ImageTransform, load_rgb
+from ..errors import DiffTuneError
+from . import Extractor
+from .shards import ConditionManifest, build_shards
+from .write import library_versions, parquet_bytes, png_bytes
+
+
+logger = logging.getLogger(__name__)
+
+
+def build_conditions(
+    target: TargetData,
+    folder: str | Path,
+    extractor: Extractor,
+    *,
+    resolution: int | None = None,
+    batch_size: int = 16,
+    shard_size: int = 256,
+    accelerator: Accelerator | None = None,
+    progress: bool = True,
+) -> ConditionManifest:
+    """Builds a data set that `--train_data_dir` of the ControlNet script takes as it is.
+
+    It is a folder of Parquet files in `data/` with the columns `image`, `text` and `conditioning_image`, which
+    `datasets` opens, too. An image that is plain RGB keeps its file; one that is not becomes a PNG file of what
+    training would see of it: upright, 8 bits a channel, transparency on white. A caption is a string, or a list of
+    strings if any row has several.
+
+    Args:
+        target ([`TargetData`]): The images and captions.
+        folder (`str` or `Path`): Where the data set goes: a new or empty folder, or one that was begun.
+        extractor ([`Extractor`]): What extracts.
+        resolution (`int`, *optional*):
+            Resize and crop images to squares of this size first, as ControlNet training does, so that lines and edges
+            have the width that they will have in training. `None` leaves images as they are.
+        batch_size (`int`, *optional*, defaults to 16): Images that are extracted from at once.
+        shard_size (`int`, *optional*, defaults to 256): Rows of a Parquet file.
+        accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
+        progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
+
+    Returns:
+        [`ConditionManifest`]: What was built.
+
+    Raises:
+        DiffTuneError: A number is out of range, or the folder holds something else, such as control images of other
+            settings.
+    """
+    for name, value in (("resolution", resolution), ("batch_size", batch_size), ("shard_size", shard_size)):
+        if value is not None and value < 1:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least 1.")
+    manifest = ConditionManifest(
+        extractor=extractor.settings,
+        source={
+            "the hash of the images and captions": target.content_key,
+            "--resolution": resolution,
+            "--batch_size": batch_size,
+        },
+        num_rows=len(target),
+        shard_size=shard_size,
+        libraries=library_versions(),
+    )
+    transform = None if resolution is None else ImageTransform(resolution, "bilinear")
+    several = any(len(target.captions(row)) > 1 for row in range(len(target)))
+
+    def make_shard(rows: range) -> bytes:
+        images, controls = [], []
+        for start in range(rows.start, rows.stop, batch_size):
+            batch = [opened(target, row, transform) for row in rows[start - rows.start :][:batch_size]]
+            images += [file for file, _ in batch]
+            controls += [png_bytes(control) for control in extractor([image for _, image in batch])]
+        captions = [target.captions(row) if several else target.captions(row)[0] for row in rows]
+        return parquet_bytes({"image": images, "text": captions, "conditioning_image": controls})
+
+    return build_shards(Path(folder), manifest, make_shard, accelerator, progress)
+
+
+def opened(target: TargetData, row: int, transform: ImageTransform | None) -> tuple[bytes, Image.Image]:
+    """The image of a row as a file to store, and in RGB to extract from."""
+    image = target.image(row)
+    if transform is not None:
+        resized = transform.resize(load_rgb(image))
+        top, left = transform.crop_box(resized.size)
+        image = resized.crop((left, top, left + transform.resolution, top + transform.resolution))
+        return png_bytes(image), image
+    plain = image.mode == "RGB" and not image.has_transparency_data
+    if plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+        stored = target.images.stored(row) or {}
+        if stored.get("bytes") is not None:
+            return stored["bytes"], image
+        if "://" not in stored["path"]:
+            return Path(stored["path"]).read_bytes(), image
+    image = load_rgb(image)
+    return png_bytes(image), image
