@@ -53,10 +53,9 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples" / "icons"))
-from finetune import PIPELINE, RESOLUTION, command_line, finetune, quiet, target_file  # noqa: E402
+from finetune import PIPELINE, RESOLUTION, build_bank, command_line, finetune, quiet, target_file  # noqa: E402
 from measure import read_drawings  # noqa: E402
 
-from diffusers_difftune.cli import main as difftune  # noqa: E402
 from diffusers_difftune.training import log as training_log  # noqa: E402
 
 
@@ -140,7 +139,9 @@ def aims(data_path: dict) -> list[tuple[str, float, bool]]:
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict:
     """All comparisons."""
-    bank_seconds = build_bank(arguments, folder)
+    started = time.perf_counter()
+    build_bank(folder / "bank", TARGET, arguments.pipeline, cache_dir=folder / "cache", **BANK)
+    bank_seconds = time.perf_counter() - started
 
     def rate(objective: str = "standard", **flags) -> Callable[[], float]:
         def run() -> float:
@@ -213,22 +214,6 @@ def spread(values: list[float]) -> dict[str, float | list[float]]:
     """Median, range and the values themselves."""
     rounded = [round(value, 4) for value in values]
     return {"median": statistics.median(rounded), "min": min(rounded), "max": max(rounded), "all": rounded}
-
-
-def build_bank(arguments: argparse.Namespace, folder: Path) -> float:
-    """Builds the bank that Diff-Tuning trains with, and says how many seconds that took, all in all."""
-    flags = {
-        "pretrained_model_name_or_path": arguments.pipeline,
-        "train_data_dir": target_file(TARGET, "train"),
-        "output_dir": folder / "bank",
-        "cache_dir": folder / "cache",
-        "resolution": RESOLUTION,
-        **BANK,
-    }
-    started = time.perf_counter()
-    if difftune(["bank", "build", *command_line(flags)]):
-        sys.exit("The bank could not be built.")
-    return time.perf_counter() - started
 
 
 def beside_upstream(arguments: argparse.Namespace, folder: Path) -> dict | str:

@@ -110,12 +110,56 @@ def test_rate_of_a_run_leaves_out_its_first_ten_steps(tmp_path):
     assert finetune.images_per_second(tmp_path) == 6.0
 
 
-def test_table_has_mean_and_deviation_over_seeds(tmp_path):
+def test_table_has_mean_and_deviation_over_seeds():
     import retention_prompts
 
-    for seed, fid in ((1, 2.0), (2, 4.0)):
-        run = {"target": "fluent-emoji", "retention_prompts": "empty", "bank_guidance_scale": 1.0, "seed": seed}
-        figures = {"fid_target": fid, "kid_target": 0.5, "forgetting_source": 0.02, "loss_change_target": -0.1}
-        (tmp_path / f"{seed}.json").write_text(json.dumps(run | figures))
-    row = retention_prompts.table(tmp_path).splitlines()[-1]
-    assert row.startswith("| fluent-emoji | empty | 1.0 | 2 | 3.00 ± 1.41 | 0.500 ± 0.000 | 2.00 ± 0.00 |")
+    run = {"target": "fluent-emoji", "retention_prompts": "empty", "bank_guidance_scale": 1.0}
+    figures = {"fid_target": 7.0, "forgetting_source": 0.02, "loss_change_target": -0.1}
+    runs = [run | {"by_step": {"150": figures | {"kid_target": kid}}} for kid in (2.0, 4.0)]
+    row = retention_prompts.table(runs).splitlines()[-1]
+    assert row == "| fluent-emoji | empty | 1.0 | 2 | 3.00 ± 1.41 | 7.0 ± 0.0 | -10.00 ± 0.00 | 2.00 ± 0.00 |"
+
+
+def test_the_recipe_is_chosen_by_standard_and_from_what_all_seeds_tried():
+    import recipe
+
+    def tried(objective, rate, *kids):
+        figures = [{"kid_target": kid} for kid in kids]
+        return {(objective, "constant", rate, 150): figures}
+
+    groups = tried("standard", 1e-4, 5.0, 5.0) | tried("standard", 2e-4, 1.0, 8.0) | tried("standard", 3e-4, 1.0)
+    groups |= tried("difftune", 1e-4, 2.0, 2.0) | tried("difftune", 2e-4, 9.0, 9.0)
+    assert recipe.best_of(groups, "standard") == ("standard", "constant", 2e-4, 150)
+    assert recipe.best_of(groups, "difftune") == ("difftune", "constant", 1e-4, 150)
+
+
+def test_measured_runs_are_made_once_and_never_overwritten(tiny_pipeline, tmp_path, capsys):
+    import recipe
+
+    command = ["--pipeline", tiny_pipeline, "--output", tmp_path / "results", "--work", tmp_path / "work"]
+    command += ["--steps", 2, 4, "--learning_rates", 1e-3, "--seeds", 1, "--bank_samples", 4, "--images", 66]
+    command += ["--samples_per_caption", 1, "--rows", 2, "--sampling_steps", 1]
+
+    def run(*more):
+        recipe.main([str(word) for word in (*command, *more)])
+        return capsys.readouterr().out
+
+    assert "0 of 2 runs are there" in run("--estimate") and not (tmp_path / "results").exists()
+    said = run("--lr_schedulers", "constant")
+    assert "Chosen for both, by standard: constant rate of 0.001, " in said and "Diff-Tuning's own best: " in said
+    made = {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")}
+    assert {file.name for file in made} == {
+        "flat-color-icons-standard-lr0.001-constant-steps4-seed1.json",
+        "flat-color-icons-difftune-sampled-guidance1-lr0.001-constant-steps4-seed1.json",
+    }
+    for content in made.values():
+        result = json.loads(content)
+        assert list(result["by_step"]) == ["2", "4"] and result["checkpoints"] == [2, 4] and result["weights"]
+        assert result["by_step"]["2"]["loss_change_target"] != result["by_step"]["4"]["loss_change_target"]
+    assert not list((tmp_path / "work").rglob("checkpoint-*"))
+
+    assert "2 of 2 runs are there" in run()
+    assert "2 of 6 runs are there" in run("--lr_schedulers", "constant", "cosine", "--estimate")
+    with pytest.raises(SystemExit, match="was made with rows 2"):
+        run("--rows", 3)
+    assert {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")} == made

@@ -24,22 +24,28 @@ import argparse
 import json
 import platform
 import shutil
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from finetune import DATA, PIPELINE, RECIPE, RESOLUTION, TARGETS, finetune, quiet, target_file
+from finetune import BANK, DATA, PIPELINE, RECIPE, STEPS, TARGETS, build_bank, finetune, quiet, target_file
 from measure import Measurement, load_pipeline, read_drawings, sample_images
 from picture import samples_picture
 
-from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.evaluation.plots import plot_forgetting
 
 
 SEED = 0
-FULL = {"steps": 150, "batch": 32, "bank": 256, "bank_steps": 25, "images": 200, "rows": 128, "sampling_steps": 15}
+FULL = {
+    "steps": STEPS,
+    "batch": RECIPE["train_batch_size"],
+    "bank": BANK["bank_samples"],
+    "bank_steps": BANK["bank_steps"],
+    "images": 200,
+    "rows": 128,
+    "sampling_steps": 15,
+}
 QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "images": 66, "rows": 4, "sampling_steps": 2}
 GUIDANCE = 3.0
 COLUMNS = 8
@@ -70,7 +76,16 @@ def main(argv: list[str] | None = None) -> None:
     output.mkdir(parents=True, exist_ok=True)
 
     with clock.stage("knowledge_bank", f"Knowledge bank: {size['bank']} samples of the pretrained pipeline"):
-        build_bank(arguments, size)
+        build_bank(
+            output / "knowledge_bank",
+            arguments.target,
+            arguments.pipeline,
+            bank_samples=size["bank"],
+            bank_steps=size["bank_steps"],
+            bank_batch_size=min(BANK["bank_batch_size"], size["bank"]),
+            seed=SEED,
+            cache_dir=output / "cache",
+        )
     rates = {}
     for method, title in (("standard", "Standard fine-tuning"), ("difftune", "Diff-Tuning")):
         with clock.stage(f"train_{method}", f"{title}: {size['steps']} steps of {size['batch']} rows"):
@@ -131,24 +146,6 @@ class Clock:
         now = time.perf_counter()
         self.seconds[name] = round(now - began, 1)
         self.seconds["total"] = round(now - self.started, 1)
-
-
-def build_bank(arguments: argparse.Namespace, size: dict[str, int]) -> None:
-    """`difftune bank build`, with prompts from the target captions."""
-    flags = {
-        "pretrained_model_name_or_path": arguments.pipeline,
-        "train_data_dir": target_file(arguments.target, "train"),
-        "output_dir": arguments.output / "knowledge_bank",
-        "cache_dir": arguments.output / "cache",
-        "resolution": RESOLUTION,
-        "bank_samples": size["bank"],
-        "bank_steps": size["bank_steps"],
-        "bank_batch_size": min(32, size["bank"]),
-        "seed": SEED,
-    }
-    code = difftune(["bank", "build", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))])
-    if code:
-        sys.exit(code)
 
 
 def draw_samples(folders: dict[str, Path], target: str, steps: int, path: Path) -> None:

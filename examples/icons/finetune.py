@@ -16,6 +16,7 @@
 import importlib.util
 import json
 import statistics
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -23,6 +24,8 @@ from types import ModuleType
 
 import diffusers
 import transformers
+
+from diffusers_difftune.cli import main as difftune
 
 
 HERE = Path(__file__).resolve().parent
@@ -44,6 +47,8 @@ RECIPE = {
     "report_to": "none",
     "checkpointing_steps": 1_000_000,
 }
+STEPS = 150  # optimiser steps
+BANK = {"bank_samples": 256, "bank_steps": 25, "bank_batch_size": 32}
 
 
 def target_file(target: str, part: str) -> Path:
@@ -110,6 +115,29 @@ def finetune(
     )
     load_script(script).main(argv)
     return {"seconds": time.perf_counter() - started, "images_per_second": images_per_second(output_dir)}
+
+
+def build_bank(folder: Path, target: str, pretrained: Path = PIPELINE, **flags) -> Path:
+    """Runs `difftune bank build` in this process, with prompts from the target captions.
+
+    Args:
+        folder (`Path`): The bank's folder. A bank of the same settings that is there is gone on with, or left as it is.
+        target (`str`): One of `TARGETS`.
+        pretrained (`Path`, *optional*): The pipeline to sample.
+        flags: More flags of the command, in place of those of `BANK`.
+
+    Returns:
+        `Path`: The folder.
+    """
+    argv = {
+        "pretrained_model_name_or_path": pretrained,
+        "train_data_dir": target_file(target, "train"),
+        "output_dir": folder,
+        "resolution": RESOLUTION,
+    }
+    if code := difftune(["bank", "build", *command_line(argv | BANK | flags)]):
+        sys.exit(code)  # it said why
+    return folder
 
 
 def quiet() -> None:

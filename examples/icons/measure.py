@@ -57,8 +57,10 @@ def sample_images(
     seed: int = 0,
     batch_size: int = 32,
     title: str = "samples",
+    **inputs,
 ) -> torch.Tensor:
-    """Samples by DPM-Solver++, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i of the seed."""
+    """Samples by DPM-Solver++, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i of the seed. More `inputs`, such
+    as the control image of a ControlNet, go to the pipeline with every batch."""
     scheduler_class, settings = solver_settings(pipeline.scheduler, "dpm++", steps)
     pipeline.scheduler = scheduler_class.from_config(settings)
     pipeline.set_progress_bar_config(disable=True)
@@ -79,6 +81,7 @@ def sample_images(
             guidance_scale=guidance_scale,
             latents=torch.from_numpy(np.stack(noise)).to(pipeline.device),
             output_type="pt",
+            **inputs,
         ).images
         images.append((pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8))
     return torch.cat(images)
@@ -90,12 +93,14 @@ class Measurement:
     Args:
         pretrained (`Path`): The pretrained pipeline.
         target (`str`): One of `TARGETS`.
-        num_images (`int`): Samples for FID and KID, at most as many as there are held-out target drawings, whose
-            captions they are made from and whose drawings they are compared with.
+        num_images (`int`): Held-out target drawings for FID and KID, at most as many as there are; samples of their
+            captions are compared with them.
         num_rows (`int`): Held-out drawings, of the target and of the source sets each, for the loss by noise level.
         steps (`int`): Sampling steps.
         guidance_scale (`float`): Classifier-free guidance of the samples.
         seed (`int`, *optional*, defaults to 0): Seed of drawings, noise and samples; another than the training's.
+        samples_per_caption (`int`, *optional*, defaults to 1):
+            More than one makes the KID less a matter of the noise. The FID is then of more samples than its floor.
     """
 
     def __init__(
@@ -107,7 +112,9 @@ class Measurement:
         steps: int,
         guidance_scale: float,
         seed: int = 0,
+        samples_per_caption: int = 1,
     ) -> None:
+        self.samples_per_caption = samples_per_caption
         self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.backbone = load_backbone(pretrained)
@@ -130,8 +137,9 @@ class Measurement:
         """Adds the arguments that [`from_arguments`] reads."""
         parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pipeline to fine-tune.")
         parser.add_argument(
-            "--images", type=int, default=200, help="Samples for FID and KID, if there are as many drawings."
+            "--images", type=int, default=200, help="Captions sampled for FID and KID, if there are as many."
         )
+        parser.add_argument("--samples_per_caption", type=int, default=1, help="More make the KID surer.")
         parser.add_argument("--rows", type=int, default=128, help="Drawings for the loss by noise level.")
         parser.add_argument("--sampling_steps", type=int, default=15)
         parser.add_argument("--guidance_scale", type=float, default=3.0, help="Guidance of the samples.")
@@ -147,6 +155,7 @@ class Measurement:
             arguments.sampling_steps,
             arguments.guidance_scale,
             seed,
+            arguments.samples_per_caption,
         )
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -175,7 +184,8 @@ class Measurement:
         denoiser = self.backbone.load_denoiser(folder).to(self.device)
         losses = self.pretrained if folder == self.backbone.folder else self.losses(denoiser)
         pipeline = self.backbone.pipeline(denoiser, self.device, torch.float32)
-        images = sample_images(pipeline, self.prompts, self.steps, self.guidance_scale, self.seed, title=title)
+        prompts = self.prompts * self.samples_per_caption
+        images = sample_images(pipeline, prompts, self.steps, self.guidance_scale, self.seed, title=title)
         quality = fid_kid(self.real, self.features(images), self.seed)
         forgotten, forgotten_error = forgetting(losses["source"], self.pretrained["source"])
         change, change_error = forgetting(losses["target"], self.pretrained["target"])

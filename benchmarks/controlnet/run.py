@@ -1,0 +1,259 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of docs/evidence.md.
+
+Five kinds of condition, standard training and Diff-Tuning, three seeds, on the embedded icon pipeline; then ablations on
+two kinds. Learning rate and thresholds come from standard training on other seeds (settings.py). One JSON file per run
+in `results/runs/`; a run whose file is there, with the same settings, is not made again, and one that was stopped goes
+on from its checkpoint, so this can be stopped at any moment. At the end `results/summary.json`, the plots and the
+tables of docs/evidence.md are written.
+
+    pip install -e ".[metrics]" pycountry
+    python benchmarks/controlnet/run.py --estimate
+    python benchmarks/controlnet/run.py --jobs 2           # two runs at a time, one thread each
+    python benchmarks/controlnet/run.py --quick --jobs 2   # one row of the table, from one seed
+    python benchmarks/controlnet/run.py --summary          # of the runs that are there
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+import evidence  # noqa: E402
+from settings import (  # noqa: E402
+    DATA,
+    FULL,
+    PIPELINE,
+    QUICK,
+    RECIPE,
+    RESULTS,
+    ROOT,
+    SECONDS,
+    TARGET,
+    TRIAL,
+    WORK,
+    Run,
+    Size,
+    bank_folder,
+    bare_settings,
+    condition_data,
+    condition_model,
+    pipeline_hash,
+    result_runs,
+    search_runs,
+    to_json,
+    tuning_runs,
+)
+
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
+    parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
+    parser.add_argument("--estimate", action="store_true", help="Say what there is to do and how long it takes.")
+    parser.add_argument("--summary", action="store_true", help="Only write the summary of the runs that are there.")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="One row of the table, from one seed (≤ 15 minutes).")
+    size.add_argument("--trial", action="store_true", help="Too few steps to learn anything: tries that it all runs.")
+    parser.add_argument("--conditions", nargs="+", choices=FULL.conditions, help="Only these kinds of condition.")
+    parser.add_argument("--seeds", nargs="+", type=int, help="Other seeds of the result.")
+    parser.add_argument("--output", type=Path, help="Results. Default: results/, of --quick and --trial in outputs/.")
+    parser.add_argument("--work", type=Path, help="Data, bank and run folders. Default: in outputs/controlnet/.")
+    arguments = parser.parse_args(argv)
+    if arguments.jobs < 1 or arguments.threads < 1:
+        parser.error("--jobs and --threads are 1 or more")
+    Benchmark(arguments).main()
+
+
+class Benchmark:
+    """What is to be run, and where."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.size = chosen_size(arguments)
+        kind = "quick" if arguments.quick else "trial" if arguments.trial else None
+        self.output = arguments.output or (WORK / kind if kind else RESULTS)
+        self.work = arguments.work or WORK / pipeline_hash()
+        self.is_evidence = self.output == RESULTS
+
+    def main(self) -> None:
+        if self.arguments.estimate:
+            return print(self.estimate())
+        if not self.arguments.summary:
+            if importlib.util.find_spec("pycountry") is None:
+                sys.exit("Prompt adherence is ranked by names, which needs pycountry; pip install pycountry.")
+            (self.output / "runs").mkdir(parents=True, exist_ok=True)
+            self.prepare()
+            self.make(search_runs(self.size), "Learning rate")
+            rate = self.rate()
+            self.make(tuning_runs(self.size, rate), "Thresholds")
+            self.make(result_runs(self.size, rate), "Result")
+        found = evidence.write(self.output, self.rate(), self.is_evidence)
+        print("\n" + evidence.markdown(found))
+
+    def rate(self) -> float:
+        """The learning rate: the one there is, or the one that standard training does best with on tuning seeds."""
+        if len(self.size.rates) == 1:
+            return self.size.rates[0]
+        runs = [json.loads(self.file(run).read_text()) for run in search_runs(self.size) if self.done(run)]
+        if len(runs) < len(search_runs(self.size)):
+            sys.exit("The learning rate is not chosen yet; run this without --summary.")
+        return evidence.best_rate(runs)
+
+    def file(self, run: Run) -> Path:
+        return self.output / "runs" / f"{run.name}.json"
+
+    def done(self, run: Run) -> bool:
+        """Whether the run's file is there, made with the settings of now."""
+        file = self.file(run)
+        return file.is_file() and json.loads(file.read_text())["settings"] == run.settings(self.size)
+
+    def prepare(self) -> None:
+        """Conditions, the bank, and whatever is cached, before several runs ask for it at once."""
+        bank = bank_folder(self.work, self.size)
+        for kind in sorted({*self.size.conditions, *self.size.search_conditions, *self.size.ablation_conditions}):
+            for part in ("train", "held_out"):
+                model = condition_model(kind)
+                build = [
+                    "conditions",
+                    "build",
+                    DATA / f"{TARGET}_{part}.parquet",
+                    condition_data(self.work, kind, part),
+                ]
+                build += ["--kind", kind, *(["--model", model] if model else [])]
+                self.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune.cli", *build])
+        build = ["bank", "build", "--pretrained_model_name_or_path", PIPELINE, "--output_dir", bank]
+        build += ["--train_data_dir", DATA / f"{TARGET}_train.parquet", "--resolution", RECIPE["resolution"]]
+        build += ["--bank_samples", self.size.bank_samples, "--bank_steps", self.size.bank_steps]
+        self.once(bank.name, [sys.executable, "-m", "diffusers_difftune.cli", *build])
+        for kind in self.size.conditions:
+            self.once(f"cached-{kind}-{bank.name}", self.warm_up(kind))
+        name = f"pretrained-{evidence.short_hash(bare_settings(self.size))}"
+        spec = self.spec(None, self.output / "pretrained.json")
+        self.once(name, [sys.executable, HERE / "one_run.py", spec], self.output / "pretrained.json")
+
+    def warm_up(self, kind: str) -> list:
+        """A run of one step, which leaves the cached encodings and the bank's conditions behind."""
+        run = Run(kind, "difftune", 0, 1e-4)
+        flags = run.paths(self.size, self.work) | run.settings(self.size)["flags"]
+        flags |= {"max_train_steps": 1, "control_evaluation_data": None, "output_dir": self.work / "warm-up" / kind}
+        words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]
+        return [sys.executable, ROOT / "training_scripts" / "train_controlnet_difftune.py", *words]
+
+    def once(self, name: str, command: list, result: Path | None = None) -> None:
+        """Runs a command that has not come to its end before."""
+        stamp = self.work / "prepared" / name
+        words = [str(word) for word in command]
+        if stamp.is_file() and stamp.read_text() == "\n".join(words) and (result is None or result.is_file()):
+            return
+        print(f"Preparing {name}", flush=True)
+        self.call(name, words)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(stamp, "\n".join(words).encode())
+
+    def call(self, name: str, words: list[str]) -> None:
+        """Runs a program, what it says in a log of its own; stops with the end of the log if it fails."""
+        log = self.work / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = os.environ | {"OMP_NUM_THREADS": str(self.arguments.threads)}
+        with open(log, "w") as file:
+            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ROOT).returncode
+        if code:
+            last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise RuntimeError(f"{name} stopped with exit code {code}; the end of {log}:\n{last}")
+
+    def spec(self, run: Run | None, output: Path) -> Path:
+        """Writes what one_run.py is to do."""
+        reference = f"pretrained-{evidence.short_hash(bare_settings(self.size))}.npz"
+        spec = {"run": run and asdict(run), "size": to_json(self.size), "reference": reference}
+        spec |= {"work": str(self.work), "output": str(output)}
+        file = self.work / "specs" / f"{run.name if run else 'pretrained'}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(file, json.dumps(spec).encode())
+        return file
+
+    def make(self, runs: Sequence[Run], title: str) -> None:
+        """Makes the runs that are not there, several at a time; after a failure those under way are still finished."""
+        missing = [run for run in dict.fromkeys(runs) if not self.done(run)]
+        if not missing:
+            return
+        print(f"{title}: {len(missing)} of {len(set(runs))} runs are missing", flush=True)
+        with ThreadPoolExecutor(self.arguments.jobs) as pool:
+            futures = {pool.submit(self.call, run.name, self.command(run)): run for run in missing}
+            try:
+                for count, future in enumerate(as_completed(futures), 1):
+                    future.result()
+                    run = futures[future]
+                    seconds = sum(json.loads(self.file(run).read_text())["seconds"].values())
+                    print(f"  {count}/{len(missing)} {run.name}: {seconds / 60:.1f} minutes", flush=True)
+            except BaseException as error:
+                pool.shutdown(wait=True, cancel_futures=True)
+                if isinstance(error, RuntimeError):
+                    sys.exit(str(error))
+                raise
+
+    def command(self, run: Run) -> list[str]:
+        return [sys.executable, str(HERE / "one_run.py"), str(self.spec(run, self.file(run)))]
+
+    def estimate(self) -> str:
+        """What there is to do, and how long it takes."""
+        rate = self.size.rates[-1]  # whichever will be chosen, it is as many runs
+        searched = search_runs(self.size)
+        if all(self.done(run) for run in searched):
+            rate = self.rate()
+        runs = list(dict.fromkeys(searched + tuning_runs(self.size, rate) + result_runs(self.size, rate)))
+        missing = [run for run in runs if not self.done(run)]
+        known = [json.loads(self.file(run).read_text()) for run in runs if self.done(run)]
+        known_seconds = [sum(run["seconds"].values()) for run in known if not run["resumed"]]
+        measurements = self.size.steps // self.size.every + 1
+        guess = SECONDS["start"] + self.size.steps * SECONDS["step"] + measurements * SECONDS["evaluation"]
+        seconds = statistics.mean(known_seconds) if known_seconds else guess + SECONDS["measurement"]
+        total = SECONDS["preparation"] + len(missing) * seconds / self.arguments.jobs
+        source = f"as {len(known_seconds)} runs here took" if known_seconds else "as a core of an Intel Xeon takes"
+        return (
+            f"{len(missing)} of {len(runs)} runs are missing; at {seconds / 60:.1f} minutes each ({source}) and"
+            f" {self.arguments.jobs} at a time this takes about {total / 60:.0f} minutes."
+        )
+
+
+def chosen_size(arguments: argparse.Namespace) -> Size:
+    """How much to run, as the arguments say."""
+    size = QUICK if arguments.quick else TRIAL if arguments.trial else FULL
+    if arguments.quick and (RESULTS / "summary.json").is_file():
+        size = replace(size, rates=(json.loads((RESULTS / "summary.json").read_text())["learning_rate"],))
+    changes: dict[str, Any] = {}
+    if arguments.conditions:
+        kept = tuple(kind for kind in size.ablation_conditions if kind in arguments.conditions)
+        changes = {"conditions": tuple(arguments.conditions), "ablation_conditions": kept}
+    if arguments.seeds:
+        changes["seeds"] = tuple(arguments.seeds)
+    return replace(size, **changes)
+
+
+if __name__ == "__main__":
+    main()

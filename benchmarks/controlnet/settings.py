@@ -1,0 +1,241 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Everything that decides the ControlNet benchmark's figures, in one place."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINE = ROOT / "examples" / "icons" / "pipeline"
+DATA = ROOT / "examples" / "icons" / "data"
+RESULTS = Path(__file__).resolve().parent / "results"
+WORK = ROOT / "outputs" / "controlnet"
+TARGET = "fluent_emoji"
+MODEL_KINDS = ("depth", "normal", "segmentation")  # of drawings, computed without a model
+
+# What each method is to the training script. The first two are the comparison, the others ablations.
+METHODS: dict[str, dict[str, Any]] = {
+    "standard": {"objective": "standard"},
+    "difftune": {"objective": "difftune", "retention_condition": "extracted"},
+    "blank": {"objective": "difftune", "retention_condition": "blank"},
+    "reconsolidation": {"objective": "difftune", "source_share": 0.0},
+}
+TITLES = {
+    "standard": "standard",
+    "difftune": "Diff-Tuning",
+    "blank": "Diff-Tuning, blank condition for source rows",
+    "reconsolidation": "reconsolidation only (no retention)",
+}
+ABLATIONS = ("blank", "reconsolidation")
+
+# The same for every method.
+RECIPE = {
+    "resolution": 32,
+    "train_batch_size": 32,
+    "lr_scheduler": "constant",
+    "lr_warmup_steps": 0,
+    "adam_weight_decay": 0.0,
+    "control_evaluation_guidance_scale": 3.0,
+    "checkpointing_steps": 100,
+    "checkpoints_total_limit": 1,
+    "report_to": "none",
+}
+GUIDANCE = 3.0  # of the samples that the bare model's behaviour is measured on
+
+# Seconds on one thread of an Intel Xeon core that does nothing else, for an estimate before any run is there.
+SECONDS = {"start": 25.0, "step": 0.45, "evaluation": 6.0, "measurement": 90.0, "preparation": 180.0}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is run.
+
+    Attributes:
+        conditions (`tuple[str, ...]`): Kinds of condition.
+        seeds (`tuple[int, ...]`): Seeds of the result.
+        tuning_seeds (`tuple[int, ...]`): Seeds of the standard runs that the learning rate and the thresholds come from.
+        rates (`tuple[float, ...]`): Learning rates to choose from, by standard training.
+        search_conditions (`tuple[str, ...]`): Kinds of condition to choose it on.
+        ablation_conditions (`tuple[str, ...]`): Kinds of condition of the ablations.
+        steps (`int`): Optimiser steps of a run.
+        every (`int`): Steps between two measurements of the condition error.
+        held_out (`int`): Held-out conditions it is measured on.
+        bank_samples (`int`): Samples of the knowledge bank.
+        bank_steps (`int`): Sampling steps of each.
+        images (`int`): Samples that the bare model's behaviour is measured on; more than 64.
+        rows (`int`): Held-out source drawings for the loss by noise level.
+        sampling_steps (`int`): Sampling steps of the samples.
+    """
+
+    conditions: tuple[str, ...] = ("edge", "sketch", "depth", "normal", "segmentation")
+    seeds: tuple[int, ...] = (1, 2, 3)
+    tuning_seeds: tuple[int, ...] = (11, 12)
+    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    search_conditions: tuple[str, ...] = ("edge", "depth")
+    ablation_conditions: tuple[str, ...] = ("edge", "depth")
+    steps: int = 600
+    every: int = 10
+    held_out: int = 32
+    bank_samples: int = 512
+    bank_steps: int = 25
+    images: int = 200
+    rows: int = 128
+    sampling_steps: int = 15
+
+
+FULL = Size()
+# One row of the table, from one seed; the rate is the one that was chosen.
+QUICK = replace(FULL, conditions=("edge",), seeds=(1,), tuning_seeds=(11,), rates=(3e-4,), ablation_conditions=())
+# Too few steps to learn anything: tries that it all runs.
+TRIAL = replace(
+    FULL, conditions=("edge", "depth"), seeds=(1,), tuning_seeds=(11,), rates=(3e-4, 1e-3), search_conditions=("edge",),
+    ablation_conditions=("depth",), steps=4, every=2, held_out=8, bank_samples=8, bank_steps=2, images=66, rows=4,
+    sampling_steps=2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        condition (`str`): Kind of condition.
+        method (`str`): One of `METHODS`.
+        seed (`int`): Seed.
+        rate (`float`): Learning rate.
+    """
+
+    condition: str
+    method: str
+    seed: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.condition}-{self.method}-lr{self.rate:g}-seed{self.seed}"
+
+    @property
+    def has_bank(self) -> bool:
+        """Whether it trains on source rows."""
+        method = METHODS[self.method]
+        return method["objective"] == "difftune" and method.get("source_share") != 0
+
+    def settings(self, size: Size) -> dict[str, Any]:
+        """What decides its figures, JSON-able; a run is made again when this is not what its file says."""
+        return {
+            "pipeline": pipeline_hash(),
+            "target": TARGET,
+            "flags": RECIPE
+            | {
+                "condition_kind": self.condition,
+                "condition_model": condition_model(self.condition),
+                "learning_rate": self.rate,
+                "seed": self.seed,
+                "max_train_steps": size.steps,
+                "control_evaluation_steps": size.every,
+                "control_evaluation_samples": size.held_out,
+            }
+            | METHODS[self.method],
+            "bank": {"samples": size.bank_samples, "steps": size.bank_steps} if self.has_bank else None,
+            "bare_model": bare_settings(size),
+        }
+
+    def paths(self, size: Size, work: Path) -> dict[str, Any]:
+        """The flags that say where things are."""
+        return {
+            "pretrained_model_name_or_path": PIPELINE,
+            "train_data_dir": condition_data(work, self.condition, "train"),
+            "control_evaluation_data": condition_data(work, self.condition, "held_out"),
+            "knowledge_bank": bank_folder(work, size) if self.has_bank else None,
+            "cache_dir": work / "cache",
+            "output_dir": work / "runs" / self.name,
+        }
+
+
+def bare_settings(size: Size) -> dict[str, Any]:
+    """What decides the figures of the bare model's behaviour."""
+    return {
+        "images": size.images,
+        "rows": size.rows,
+        "sampling_steps": size.sampling_steps,
+        "guidance_scale": GUIDANCE,
+    }
+
+
+def condition_model(condition: str) -> str | None:
+    """What extracts this kind of condition."""
+    return "drawing" if condition in MODEL_KINDS else None
+
+
+def condition_data(work: Path, condition: str, part: str) -> Path:
+    """The target data with their conditions; `part` is `"train"` or `"held_out"`."""
+    return work / "data" / f"{condition}-{part}"
+
+
+def bank_folder(work: Path, size: Size) -> Path:
+    """The knowledge bank, which all runs share."""
+    return work / f"bank-{size.bank_samples}-{size.bank_steps}"
+
+
+@cache
+def pipeline_hash() -> str:
+    """What tells one embedded pipeline from another."""
+    digest = hashlib.sha256()
+    for file in sorted(PIPELINE.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def search_runs(size: Size) -> list[Run]:
+    """Standard training at every learning rate, on tuning seeds; none if there is nothing to choose."""
+    if len(size.rates) == 1:
+        return []
+    return [
+        Run(condition, "standard", seed, rate)
+        for condition in size.search_conditions
+        for rate in size.rates
+        for seed in size.tuning_seeds
+    ]
+
+
+def tuning_runs(size: Size, rate: float) -> list[Run]:
+    """Standard training on tuning seeds, which the thresholds are reckoned from."""
+    return [Run(condition, "standard", seed, rate) for condition in size.conditions for seed in size.tuning_seeds]
+
+
+def result_runs(size: Size, rate: float) -> list[Run]:
+    """The comparison, a seed at a time so that a stopped benchmark has whole seeds; then the ablations."""
+    compared = [
+        Run(condition, method, seed, rate)
+        for seed in size.seeds
+        for condition in size.conditions
+        for method in ("standard", "difftune")
+    ]
+    ablations = [
+        Run(condition, method, seed, rate)
+        for seed in size.seeds
+        for condition in size.ablation_conditions
+        for method in ABLATIONS
+    ]
+    return compared + ablations
+
+
+def to_json(size: Size) -> dict[str, Any]:
+    """A size as it is after a round trip through JSON."""
+    return json.loads(json.dumps(asdict(size)))
