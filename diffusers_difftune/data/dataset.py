@@ -310,18 +310,24 @@ def bad_images(target: TargetData) -> dict[int, str]:
 def why_bad(target: TargetData, row: int) -> str | None:
     """Why the images of a row cannot be used, or `None`."""
     try:
-        size = upright_size(target.image(row))
+        image = target.image(row)
     except UnreadableImage as error:
         return error.reason
     if target.conditions is None:
         return None
     try:
-        condition_size = upright_size(target.conditions[row])
+        return mismatch(image, target.conditions[row])
     except UnreadableImage as error:
         return f"its conditioning image: {error.reason}"
+
+
+def mismatch(image: Image.Image, condition: Image.Image) -> str | None:
+    """Says that a control image has another shape than the image it belongs to, if it has."""
+    (width, height), (condition_width, condition_height) = upright_size(image), upright_size(condition)
     # Both are resized so that their shorter sides are equal; then their longer sides must be, to within a pixel.
-    (width, height), (condition_width, condition_height) = size, condition_size
-    if abs(width * condition_height - height * condition_width) > max(*size, *condition_size):
+    if abs(width * condition_height - height * condition_width) > max(
+        width, height, condition_width, condition_height
+    ):
         return f"it is {width} × {height} and its conditioning image {condition_width} × {condition_height}"
     return None
 

@@ -13,17 +13,18 @@
 # limitations under the License.
 """Target data of unknown length, read while training."""
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError
-from .dataset import Example, check_data_flags, has_captions
+from .dataset import Example, check_data_flags, has_captions, mismatch
 from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, open_source
@@ -64,11 +65,12 @@ class StreamedTarget:
             self._captions(row, 0)
             self._image(row, 0)
             if self._condition_column is not None:
-                self._image(row, 0, self._condition_column)
+                self._condition(row, 0, partial(self._image, row, 0))
             break
         else:
             raise DiffTuneError("The streamed target data has no rows whose images can be read.")
-        self._stream: IterableDataset = stream.shuffle(seed=seed, buffer_size=SHUFFLE_BUFFER)
+        self._stream: IterableDataset = stream
+        self._seed = seed
         self._rows: Iterator[dict] | None = None  # opened by the process that reads: files must not cross a fork
         self._next = 0
 
@@ -89,9 +91,12 @@ class StreamedTarget:
             self._rows, self._next = self._endless(), 0
         row = next(islice(self._rows, slot.ordinal - self._next, None))
         self._next = slot.ordinal + 1
-        column = self._condition_column
-        condition = None if column is None else partial(self._image, row, slot.ordinal, column)
-        return Example(partial(self._image, row, slot.ordinal), self._captions(row, slot.ordinal), condition)
+        image = partial(self._image, row, slot.ordinal)
+        condition = None
+        if self._condition_column is not None:
+            image = cache(image)  # asked for twice
+            condition = partial(self._condition, row, slot.ordinal, image)
+        return Example(image, self._captions(row, slot.ordinal), condition)
 
     def first_captions(self, number: int) -> list[str]:
         """The captions of the first `number` target rows of the run, each once."""
@@ -104,22 +109,28 @@ class StreamedTarget:
             raise DiffTuneError(f"--caption_column: row {ordinal} of the stream has an empty caption or none.")
         return captions
 
-    def _image(self, row: dict, ordinal: int, column: str | None = None) -> Image.Image:
+    def _image(self, row: dict, ordinal: int) -> Image.Image:
         try:
-            return decode(row[column or self._image_column])
+            return decode(row[self._image_column])
         except UnreadableImage as error:
-            raise DiffTuneError(
-                f"The {'image' if column is None else 'conditioning image'} of row {ordinal} of the stream cannot be read ({error.reason}); "
-                "--skip_bad_images leaves such rows out."
-            ) from None
+            raise bad_row("image", ordinal, f"read ({error.reason})") from None
+
+    def _condition(self, row: dict, ordinal: int, image: Callable[[], Image.Image]) -> Image.Image:
+        """The control image of a row, which must have the shape of the row's image."""
+        try:
+            condition = decode(row[self._condition_column])
+        except UnreadableImage as error:
+            raise bad_row("conditioning image", ordinal, f"read ({error.reason})") from None
+        if reason := mismatch(image(), condition):
+            raise bad_row("image", ordinal, f"used ({reason})")
+        return condition
 
     def _is_bad(self, row: dict) -> bool:
         try:
-            for column in filter(None, (self._image_column, self._condition_column)):
-                decode(row[column])
+            image = decode(row[self._image_column])
+            return self._condition_column is not None and bool(mismatch(image, decode(row[self._condition_column])))
         except UnreadableImage:
             return True
-        return False
 
     def _usable(self, stream: IterableDataset) -> Iterator[dict]:
         """The rows of one pass; with `--skip_bad_images` only those whose images can be read."""
@@ -132,5 +143,12 @@ class StreamedTarget:
     def _endless(self) -> Iterator[dict]:
         """The rows of epoch after epoch."""
         for epoch in count():
-            self._stream.set_epoch(epoch)
-            yield from self._usable(self._stream)
+            # not by `set_epoch`: the workers of a loader share that number, and would change it for each other
+            generator = np.random.default_rng([self._seed, epoch])
+            yield from self._usable(self._stream.shuffle(generator=generator, buffer_size=SHUFFLE_BUFFER))
+
+
+def bad_row(what: str, ordinal: int, problem: str) -> DiffTuneError:
+    return DiffTuneError(
+        f"The {what} of row {ordinal} of the stream cannot be {problem}; --skip_bad_images leaves such rows out."
+    )

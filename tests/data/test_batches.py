@@ -332,6 +332,13 @@ def test_a_stream_is_resumed_by_skipping(streamed, workers):
         assert_equal(batch, straight[k])
 
 
+def test_workers_do_not_share_the_epoch_of_a_stream(streamed):
+    """`datasets` keeps the number that `set_epoch` sets in memory that all workers share, and would change."""
+    batches = streamed()
+    list(DataLoader(batches, batch_size=None, sampler=[30], num_workers=1))  # it is some epochs ahead by then
+    assert batches.target._stream.epoch == 0
+
+
 def test_a_stream_is_divided_between_processes(streamed):
     whole = rows_of(streamed(train_batch_size=8), 3)
     parts = [rows_of(streamed(train_batch_size=4, rank=rank, world_size=2), 3) for rank in range(2)]
