@@ -222,10 +222,20 @@ class PlannedBatches(Dataset):
         return self.transform.to_unit_tensor(Image.fromarray(self.source_controls[row]), 0, 0)
 
 
+def control_crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
+    """A control image in RGB, its shorter side at the resolution, cropped in the centre.
+
+    Transparency is ignored, as diffusers' script and its pipelines do: light lines on a transparent ground, which most
+    programs save as black, stay light on dark, where on white they would be gone.
+    """
+    resized = transform.resize(load_rgb(image, drop_alpha=True))
+    top, left = transform.crop_box(resized.size)
+    return resized.crop((left, top, left + transform.resolution, top + transform.resolution))
+
+
 def control_image(image: Image.Image, transform: ImageTransform) -> torch.Tensor:
-    """A control image as a ControlNet sees it: the centre crop, float32 of shape (3, R, R) in [0, 1]."""
-    resized = transform.resize(load_rgb(image))
-    return transform.to_unit_tensor(resized, *transform.crop_box(resized.size))
+    """A control image as a ControlNet sees it: [`control_crop`] as float32 of shape (3, R, R) in [0, 1]."""
+    return transform.to_unit_tensor(control_crop(image, transform), 0, 0)
 
 
 def stack(tensors: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:

@@ -67,12 +67,13 @@ def decode(stored: dict | None) -> Image.Image:
     return image
 
 
-def load_rgb(image: Image.Image) -> Image.Image:
+def load_rgb(image: Image.Image, drop_alpha: bool = False) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright, transparency on white.
 
     Args:
         image (`PIL.Image.Image`):
             Of any mode: palette, grey, 16 bit, CMYK, with or without transparency or EXIF orientation.
+        drop_alpha (`bool`, *optional*, defaults to `False`): Ignore transparency: every pixel keeps its own colour.
 
     Returns:
         `PIL.Image.Image`: The image in mode RGB.
@@ -80,7 +81,7 @@ def load_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 bit; PIL's own conversion cuts at 255 instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data:
+    if image.has_transparency_data and not drop_alpha:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
