@@ -16,6 +16,7 @@ the knowledge bank."""
 
 import json
 import logging
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +24,15 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from ..adapters import add_lora
 from ..backbones import Backbone
+from ..backbones.files import weight_files
 from ..bank.bank import KnowledgeBank
 from ..conditions import check_kind
-from ..data.images import UnreadableImage, decode, load_rgb
+from ..data.batches import control_crop
+from ..data.images import ImageTransform, UnreadableImage, decode
 from ..errors import DiffTuneError, first_sentence
 from .checks import uses_bank
 from .run import Run, save_memory
@@ -67,30 +71,48 @@ def check_control_flags(config: Any) -> None:
         if getattr(config, name) is not None and config.condition_kind is None:
             raise DiffTuneError(f"--{name} needs --condition_kind, which says what the control images are.")
     if config.condition_kind is not None:
-        check_kind(config.condition_kind, config.condition_model, config.condition_revision)
+        try:
+            check_kind(config.condition_kind, config.condition_model, config.condition_revision)
+        except DiffTuneError as error:
+            message = str(error)
+            raise DiffTuneError(
+                f"--condition_kind {config.condition_kind}: {message[:1].lower()}{message[1:]}"
+            ) from None
     if config.retention_condition is not None and not uses_bank(config):
         raise DiffTuneError("--retention_condition needs source rows; set --source_share above 0.")
     if config.retention_condition == "extracted" and config.condition_kind is None:
         raise DiffTuneError(
             "--retention_condition extracted needs --condition_kind, which says what to extract; or use blank."
         )
-    if config.lr_power <= 0:
-        raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0.")
+    for name in ("lora_alpha", "lora_dropout", "lora_target_modules"):
+        if getattr(config, name) and config.rank is None:
+            raise DiffTuneError(f"--{name} needs --rank, without which the whole ControlNet trains.")
+    if not 0 < config.lr_power < math.inf:
+        raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0 and finite.")
+    if not 1 <= config.control_evaluation_guidance_scale < math.inf:
+        raise DiffTuneError(
+            f"--control_evaluation_guidance_scale is {config.control_evaluation_guidance_scale}; it must be at least 1.0"
+            " and finite."
+        )
 
 
 def open_control_image(path: str) -> Image.Image:
     """A file of `--validation_image`."""
     try:
-        return load_rgb(decode({"bytes": None, "path": path}))
+        return decode({"bytes": None, "path": path})
     except UnreadableImage as error:
         raise DiffTuneError(f"--validation_image {path} cannot be read: {error.reason}.") from None
 
 
 def validation_pairs(config: Any) -> tuple[list[str], list[Image.Image]]:
-    """A prompt and a control image for each validation image; a single one of either goes with all of the other."""
+    """A prompt and a control image for each validation image; a single one of either goes with all of the other.
+
+    Control images are resized and cropped as those of the target data are.
+    """
     prompts, images = config.validation_prompt or [], config.validation_image or []
     count = max(len(prompts), len(images))
-    opened = [open_control_image(path) for path in images]
+    transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+    opened = [control_crop(open_control_image(path), transform) for path in images]
     prompts, opened = (values * count if len(values) == 1 else values for values in (prompts, opened))
     repeated = [
         (p, image) for p, image in zip(prompts, opened, strict=True) for _ in range(config.num_validation_images)
@@ -116,21 +138,41 @@ def find_control_parts(run: Run, backbone: Backbone) -> None:
         )
     where = {"cache_dir": config.cache_dir, "token": config.hub_token}
     if config.tokenizer_name is not None:
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer_name, revision=config.revision, **where)
-        except (OSError, ValueError) as error:
-            raise DiffTuneError(
-                f"--tokenizer_name {config.tokenizer_name} cannot be loaded: {first_sentence(error)}."
-            ) from error
-        backbone.set_tokenizer(tokenizer)
-    name = config.controlnet_model_name_or_path
-    if name is None:
-        return
+        backbone.set_tokenizer(find_tokenizer(config.tokenizer_name, backbone, revision=config.revision, **where))
+    if config.controlnet_model_name_or_path is not None:
+        check_controlnet(config.controlnet_model_name_or_path, backbone, **where)
+    if config.rank is not None:  # are there such modules?
+        with torch.device("meta"):
+            empty = backbone.new_controlnet(backbone.empty_denoiser())
+        add_lora(empty, backbone, "ControlNet", 1, None, 0.0, config.lora_target_modules)
+
+
+def find_tokenizer(name: str, backbone: Backbone, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that `--tokenizer_name` names, if the text encoder can read what it writes."""
     try:
-        file = (
-            Path(name, "config.json") if Path(name).is_dir() else Path(hf_hub_download(name, "config.json", **where))
-        )
-        found = json.loads(file.read_text())
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+    except (OSError, ValueError) as error:
+        raise DiffTuneError(f"--tokenizer_name {name} cannot be loaded: {first_sentence(error)}.") from error
+    reader = AutoConfig.from_pretrained(backbone.folder / "text_encoder")
+    for what, has, most in (
+        ("knows {} tokens", len(tokenizer), reader.vocab_size),
+        ("cuts prompts at {} tokens", tokenizer.model_max_length, reader.max_position_embeddings),
+    ):
+        if has > most:
+            raise DiffTuneError(
+                f"--tokenizer_name {name} {what.format(has)}, and the model's text encoder takes {most}; give one that"
+                " was made for this text encoder."
+            )
+    return tokenizer
+
+
+def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
+    """Checks by its config that a ControlNet belongs to the pipeline."""
+    try:
+        file = Path(name, "config.json")
+        if not Path(name).is_dir():
+            file = Path(hf_hub_download(name, "config.json", **where))
+        found = dict(json.loads(file.read_text()))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(
             f"--controlnet_model_name_or_path {name} is neither a folder with a ControlNet nor one that can be had from"
@@ -150,6 +192,19 @@ def find_control_parts(run: Run, backbone: Backbone) -> None:
                 f"--controlnet_model_name_or_path {name} belongs to another model: its {key} is {theirs}, and the"
                 f" {backbone.denoiser_name}'s is {ours}."
             )
+    factor = 2 ** (len(found.get("conditioning_embedding_out_channels", (16, 32, 96, 256))) - 1)
+    if factor != backbone.vae_scale_factor:
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} belongs to another model: it makes control images {factor} times"
+            f" smaller, and the VAE makes images {backbone.vae_scale_factor} times smaller."
+        )
+    if found.get("conditioning_channels", 3) != 3:
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} takes control images of {found['conditioning_channels']} channels;"
+            " these are of 3."
+        )
+    if Path(name).is_dir() and not weight_files(Path(name)):
+        raise DiffTuneError(f"--controlnet_model_name_or_path: {name} has no weights.")
 
 
 def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:

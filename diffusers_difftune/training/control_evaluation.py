@@ -119,13 +119,16 @@ def open_control_evaluation(run: Run) -> TargetData | None:
     config = run.config
     if config.control_evaluation_data is None:
         return None
+    blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
+    condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
     held_out = copy.copy(config)
     held_out.dataset_name = held_out.dataset_config_name = held_out.max_train_samples = None
     held_out.train_data_dir = config.control_evaluation_data
     try:
         data = load_target_data(held_out, run.seed, config.cache_dir)
     except DiffTuneError as error:
-        raise DiffTuneError(f"--control_evaluation_data: {error}") from error
+        message = str(error).removeprefix("--train_data_dir: ")
+        raise DiffTuneError(f"--control_evaluation_data: {message}") from error
     if len(data) < config.control_evaluation_samples:
         raise DiffTuneError(
             f"--control_evaluation_data {config.control_evaluation_data} has {len(data)} rows, and"
