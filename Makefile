@@ -9,7 +9,7 @@ SOURCES := diffusers_difftune training_scripts examples benchmarks tests
 .PHONY: help demo test style quality clean
 
 help:
-	@echo "make demo     fine-tune the embedded pipeline twice and compare (about 8 minutes on two cores)"
+	@echo "make demo     fine-tune the embedded pipeline twice and compare (at most 8 minutes on two cores)"
 	@echo "make test     run the tests"
 	@echo "make style    format and fix what can be fixed"
 	@echo "make quality  check format, lint and types"

@@ -16,12 +16,13 @@
     make demo
     python benchmarks/fill_readme.py outputs/demo
 
-Copies the two pictures and the summary to docs/images/, and writes the table between the README's markers from the
-summary. Without an argument, the table is written again from the summary that is there.
+Copies the two pictures and the summary to docs/images/, and writes what is between the README's markers from the summary:
+the table, and what can be read off it. Without an argument, the table is written again from the summary that is there.
 """
 
 import argparse
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -34,28 +35,60 @@ MODELS = {"pretrained": "pretrained", "standard": "standard fine-tuning", "difft
 
 
 def table(summary: dict) -> str:
-    """The figures of a demo's `summary.json` as Markdown."""
+    """The figures of a demo's `summary.json` as Markdown, and what can be read off them."""
     settings, pretrained = summary["settings"], summary["pretrained"]
     lines = [
-        f"| {settings['target']}, {settings['steps']} steps of {settings['batch']} rows | FID to the target | KID | loss on"
-        " source drawings | images/s |",
-        "|---|---|---|---|---|",
+        f"| {settings['target']}, {settings['steps']} steps of {settings['batch']} rows | loss on target drawings | FID to"
+        " the target | KID | loss on source drawings | images/s |",
+        "|---|---|---|---|---|---|",
     ]
     for name, title in MODELS.items():
         figures = summary[name]
-        change = figures.get("forgetting_source")
-        error = figures.get("forgetting_source_standard_error")
-        forgotten = "–" if name == "pretrained" else f"{100 * change:+.1f} ± {100 * error:.1f} %"
+        learned = "–" if name == "pretrained" else percent(figures, "loss_change_target")
+        forgotten = "–" if name == "pretrained" else percent(figures, "forgetting_source")
         rate = f"{figures['images_per_second']:.0f}" if "images_per_second" in figures else "–"
-        lines.append(f"| {title} | {figures['fid_target']:.4g} | {figures['kid_target']:.4g} | {forgotten} | {rate} |")
-    lines.append(f"| real drawings (the floor) | {pretrained['fid_floor']:.4g} | {pretrained['kid_floor']:.4g} | | |")
-    seconds = summary["seconds"]
+        kid = f"{figures['kid_target']:.1f} ± {figures['kid_target_std']:.1f}"
+        lines.append(f"| {title} | {learned} | {figures['fid_target']:.4g} | {kid} | {forgotten} | {rate} |")
+    floor = f"{pretrained['fid_floor']:.4g} | {pretrained['kid_floor']:.1f}"
+    lines.append(f"| real drawings (the floor) | | {floor} | | |")
+    seconds, recipe = summary["seconds"], settings["recipe"]
     note = (
-        f"\nLower is better everywhere but in the last column. {pretrained['num_generated']} samples of each model against"
-        f" {pretrained['num_real']} held-out target drawings; {pretrained['num_source']} held-out source drawings. The bank"
-        f" took {seconds['knowledge_bank']:.0f} s, the whole demo {seconds['total'] / 60:.1f} minutes."
+        "\nLower is better everywhere but in the last column. Losses are denoising losses on held-out drawings"
+        f" ({pretrained['num_target']} of the target, {pretrained['num_source']} of the source sets), as changes from the"
+        f" pretrained model. FID and KID: {pretrained['num_generated']} samples of each model against"
+        f" {pretrained['num_real']} held-out target drawings. Learning rate {recipe['learning_rate']:g}"
+        f" ({recipe['lr_scheduler']}) for both. The bank took {seconds['knowledge_bank']:.0f} s, the whole demo"
+        f" {seconds['total'] / 60:.1f} minutes.\n\n{reading(summary)}"
     )
     return "\n".join(lines) + "\n" + note
+
+
+def reading(summary: dict) -> str:
+    """What the figures say, by the rule that less than two standard errors say nothing."""
+    pretrained, standard, difftune = (summary[name] for name in MODELS)
+
+    def beside(name: str, less: str, more: str, equal: str) -> str:
+        error = math.hypot(standard[f"{name}_standard_error"], difftune[f"{name}_standard_error"])
+        difference = difftune[name] - standard[name]
+        return equal if abs(difference) < 2 * error else less if difference < 0 else more
+
+    def nearer(figures: dict) -> bool:
+        spread = math.hypot(pretrained["kid_target_std"], figures["kid_target_std"])
+        return figures["kid_target"] < pretrained["kid_target"] - spread
+
+    forgot = beside("forgetting_source", "less than", "more than", "neither clearly less nor clearly more than")
+    learned = beside("loss_change_target", "better", "less well", "as well")
+    moved = [MODELS[name] for name in ("standard", "difftune") if nearer(summary[name])]
+    kid = {0: "neither method comes", 1: f"only {''.join(moved[:1])} comes", 2: "both methods come"}[len(moved)]
+    return (
+        f"Diff-Tuning forgot {forgot} standard fine-tuning, and by its loss learned the target {learned}. By KID, {kid}"
+        " nearer to the target's drawings than the pretrained model by more than the spread."
+    )
+
+
+def percent(figures: dict, name: str) -> str:
+    """A relative change with its standard error."""
+    return f"{100 * figures[name]:+.1f} ± {100 * figures[f'{name}_standard_error']:.1f} %"
 
 
 def fill(readme: str, summary: dict) -> str:

@@ -16,15 +16,39 @@
 import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_table_is_written_from_the_summary() -> None:
+@pytest.fixture
+def fill_readme() -> ModuleType:
     spec = importlib.util.spec_from_file_location("fill_readme", ROOT / "benchmarks" / "fill_readme.py")
-    fill_readme = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fill_readme)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_words_follow_the_figures(fill_readme: ModuleType) -> None:
+    def summary(forgotten: float, kid: float) -> dict:
+        errors = {"loss_change_target_standard_error": 0.01, "forgetting_source_standard_error": 0.01}
+        figures = errors | {"loss_change_target": -0.1, "forgetting_source": 0.1, "kid_target_std": 3.0}
+        standard, pretrained = figures | {"kid_target": 20.0}, figures | {"kid_target": 30.0}
+        difftune = figures | {"forgetting_source": forgotten, "kid_target": kid}
+        return {"pretrained": pretrained, "standard": standard, "difftune": difftune}
+
+    assert "forgot less than" in fill_readme.reading(summary(0.05, 20.0))
+    assert "forgot more than" in fill_readme.reading(summary(0.15, 20.0))
+    assert "forgot neither clearly less nor" in fill_readme.reading(summary(0.08, 20.0))
+    assert "both methods come nearer" in fill_readme.reading(summary(0.05, 20.0))
+    assert "only standard fine-tuning comes nearer" in fill_readme.reading(summary(0.05, 27.0))
+    assert fill_readme.reading(summary(0.05, 20.0)).count("learned the target as well") == 1
+
+
+def test_the_table_is_written_from_the_summary(fill_readme: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     summary = json.loads((ROOT / "docs" / "images" / "demo_summary.json").read_text())
     assert fill_readme.fill(readme, summary) == readme

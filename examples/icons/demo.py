@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What Diff-Tuning is for, in about eight minutes on two cores: run by `make demo`.
+"""What Diff-Tuning is for, in at most eight minutes on two cores: run by `make demo`.
 
 Samples a knowledge bank from the embedded icon pipeline, fine-tunes the pipeline on a set of drawings in another style
 twice from the same seed with equal budgets, by standard fine-tuning and by Diff-Tuning, and measures on drawings that
@@ -182,17 +182,18 @@ def explanation(summary: dict, output: Path) -> str:
     def three(figure: str) -> str:
         return ", ".join(f"{summary[name][figure]:.4g} {words}" for name, words in METHODS.items())
 
-    def forgotten(figures: dict) -> str:
-        value, error = figures["forgetting_source"], figures["forgetting_source_standard_error"]
-        return f"{100 * value:+.1f} ± {100 * error:.1f} %"
+    def change(name: str) -> str:
+        both = (f"{100 * x[name]:+.1f} ± {100 * x[f'{name}_standard_error']:.1f} %" for x in (standard, difftune))
+        return "{} (standard) and {} (Diff-Tuning)".format(*both)
 
     lines = [
-        f"Learned:   FID to {pretrained['num_real']} real {summary['settings']['target']} drawings, lower is better:"
-        f" {three('fid_target')}; other real drawings have {pretrained['fid_floor']:.4g}.",
-        f"           KID likewise: {three('kid_target')}; other real drawings have {pretrained['kid_floor']:.4g}."
+        f"Learned:   the denoising loss on {pretrained['num_target']} held-out {summary['settings']['target']} drawings"
+        f" changed by {change('loss_change_target')}; lower is better.",
+        f"Drawn:     FID to {pretrained['num_real']} of them, lower is better: {three('fid_target')}; other real drawings"
+        f" have {pretrained['fid_floor']:.4g}. KID: {three('kid_target')}; {pretrained['kid_floor']:.4g}."
         f" {output / 'samples.png'} shows samples.",
-        f"Forgotten: the denoising loss on {pretrained['num_source']} source drawings changed by {forgotten(standard)}"
-        f" (standard) and {forgotten(difftune)} (Diff-Tuning); {output / 'forgetting.png'} shows where.",
+        f"Forgotten: the denoising loss on {pretrained['num_source']} source drawings changed by"
+        f" {change('forgetting_source')}; {output / 'forgetting.png'} shows where.",
         f"Cost:      {standard['images_per_second']:.0f} images/s (standard), {difftune['images_per_second']:.0f}"
         f" (Diff-Tuning); the bank took {seconds['knowledge_bank']:.0f} s, all {seconds['total'] / 60:.1f} minutes.",
         f"Details:   {output / 'summary.json'} has every figure with its settings; {output / 'standard'} and"
