@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, convergence, push
+from . import bank, conditions, convergence, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
     rooms = parser.add_subparsers(metavar="ROOM", required=True)
     bank.add_parser(rooms)
+    conditions.add_parser(rooms)
     convergence.add_parser(rooms)
     push.add_parser(rooms)
     return parser

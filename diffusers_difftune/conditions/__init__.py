@@ -38,7 +38,7 @@ class Extractor:
     Args:
         settings (`dict[str, Any]`):
             What decides its results, for JSON: `kind`, `model` (`None` where none is needed), `commit` (of a model from
-            the Hub) and parameters. Extractors of equal settings are the same.
+            the Hub) or `fingerprint` (of one in a folder), and `parameters`. Extractors of equal settings are the same.
         extract (`Callable`): From RGB images to as many control images.
 
     Example:

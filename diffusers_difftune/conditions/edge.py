@@ -34,7 +34,7 @@ def edge_extractor(low: int = LOW, high: int = HIGH) -> Extractor:
     """
     return pixelwise(
         lambda pixels: edges(pixels, low, high),
-        {"kind": "edge", "model": None, "algorithm": "canny", "version": 1, "low": low, "high": high},
+        {"kind": "edge", "model": None, "parameters": {"version": 1, "low": low, "high": high}},
     )
 
 

@@ -17,10 +17,13 @@ A control image is extracted again from what a model made of it, and the two are
 single pixel, and a little noise changes little: numbers are fixed, not taken from the image's own extremes.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import cv2
 import numpy as np
 
-from . import Extractor, pixelwise
+from . import DRAWING, Extractor, pixelwise
 
 
 PAPER = 24  # a pixel all of whose channels are closer to 255 than this is white ground
@@ -52,13 +55,15 @@ def drawing_extractor(kind: str) -> Extractor:
     Returns:
         [`Extractor`]: The extractor.
     """
-    settings = {"kind": kind, "model": "drawing", "version": 1}
+    extract: Callable[[np.ndarray], np.ndarray]
+    parameters: dict[str, Any]
     if kind == "segmentation":
-        return pixelwise(
-            regions, settings | {"palette": PALETTE.tolist(), "noise": SMOOTHED_NOISE, "least_region": LEAST_REGION}
-        )
-    settings |= {"paper": PAPER, "speck": SPECK, "smoothing": SMOOTHING, "least_depth": LEAST_DEPTH}
-    return pixelwise({"depth": depth, "normal": normals}[kind], settings)
+        extract = regions
+        parameters = {"palette": PALETTE.tolist(), "noise": SMOOTHED_NOISE, "least_region": LEAST_REGION}
+    else:
+        extract = depth if kind == "depth" else normals
+        parameters = {"paper": PAPER, "speck": SPECK, "smoothing": SMOOTHING, "least_depth": LEAST_DEPTH}
+    return pixelwise(extract, {"kind": kind, "model": DRAWING, "parameters": {"version": 1} | parameters})
 
 
 def depth(pixels: np.ndarray) -> np.ndarray:
@@ -90,8 +95,12 @@ def normals(pixels: np.ndarray) -> np.ndarray:
     right = (heights[1:-1, 2:] - heights[1:-1, :-2]) / 2
     down = (heights[2:, 1:-1] - heights[:-2, 1:-1]) / 2
     normal = np.stack([-right, down, np.ones_like(right)], axis=-1)
-    normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
-    return np.floor(255 * (normal / 2 + 0.5) + 0.5).astype(np.uint8)
+    return normal_colors(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
+
+
+def normal_colors(normals: np.ndarray) -> np.ndarray:
+    """Unit vectors of shape (H, W, 3) as colours, uint8: [−1, 1] becomes [0, 255]."""
+    return np.floor(255 * (normals.clip(-1, 1) / 2 + 0.5) + 0.5).astype(np.uint8)
 
 
 def height(pixels: np.ndarray) -> np.ndarray:

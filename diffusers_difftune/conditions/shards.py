@@ -109,17 +109,20 @@ class ConditionManifest:
 
     def differences(self, other: "ConditionManifest") -> list[str]:
         """In what `other` differs, as clauses such as `kind is sketch, not edge` (the edge being this one's)."""
-        clauses = []
         facts = [(self.extractor, other.extractor), (self.source, other.source)]
-        facts += [({"rows per shard": self.shard_size}, {"rows per shard": other.shard_size})]
+        facts += [
+            ({"the number of rows in a shard": self.shard_size}, {"the number of rows in a shard": other.shard_size})
+        ]
         if not self.is_complete:  # a whole folder stays good when a library is updated
             facts += [
                 ({"the set of library versions": self.libraries}, {"the set of library versions": other.libraries})
             ]
+        clauses = []
         for here, there in facts:
-            for name in [*here, *(name for name in there if name not in here)]:
-                if here.get(name) != there.get(name):
-                    clauses.append(f"{name} is {shorten(there.get(name))}, not {shorten(here.get(name))}")
+            names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+            # one extractor's parameters are nothing to another's
+            names = [name for name in names if name != "parameters"] or names
+            clauses += [f"{name} is {shorten(there.get(name))}, not {shorten(here.get(name))}" for name in names]
         return clauses
 
 

@@ -28,8 +28,8 @@ PARAMETERS: dict[str, Any] = {"k": 1.6, "tau": 0.99, "epsilon": -0.01, "phi": 50
 
 def sketch_extractor() -> Extractor:
     """The extractor of sketches; see [`sketch`]."""
-    settings = {"kind": "sketch", "model": None, "algorithm": "xdog", "version": 1}
-    return pixelwise(sketch, settings | {"line_width": LINE_WIDTH, "least_width": LEAST_WIDTH} | PARAMETERS)
+    parameters = {"version": 1, "line_width": LINE_WIDTH, "least_width": LEAST_WIDTH} | PARAMETERS
+    return pixelwise(sketch, {"kind": "sketch", "model": None, "parameters": parameters})
 
 
 def sketch(pixels: np.ndarray) -> np.ndarray:

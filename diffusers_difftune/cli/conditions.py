@@ -1,0 +1,204 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`difftune conditions`: control images from images."""
+
+import argparse
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..conditions import DRAWING, KINDS, check_kind
+from ..errors import DiffTuneError
+from ..training.config import ModelConfig, RunConfig, TargetDataConfig
+from .flags import add_flags
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL.Image import Image
+
+    from ..conditions import Extractor
+
+DATA_FLAGS = ("dataset_config_name", "image_column", "caption_column", "max_train_samples", "skip_bad_images")
+LIKE_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+BUILD = """\
+Extract a control image from each image of a data set, and write both with the captions to OUT, a folder that
+--train_data_dir of train_controlnet_difftune.py takes. With a knowledge bank in place of a data set, the control images
+of its samples are kept in BANK/conditions, where training looks for them. A killed build goes on when the command is run
+again. Under `accelerate launch -m diffusers_difftune.cli conditions build …` several processes share the work.
+"""
+
+
+def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `conditions` and its commands."""
+    conditions = rooms.add_parser("conditions", help="control images from images", allow_abbrev=False)
+    commands = conditions.add_subparsers(metavar="COMMAND", required=True)
+
+    build = commands.add_parser(
+        "build", help="extract control images from a data set or a bank", description=BUILD, allow_abbrev=False
+    )
+    build.add_argument(
+        "dataset",
+        metavar="DATASET",
+        help="What --train_data_dir or --dataset_name of the training scripts takes, or a knowledge bank's folder.",
+    )
+    build.add_argument("out", metavar="OUT", nargs="?", help="The folder to build: a new one, or one to go on with.")
+    build.add_argument("--kind", required=True, help=f"What to extract: {', '.join(KINDS)}.")
+    build.add_argument(
+        "--model",
+        help="What estimates depth, normal or segmentation: a folder, a model id on the Hub, or"
+        f" {DRAWING} (no model; for drawings on white). Default: a model of each kind on the Hub.",
+    )
+    build.add_argument("--revision", help="Revision of that model on the Hub.")
+    build.add_argument(
+        "--resolution",
+        type=int,
+        help="Resize and crop images to squares of this size first; give the --resolution you will train at."
+        " Default: images stay as they are.",
+    )
+    build.add_argument("--batch_size", type=int, default=16, help="Images extracted from at once. Default: 16.")
+    add_flags(build, TargetDataConfig, *(flag for flag in DATA_FLAGS if flag != "skip_bad_images"))
+    build.add_argument("--skip_bad_images", action="store_true", help="Leave out images that cannot be read.")
+    build.add_argument("--seed", type=int, default=0, help="Draws the rows of --max_train_samples. Default: 0.")
+    build.add_argument(
+        "--pretrained_model_name_or_path",
+        help="For a knowledge bank: the pipeline it was sampled from, whose VAE decodes its samples. Default: what the"
+        " bank says.",
+    )
+    add_flags(build, ModelConfig, "variant", "cache_dir")
+    add_flags(build, RunConfig, "hub_token")
+    build.set_defaults(run=conditions_build)
+
+
+def conditions_build(arguments: argparse.Namespace) -> int:
+    """`difftune conditions build`"""
+    check_kind(arguments.kind, arguments.model, arguments.revision)
+    is_bank = holds_bank(Path(arguments.dataset))
+    if is_bank and arguments.out is not None:
+        raise DiffTuneError(
+            f"OUT is {arguments.out}, but {arguments.dataset} is a knowledge bank, whose control images are kept beside"
+            " it; leave OUT out."
+        )
+    if not is_bank and arguments.out is None:
+        raise DiffTuneError("OUT is missing: name the folder to build.")
+    if is_bank and arguments.resolution is not None:
+        raise DiffTuneError(
+            f"--resolution is {arguments.resolution}, but {arguments.dataset} is a knowledge bank, whose samples have"
+            " their size; leave it out."
+        )
+
+    from accelerate import Accelerator
+
+    from ..conditions import make_extractor
+
+    accelerator = Accelerator()
+    if accelerator.is_main_process:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+
+    def extractor() -> "Extractor":
+        with accelerator.main_process_first():
+            return make_extractor(
+                arguments.kind,
+                arguments.model,
+                arguments.revision,
+                accelerator.device,
+                arguments.cache_dir,
+                arguments.hub_token,
+            )
+
+    built = (build_of_bank if is_bank else build_of_data)(arguments, extractor, accelerator)
+    if accelerator.is_main_process:
+        print(built)
+    accelerator.end_training()
+    return 0
+
+
+def holds_bank(folder: Path) -> bool:
+    """Whether there is a knowledge bank in a folder, and not some other data with a manifest."""
+    from ..bank.manifest import MANIFEST_NAME
+
+    manifest = folder / MANIFEST_NAME
+    return manifest.is_file() and b'"weights_fingerprint"' in manifest.read_bytes()
+
+
+def build_of_data(
+    arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
+) -> str:
+    """Builds a data set; returns what to tell the user."""
+    from ..conditions.build import build_conditions
+    from ..data.dataset import load_target_data
+
+    data, out = Path(arguments.dataset), Path(arguments.out)
+    if data.exists() and (data.resolve() == out.resolve() or data.resolve() in out.resolve().parents):
+        raise DiffTuneError(f"OUT is {out}, inside of {data}, whose data it would become part of; build it elsewhere.")
+    if not data.exists() and not LIKE_HUB_ID.fullmatch(arguments.dataset):
+        raise DiffTuneError(
+            f"DATASET is {data}: there is no such folder or file, and no data set on the Hub is so called."
+        )
+    config = TargetDataConfig(**{flag: getattr(arguments, flag) for flag in DATA_FLAGS})
+    if data.exists():
+        config.train_data_dir = arguments.dataset
+    else:
+        config.dataset_name = arguments.dataset
+    built = build_conditions(
+        load_target_data(config, arguments.seed, arguments.cache_dir),
+        out,
+        extractor(),
+        resolution=arguments.resolution,
+        batch_size=arguments.batch_size,
+        accelerator=accelerator,
+    )
+    return f"{out} has {built.num_rows} images with their control images; train on it with --train_data_dir {out}"
+
+
+def build_of_bank(
+    arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
+) -> str:
+    """Extracts the control images of a knowledge bank; returns what to tell the user."""
+    import torch
+
+    from ..backbones import load_backbone
+    from ..backbones.files import pipeline_folder
+    from ..bank.bank import KnowledgeBank
+    from ..bank.fingerprint import weights_fingerprint
+    from ..conditions.bank import bank_conditions
+    from ..data.sources import difftune_cache_dir
+    from ..training.control import to_images
+
+    bank = KnowledgeBank.load(arguments.dataset).check()
+    model, revision = arguments.pretrained_model_name_or_path, None
+    if model is None:
+        model, revision = bank.manifest.model, bank.manifest.revision
+    with accelerator.main_process_first():
+        folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
+        backbone = load_backbone(folder, arguments.variant)
+        fingerprint = weights_fingerprint(
+            folder, backbone.weight_components, arguments.variant, difftune_cache_dir(arguments.cache_dir)
+        )
+    if fingerprint != bank.manifest.weights_fingerprint:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is {model}, whose weights are not those that the bank in {bank.folder} was"
+            f" sampled from ({bank.manifest.model}); name that pipeline."
+        )
+
+    def decode(latents: torch.Tensor) -> "list[Image]":
+        backbone.load_encoders(accelerator.device, torch.float32)  # once there is something to decode
+        return [image for sample in latents for image in to_images(backbone.decode_latents(sample[None]))]
+
+    built = bank_conditions(bank, extractor(), decode, accelerator=accelerator)
+    return f"{built.folder} has the control images of the bank's {len(built)} samples."
