@@ -28,3 +28,9 @@ def first_sentence(error: BaseException) -> str:
     """What an error of a library says, to go into a sentence of ours: its first one, on one line, without the stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(".!?")[:300]
+
+
+def about(flag: str, error: DiffTuneError) -> DiffTuneError:
+    """A mistake that a room below found, with the flag that asked for it."""
+    sentence = str(error)
+    return DiffTuneError(f"{flag}: {sentence[:1].lower()}{sentence[1:]}")

@@ -28,14 +28,16 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from tests.tiny import save_tiny_images, save_tiny_pipeline
+from tests import control_mistakes
+from tests.tiny import save_tiny_conditions, save_tiny_images, save_tiny_pipeline
 from tests.training.runs import FULL, LORA, load_script, run
 
 
-LOAD_WEIGHTS = (AutoencoderKL, CLIPTextModel, UNet2DConditionModel, StableDiffusionPipeline)
+CONTROL = "train_controlnet_difftune"
+LOAD_WEIGHTS = (AutoencoderKL, CLIPTextModel, ControlNetModel, UNet2DConditionModel, StableDiffusionPipeline)
 ABSENT = ("bitsandbytes", "xformers", "wandb", "mlflow")  # packages, wherever these tests run
 
 
@@ -59,6 +61,10 @@ class Place:
         """The folder of a run of two steps, with a checkpoint and a bank of eight samples in two shards."""
         flags = "--max_train_steps 2 --checkpointing_steps 2 --bank_samples 8"
         return self.once("finished", lambda folder: run(FULL, self.pipeline, self.images, folder, flags))
+
+    @property
+    def conditions(self) -> Path:
+        return self.once("conditions", save_tiny_conditions)
 
     @property
     def bank(self) -> Path:
@@ -340,6 +346,7 @@ ROWS: dict[str, tuple] = {
         LORA,
     ),
 }
+ROWS |= {f"ControlNet, {name}": (*row, CONTROL) for name, row in control_mistakes.ROWS.items()}
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
@@ -401,6 +408,8 @@ def test_a_mistake_is_told_in_one_sentence_before_weights_are_loaded(
 ) -> None:
     given, said, script = (*ROWS[case], FULL)[:3]
     given = given(place) if callable(given) else given
+    if script == CONTROL:
+        given = {DATA: place.conditions} | given
 
     def load(cls: type, *_, **__) -> None:
         raise AssertionError(f"the weights of {cls.__name__} were loaded")

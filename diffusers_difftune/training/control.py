@@ -33,7 +33,7 @@ from ..bank.bank import KnowledgeBank
 from ..conditions import check_kind
 from ..data.batches import control_crop
 from ..data.images import ImageTransform, UnreadableImage, decode
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError, about, first_sentence
 from .checks import uses_bank
 from .run import Run, save_memory
 
@@ -74,10 +74,7 @@ def check_control_flags(config: Any) -> None:
         try:
             check_kind(config.condition_kind, config.condition_model, config.condition_revision)
         except DiffTuneError as error:
-            message = str(error)
-            raise DiffTuneError(
-                f"--condition_kind {config.condition_kind}: {message[:1].lower()}{message[1:]}"
-            ) from None
+            raise about(f"--condition_kind {config.condition_kind}", error) from None
     if config.retention_condition is not None and not uses_bank(config):
         raise DiffTuneError("--retention_condition needs source rows; set --source_share above 0.")
     if config.retention_condition == "extracted" and config.condition_kind is None:

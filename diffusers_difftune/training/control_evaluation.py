@@ -29,7 +29,7 @@ from ..data.batches import control_image
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import counter_generator
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
 from .run import Run
 from .validation import SAMPLING_STEPS, sampling
@@ -120,7 +120,10 @@ def open_control_evaluation(run: Run) -> TargetData | None:
     if config.control_evaluation_data is None:
         return None
     blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
-    condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
+    try:
+        condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
+    except DiffTuneError as error:
+        raise about("--control_evaluation_data", error) from error
     held_out = copy.copy(config)
     held_out.dataset_name = held_out.dataset_config_name = held_out.max_train_samples = None
     held_out.train_data_dir = config.control_evaluation_data
