@@ -24,194 +24,21 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from diffusers_difftune import KnowledgeBank, adapters, hub
 from diffusers_difftune.training import loop
-from tests.tiny import save_tiny_images, save_tiny_pipeline, tiny_image
-from training_scripts import train_text_to_image_difftune as full_script
-from training_scripts import train_text_to_image_lora_difftune as lora_script
-
-
-FULL, LORA = "train_text_to_image", "train_text_to_image_lora"
-SCRIPTS = {
-    FULL: (full_script.main, full_script.TextToImageConfig),
-    LORA: (lora_script.main, lora_script.TextToImageLoraConfig),
-}
-ROWS: dict[tuple[str, str], Callable] = {}
-
-
-def row(*flags: str, scripts: tuple[str, ...] = (FULL, LORA)) -> Callable:
-    """Enters a check as the row of these flags."""
-
-    def enter(check: Callable) -> Callable:
-        for script in scripts:
-            for flag in flags:
-                assert (script, flag) not in ROWS
-                ROWS[script, flag] = check
-        return check
-
-    return enter
-
-
-class Result:
-    """What a run left behind."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    @cached_property
-    def log(self) -> list[dict]:
-        return [json.loads(line) for line in (self.folder / "training_log.jsonl").read_text().splitlines()]
-
-    @property
-    def losses(self) -> list[float]:
-        return [line["loss"] for line in self.log]
-
-    @property
-    def lrs(self) -> list[float]:
-        return [line["lr"] for line in self.log]
-
-    @cached_property
-    def files(self) -> set[str]:
-        return {str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()}
-
-    def weights(self, folder: str = "") -> dict[str, torch.Tensor]:
-        files = [self.folder / folder / "unet" / "diffusion_pytorch_model.safetensors"]
-        files += [self.folder / folder / "pytorch_lora_weights.safetensors"]
-        return load_file(next(file for file in files if file.is_file()))
-
-    def moved(self, other: "Result") -> float:
-        """The largest difference between two results' weights."""
-        mine, others = self.weights(), other.weights()
-        assert mine.keys() == others.keys()
-        return max((mine[name] - others[name]).abs().max().item() for name in mine)
-
-
-class Lab:
-    """Runs a script in this process; the same arguments run once."""
-
-    def __init__(self, script: str, room: "Room", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-        self.script, self.room, self.tmp_path = script, room, tmp_path
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def run(self, **given) -> Result:
-        """A run of its own, in a fresh folder unless `output_dir` is given."""
-        given.setdefault("output_dir", self.tmp_path / f"run-{len(list(self.tmp_path.iterdir()))}")
-        SCRIPTS[self.script][0](self.room.arguments(given))
-        return Result(Path(given["output_dir"]))
-
-    def shared(self, **given) -> Result:
-        """A run that rows share, and must not change."""
-        key = (self.script, *sorted((name, str(value)) for name, value in given.items()))
-        if key not in self.room.done:
-            folder = self.room.folder / f"shared-{len(self.room.done)}"
-            self.room.done[key] = self.run(output_dir=folder, **given)
-        return self.room.done[key]
-
-    @property
-    def plain(self) -> Result:
-        return self.shared()
-
-    def tuned(self, **given) -> Result:
-        return self.run(objective="difftune", knowledge_bank=self.room.bank, **given)
-
-    @property
-    def half(self) -> Result:
-        """Diff-Tuning with one source row in each batch of two."""
-        return self.shared(objective="difftune", knowledge_bank=self.room.bank, source_share=0.5)
-
-    def refused(self, **given) -> str:
-        with pytest.raises(SystemExit) as caught:
-            self.run(**given)
-        assert caught.value.code == 2
-        message = self.capsys.readouterr().err.strip().splitlines()[-1]
-        assert message.startswith("error: ")
-        return message
-
-    def spy(self, owner: object, name: str) -> list[tuple[tuple, dict]]:
-        """Records the calls of a function, which still does its work."""
-        calls, original = [], getattr(owner, name)
-
-        def recording(*args, **kwargs):
-            calls.append((args, kwargs))
-            return original(*args, **kwargs)
-
-        self.monkeypatch.setattr(owner, name, recording)
-        return calls
-
-
-class Room:
-    """What all rows share: pipelines, images, a bank and the runs that are compared with."""
-
-    def __init__(self, folder: Path, pipeline: Path, images: Path) -> None:
-        self.folder, self.pipeline, self.images = folder, pipeline, images
-        self.done: dict[tuple, Result] = {}
-        self.defaults = {
-            "pretrained_model_name_or_path": pipeline,
-            "train_data_dir": images,
-            "cache_dir": folder / "cache",
-            "resolution": 16,
-            "train_batch_size": 2,
-            "max_train_steps": 2,
-            "learning_rate": 1e-3,
-            "seed": 0,
-            "objective": "standard",
-            "report_to": "none",
-        }
-
-    def arguments(self, given: dict) -> list[str]:
-        """A command line: the defaults, and what is given in their place; `None` leaves a flag out."""
-        argv = []
-        for flag, value in (self.defaults | given).items():
-            if value is not None and value is not False:
-                argv.append(f"--{flag}")
-            if value is not None and not isinstance(value, bool):
-                argv += [str(item) for item in (value if isinstance(value, list) else [value])]
-        return argv
-
-    @cached_property
-    def other_pipeline(self) -> Path:
-        return save_tiny_pipeline(self.folder / "other-pipeline", seed=1)
-
-    @cached_property
-    def wide_images(self) -> Path:
-        return save_tiny_images(self.folder / "wide-images", size=(40, 24))
-
-    @cached_property
-    def other_images(self) -> Path:
-        """Images with other captions, and in another folder."""
-        return save_tiny_images(self.folder / "other-images", captions=[f"something else {i}" for i in range(6)])
-
-    @cached_property
-    def hub_cache(self) -> Path:
-        """A cache of downloads with user/tiny in it: branch main is the pipeline, branch v2 the other pipeline."""
-        cache = self.folder / "hub-cache"
-        repo = cache / "models--user--tiny"
-        for branch, commit, pipeline in (("main", "a" * 40, self.pipeline), ("v2", "b" * 40, self.other_pipeline)):
-            shutil.copytree(pipeline, repo / "snapshots" / commit)
-            (repo / "refs").mkdir(exist_ok=True)
-            (repo / "refs" / branch).write_text(commit)
-        return cache
-
-    @cached_property
-    def bank(self) -> Path:
-        """A knowledge bank of four samples."""
-        run = self.folder / "bank-run"
-        given = {"objective": "difftune", "bank_samples": 4, "bank_steps": 2, "max_train_steps": 1, "output_dir": run}
-        full_script.main(self.arguments(given))
-        return run / "knowledge_bank"
+from tests.flag_lab import CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, is_close, row, same
+from tests.tiny import save_tiny_conditions, tiny_condition, tiny_image
 
 
 @pytest.fixture(scope="module")
-def room(tmp_path_factory, tiny_pipeline, tiny_images) -> Room:
-    return Room(tmp_path_factory.mktemp("flags"), tiny_pipeline, tiny_images)
+def room(tmp_path_factory, tiny_pipeline, tiny_conditions) -> Room:
+    return Room(tmp_path_factory.mktemp("flags"), tiny_pipeline, tiny_conditions)
 
 
 @pytest.fixture
@@ -219,16 +46,6 @@ def lab(request, room, tmp_path, monkeypatch, capsys) -> Lab:
     for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     return Lab(request.param, room, tmp_path, monkeypatch, capsys)
-
-
-def same(first: Result, second: Result) -> bool:
-    """Whether two runs had the same losses to the last digit, as they have when a flag does nothing."""
-    return first.losses == second.losses
-
-
-def is_close(first: Result, second: Result) -> bool:
-    """Whether they had the same losses but for the order of sums."""
-    return first.losses == pytest.approx(second.losses, rel=1e-5)
 
 
 # The model
@@ -295,10 +112,12 @@ def dataset_folder(folder: Path) -> Path:
     for name, captions in (("plain", None), ("other", "another caption")):
         (folder / name).mkdir(parents=True)
         pairs = [tiny_image(index) for index in range(6)]
-        columns = {"image": [p[0] for p in pairs], "text": [captions or p[1] for p in pairs]}
-        datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image()).to_parquet(
-            folder / name / "train-00000-of-00001.parquet"
-        )
+        columns = {
+            "image": [p[0] for p in pairs],
+            "text": [captions or p[1] for p in pairs],
+            "conditioning_image": [tiny_condition(index) for index in range(6)],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(folder / name / "train-00000-of-00001.parquet")
     lines = ["---", "configs:"]
     for name in ("plain", "other"):
         lines += [f"- config_name: {name}", "  data_files:", "  - split: train", f"    path: {name}/*.parquet"]
@@ -330,11 +149,10 @@ def other_columns(lab: Lab) -> None:
         "text": ["something else"] * 6,
         "drawing": [pair[0] for pair in pairs],
         "title": [pair[1] for pair in pairs],
+        "conditioning_image": [tiny_condition(index) for index in range(6)],
     }
-    dataset = datasets.Dataset.from_dict(columns)
-    dataset = dataset.cast_column("image", datasets.Image()).cast_column("drawing", datasets.Image())
     (lab.tmp_path / "columns").mkdir()
-    dataset.to_parquet(lab.tmp_path / "columns" / "train.parquet")
+    datasets.Dataset.from_dict(columns).to_parquet(lab.tmp_path / "columns" / "train.parquet")
     data = {"train_data_dir": lab.tmp_path / "columns"}
     neither = lab.run(**data)
     assert same(lab.run(**data, image_column="drawing", caption_column="title"), lab.plain)
@@ -357,7 +175,7 @@ def another_resolution(lab: Lab) -> None:
     assert "--resolution is 17" in lab.refused(resolution=17)
 
 
-@row("center_crop")
+@row("center_crop", scripts=(FULL, LORA))
 def a_crop_in_the_centre(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     assert not same(lab.run(**wide, center_crop=True), lab.shared(**wide))
@@ -365,14 +183,14 @@ def a_crop_in_the_centre(lab: Lab) -> None:
     assert same(lab.run(center_crop=True), lab.plain), "square images have one crop"
 
 
-@row("random_flip")
+@row("random_flip", scripts=(FULL, LORA))
 def flips(lab: Lab) -> None:
     flipped = lab.run(random_flip=True)
     assert not same(flipped, lab.plain)
     assert is_close(lab.run(random_flip=True, no_cache=True), flipped)
 
 
-@row("image_interpolation_mode")
+@row("image_interpolation_mode", scripts=(FULL, LORA))
 def interpolation(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     for cache in ({}, {"no_cache": True}):
@@ -607,7 +425,7 @@ def trackers(lab: Lab) -> None:
     assert "wandb" in lab.refused(report_to="wandb")
 
 
-@row("tracker_project_name", scripts=(FULL,))
+@row("tracker_project_name", scripts=(FULL, CONTROL))
 def name_of_the_project(lab: Lab) -> None:
     result = lab.run(report_to="tensorboard", tracker_project_name="mine", max_train_steps=1)
     assert any(name.startswith("logs/mine/") for name in result.files)
@@ -637,7 +455,7 @@ def lora_validation(lab: Lab) -> None:
     assert images(seldom) == {f"step-{step}/{i}.png" for step in (1, 3) for i in range(4)}
 
 
-@row("validation_steps")
+@row("validation_steps", scripts=(FULL, LORA))
 def validation_by_steps(lab: Lab) -> None:
     prompt = {"validation_prompts": ["a red square"]} if lab.script == FULL else {"validation_prompt": "a red square"}
     count = {} if lab.script == FULL else {"num_validation_images": 1}
@@ -797,7 +615,7 @@ def emptied_prompts(lab: Lab) -> None:
     assert "--proportion_empty_prompts" in lab.refused(proportion_empty_prompts=1.5)
 
 
-@row("crops_per_image")
+@row("crops_per_image", scripts=(FULL, LORA))
 def crops(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     assert not same(lab.run(**wide, crops_per_image=1), lab.shared(**wide))
@@ -806,12 +624,12 @@ def crops(lab: Lab) -> None:
 @row("verify_cache")
 def an_edit_with_the_old_time_and_size(lab: Lab) -> None:
     folder = lab.tmp_path / "images"
-    save_tiny_images(folder)
+    save_tiny_conditions(folder)
     file = folder / "00.bmp"
     tiny_image(0)[0].save(file)  # uncompressed: the same size whatever is drawn
     (folder / "00.png").unlink()
     metadata = folder / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace("00.png", "00.bmp"))
+    metadata.write_text(metadata.read_text().replace('"00.png"', '"00.bmp"'))
     epoch = {"train_data_dir": folder, "train_batch_size": 6, "max_train_steps": 1}
     first, before = lab.run(**epoch), file.stat()
     pixels = tiny_image(3)[0].tobytes()
@@ -825,7 +643,7 @@ def an_edit_with_the_old_time_and_size(lab: Lab) -> None:
 
 @row("skip_bad_images")
 def files_that_are_no_images(lab: Lab) -> None:
-    folder = save_tiny_images(lab.tmp_path / "images")
+    folder = save_tiny_conditions(lab.tmp_path / "images")
     (folder / "00.png").write_bytes(b"no image")
     assert "00.png" in lab.refused(train_data_dir=folder)
     epoch = {"max_train_steps": None, "num_train_epochs": 1, "train_batch_size": 1}
