@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import MarigoldNormalsPipeline
 from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
@@ -46,11 +45,11 @@ DEFAULT_MODELS = {
 # What a model of the kind is called in its config: transformers' own classes, or diffusers' pipeline.
 CLASSES = {
     "depth": set(MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES.values()),
-    "normal": {MarigoldNormalsPipeline.__name__},
+    "normal": {"MarigoldNormalsPipeline"},
     "segmentation": set(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES.values()),
 }
 # These estimate distance, in metres; all other models how near something is.
-METRIC_DEPTH = {"glpn", "zoedepth", "depth_pro", "chmv2"}
+METRIC_DEPTH = {"glpn", "zoedepth", "depth_pro"}
 SEED = 0  # of Marigold's first noise, the same for every image
 
 
@@ -110,7 +109,7 @@ def model_extractor(
 def check_class(kind: str, model: str, config: dict[str, Any]) -> None:
     """Refuses a model for another task, or one that needs code of its own."""
     found = config.get("_class_name") if kind == "normal" else next(iter(config.get("architectures") or []), None)
-    if found not in CLASSES[kind]:
+    if not isinstance(found, str) or found not in CLASSES[kind]:  # a list names a module of the repository's own
         wanted = "a MarigoldNormalsPipeline" if kind == "normal" else f"a {kind} model of transformers"
         raise DiffTuneError(f"The {kind} model {model} is a {found or 'model without a class'}; it must be {wanted}.")
 
@@ -132,7 +131,7 @@ Extract = Callable[[list[Image.Image]], list[Image.Image]]
 def load_depth(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
     """Depth in each image's own range: the nearest is white, the farthest black."""
     processor = load_processor(model, where)
-    network = AutoModelForDepthEstimation.from_pretrained(model, **where).eval().to(device)
+    network = AutoModelForDepthEstimation.from_pretrained(model, trust_remote_code=False, **where).eval().to(device)
     config = network.config
     metric = config.model_type in METRIC_DEPTH or getattr(config, "depth_estimation_type", None) == "metric"
 
@@ -156,7 +155,9 @@ def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
 def load_segmentation(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
     """The likeliest class of each pixel, in a colour of its own."""
     processor = load_processor(model, where)
-    network = AutoModelForSemanticSegmentation.from_pretrained(model, **where).eval().to(device)
+    network = (
+        AutoModelForSemanticSegmentation.from_pretrained(model, trust_remote_code=False, **where).eval().to(device)
+    )
     palette = class_palette(network.config.num_labels)
 
     def estimate(images: list[Image.Image]) -> list[Image.Image]:
@@ -183,6 +184,8 @@ def class_palette(count: int) -> np.ndarray:
 
 def load_normals(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
     """Marigold's normals: x to the right, y up, z to the viewer, with [−1, 1] as [0, 255]."""
+    from diffusers import MarigoldNormalsPipeline  # loads much that the others do not need
+
     pipeline = MarigoldNormalsPipeline.from_pretrained(model, **where).to(device)
     pipeline.set_progress_bar_config(disable=True)
 
@@ -215,4 +218,4 @@ def load_processor(model: str, where: dict[str, Any]) -> Any:
     """The model's preprocessing, by PIL: the same with and without torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AutoImageProcessor.from_pretrained(model, backend="pil", **where)
+        return AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False, **where)

@@ -119,8 +119,9 @@ def height(pixels: np.ndarray) -> np.ndarray:
     radius = min(inside.shape) / 2
     # the pixels around the image are ground, and a distance is to the border of a pixel, not to its centre
     padded = cv2.copyMakeBorder(inside.astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT, value=0)
-    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1] - 0.5
-    distance = distance.clip(0, radius)
+    distance = cv2.distanceTransform(padded, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    # the last digits depend on the number of threads, but its square is a whole number
+    distance = (np.sqrt((distance**2).round()) - 0.5).clip(0, radius)
     heights = np.sqrt(distance * (2 * radius - distance))
     smooth = cv2.GaussianBlur(heights, (0, 0), SMOOTHING * min(inside.shape), borderType=cv2.BORDER_CONSTANT)
     return np.where(inside, smooth, 0).astype(np.float32)

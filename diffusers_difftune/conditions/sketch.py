@@ -23,7 +23,7 @@ from . import Extractor, pixelwise
 
 # As parts of the shorter side, and as pixels at least: thinner lines than this are no lines on a grid.
 LINE_WIDTH, LEAST_WIDTH = 0.004, 0.6
-PARAMETERS: dict[str, Any] = {"k": 1.6, "tau": 0.99, "epsilon": -0.01, "phi": 50.0}
+PARAMETERS: dict[str, Any] = {"k": 1.6, "tau": 0.998, "epsilon": -0.008, "phi": 50.0}
 
 
 def sketch_extractor() -> Extractor:
