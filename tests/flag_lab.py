@@ -212,3 +212,8 @@ def same(first: Result, second: Result) -> bool:
 def is_close(first: Result, second: Result) -> bool:
     """Whether they had the same losses but for the order of sums."""
     return first.losses == pytest.approx(second.losses, rel=1e-5)
+
+
+def images(result: Result) -> set[str]:
+    """The validation images of a run."""
+    return {name.removeprefix("validation/") for name in result.files if name.startswith("validation/")}

@@ -32,7 +32,8 @@ import torch
 
 from diffusers_difftune import KnowledgeBank, adapters, hub
 from diffusers_difftune.training import loop
-from tests.flag_lab import CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, is_close, row, same
+from tests import control_flags  # noqa: F401 (has rows)
+from tests.flag_lab import CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
 from tests.tiny import save_tiny_conditions, tiny_condition, tiny_image
 
 
@@ -429,10 +430,6 @@ def trackers(lab: Lab) -> None:
 def name_of_the_project(lab: Lab) -> None:
     result = lab.run(report_to="tensorboard", tracker_project_name="mine", max_train_steps=1)
     assert any(name.startswith("logs/mine/") for name in result.files)
-
-
-def images(result: Result) -> set[str]:
-    return {name.removeprefix("validation/") for name in result.files if name.startswith("validation/")}
 
 
 @row("validation_prompts", "validation_epochs", scripts=(FULL,))
