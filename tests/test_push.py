@@ -33,6 +33,7 @@ from tests.hub_server import HubServer, Repo, running_hub_server
 from tests.training.runs import FULL, LORA, SCRIPTS, arguments
 
 
+CONTROL = "train_controlnet_difftune"
 TRAINED = "--max_train_steps 2 --checkpointing_steps 1 --bank_samples 2 --report_to tensorboard --cache_dir"
 PROMPT = {FULL: "--validation_prompts red blue", LORA: "--validation_prompt red --num_validation_images 2"}
 BESIDE = {"README.md", "run_config.json", "training_log.jsonl"}
@@ -51,22 +52,29 @@ SEVERAL_RUNS = """
 BACK = """
     import json, os, sys
     import torch
-    from diffusers import DiffusionPipeline
+    from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionControlNetPipeline
     from diffusers_difftune.cli import main
+    from tests.tiny import tiny_condition
     places, command, codes = json.loads(sys.argv[1])
     print("push", main(command))
     for place in places:
-        lora = "lora" in place
-        pipeline = DiffusionPipeline.from_pretrained(places[0] if lora else place)
+        lora, control = "lora" in place, "control" in place
+        given = dict(height=16, width=16, num_inference_steps=2, output_type="np")
+        if control:
+            controlnet = ControlNetModel.from_pretrained(place)
+            pipeline = StableDiffusionControlNetPipeline.from_pretrained(places[0], controlnet=controlnet)
+            given["image"] = tiny_condition(0)
+        else:
+            pipeline = DiffusionPipeline.from_pretrained(places[0] if lora else place)
         if lora:
             pipeline.load_lora_weights(place)
         pipeline.set_progress_bar_config(disable=True)
-        sizes = dict(height=16, width=16, num_inference_steps=2, output_type="np")
-        image = pipeline("a red bar", generator=torch.Generator().manual_seed(0), **sizes).images
+        image = pipeline("a red bar", generator=torch.Generator().manual_seed(0), **given).images
         print("image", *image.flatten().tolist())
     for folder, code in codes:
         os.makedirs(folder)
         os.chdir(folder)
+        code = code.replace("https://huggingface.co", os.environ["HF_ENDPOINT"])
         exec(code.replace("width=16)", "width=16, num_inference_steps=2)"), {})
 """
 
@@ -91,11 +99,11 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_images: Path) -> Iterator[Hub]:
+def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_conditions: Path) -> Iterator[Hub]:
     """After one run of each script by `accelerate launch`, the one of LoRA on a model that is on the Hub, and then some
     more runs in one process."""
     with running_hub_server() as server:
-        hub = Hub(server, tmp_path_factory.mktemp("runs"), tiny_pipeline, tiny_images)
+        hub = Hub(server, tmp_path_factory.mktemp("runs"), tiny_pipeline, tiny_conditions)
         files = {str(p.relative_to(tiny_pipeline)): p.read_bytes() for p in tiny_pipeline.rglob("*") if p.is_file()}
         server.repos["models/org/tiny"] = Repo("models", "org/tiny", [files], ["the base model"])
         server.cards["models/org/tiny"] = {"license": "mit"}
@@ -107,11 +115,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_imag
             done = hub.launch(script, argv, HF_TOKEN="")
             assert done.returncode == 0, done.stderr[-3000:]
         server.failures["/user/refused/commit/"] = 400
+        condition = tiny_conditions / "condition-00.png"
+        pairs = f"--learning_rate 0.1 --validation_prompt red blue --validation_image {condition} --num_validation_images 1"
         runs = [
             (FULL, hub.arguments("full", "")),
             (LORA, hub.arguments("lora", "--hub_model_id team/my-lora")),
             (LORA, hub.arguments("nobody", "--hub_token hf_nobody")),
             (FULL, hub.arguments("refused", PROMPT[FULL])),
+            (CONTROL, hub.arguments("control", "--learning_rate 0.1")),
+            (CONTROL, hub.arguments("seen-control", pairs, "org/tiny")),
         ]
         done = server.run(SEVERAL_RUNS, json.dumps(runs))
         assert done.returncode == 0, done.stderr[-3000:]
@@ -135,7 +147,7 @@ def returned(hub: Hub) -> Returned:
     results = [*RESULTS, ("refused", "user/refused", True)]
     places = [str(hub.pipeline), *(str(p) for name, repo_id, _ in results for p in (hub.folder / name, repo_id))]
     codes = []
-    for repo_id in ("user/launched-full", "user/launched-lora"):
+    for repo_id in ("user/launched-full", "user/launched-lora", "user/seen-control"):
         card = hub.server.files(repo_id)["README.md"].decode()
         codes.append((str(hub.folder / "code" / repo_id), card.split("```python\n")[1].split("```")[0]))
     done = hub.server.run(BACK, json.dumps([places, command, codes]))
@@ -154,6 +166,8 @@ RESULTS = [
     ("launched-lora", "user/launched-lora", True),
     ("full", "user/full", False),
     ("lora", "team/my-lora", False),
+    ("control", "user/control", False),
+    ("seen-control", "user/seen-control", True),
 ]
 
 
@@ -163,20 +177,23 @@ def test_the_result_is_uploaded_and_nothing_else(hub: Hub, name: str, repo_id: s
     assert repo.messages == ["initial commit", "End of training"]
     files, run = hub.server.files(repo_id), hub.folder / name
     result = {"pytorch_lora_weights.safetensors"} if "lora" in name else PIPELINE
+    images = {"validation/step-2/0.png", "validation/step-2/1.png"} if validated else set()
+    if "control" in name:
+        result = {"config.json", "diffusion_pytorch_model.safetensors"}
+        images |= {image.replace(".png", "-condition.png") for image in images}
     assert {path.split("/")[0] for path in files} == BESIDE | result | ({"validation"} if validated else set())
     assert (run / "knowledge_bank").is_dir() and (run / "checkpoint-2").is_dir() and (run / "logs").is_dir()
-    assert [path for path in files if path.endswith(".png")] == (
-        ["validation/step-2/0.png", "validation/step-2/1.png"] if validated else []
-    )
+    assert {path for path in files if path.endswith(".png")} == images
     for path, content in files.items():
         assert hub.server.token.encode() not in content, path
-        assert str(hub.folder).encode() not in content and str(hub.pipeline).encode() not in content, path
+        for place in (hub.folder, hub.pipeline, hub.images):
+            assert str(place).encode() not in content, path
         if path.endswith((".safetensors", ".png", "README.md")):
             assert content == (run / path).read_bytes(), path
     flags = json.loads(files["run_config.json"])["flags"]
     assert "hub_token" not in flags
     assert (flags["output_dir"], flags["train_data_dir"]) == (name, hub.images.name)
-    base = "org/tiny" if name == "launched-lora" else hub.pipeline.name
+    base = "org/tiny" if name in ("launched-lora", "seen-control") else hub.pipeline.name
     assert flags["pretrained_model_name_or_path"] == base
 
 
@@ -185,12 +202,18 @@ def test_the_card_shows_the_images_of_the_last_step(hub: Hub) -> None:
     assert "*red*\n\n![](validation/step-2/0.png)" in card and "*blue*\n\n![](validation/step-2/1.png)" in card
     card = hub.server.files("user/launched-lora")["README.md"].decode()
     assert "*red*\n\n![](validation/step-2/0.png) ![](validation/step-2/1.png)" in card
-    assert "![]" not in hub.server.files("user/full")["README.md"].decode()
+    card = hub.server.files("user/seen-control")["README.md"].decode()
+    for i, prompt in enumerate(("red", "blue")):
+        assert f"*{prompt}*\n\n![](validation/step-2/{i}-condition.png) ![](validation/step-2/{i}.png)" in card
+    for repo_id in ("user/full", "user/control"):
+        assert "![]" not in hub.server.files(repo_id)["README.md"].decode()
 
 
 def test_the_card_knows_the_base_model_and_its_license(hub: Hub) -> None:
-    card = ModelCard(hub.server.files("user/launched-lora")["README.md"].decode()).data
-    assert (card.base_model, card.base_model_relation, card.license) == ("org/tiny", "adapter", "mit")
+    for repo_id in ("user/launched-lora", "user/seen-control"):
+        card = ModelCard(hub.server.files(repo_id)["README.md"].decode()).data
+        assert (card.base_model, card.base_model_relation, card.license) == ("org/tiny", "adapter", "mit")
+    assert {"controlnet", "stable-diffusion", "diff-tuning"} <= set(card.tags)
     assert ModelCard(hub.server.files("user/full")["README.md"].decode()).data.base_model is None
 
 
