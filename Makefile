@@ -6,10 +6,11 @@ BIN := .venv/bin
 SOURCES := diffusers_difftune training_scripts examples benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test style quality clean
+.PHONY: help demo demo-controlnet test style quality clean
 
 help:
 	@echo "make demo     fine-tune the embedded pipeline twice and compare (at most 8 minutes on two cores)"
+	@echo "make demo-controlnet   train a ControlNet twice and compare (about 8 minutes on two cores)"
 	@echo "make test     run the tests"
 	@echo "make style    format and fix what can be fixed"
 	@echo "make quality  check format, lint and types"
@@ -17,6 +18,9 @@ help:
 
 demo: .venv/.installed
 	$(BIN)/python examples/icons/demo.py
+
+demo-controlnet: .venv/.installed
+	$(BIN)/python examples/icons/demo_controlnet.py
 
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -31,7 +35,7 @@ quality: .venv/.quality
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv outputs/demo
+	rm -rf .venv outputs/demo outputs/demo-controlnet
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \

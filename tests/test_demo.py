@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import ControlNetModel, DiffusionPipeline
 from PIL import Image
 
 
@@ -69,3 +69,17 @@ def test_samples_do_not_depend_on_the_batch(demo, tiny_pipeline):
     )
     assert together.dtype == torch.uint8 and together.shape == (3, 3, 32, 32)
     assert (together.int() - apart.int()).abs().max() <= 1
+
+
+def test_the_controlnet_demo_writes_what_it_promises(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(ICONS)
+    import demo_controlnet
+
+    demo_controlnet.main(["--quick", "--output", str(tmp_path / "out")])
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    for method in ("standard", "difftune"):
+        assert list(summary[method]["condition_error"]) == ["0", "2", "4"]
+        assert all(math.isfinite(errors["mse"]) for errors in summary[method]["condition_error"].values())
+        ControlNetModel.from_pretrained(tmp_path / "out" / method)
+    assert Image.open(tmp_path / "out" / "samples.png").width > 1000
+    assert "Obeying" in capsys.readouterr().out

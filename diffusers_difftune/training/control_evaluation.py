@@ -88,7 +88,7 @@ class ControlEvaluation:
         images = []
         with sampling(self.run, self.backbone, self.trained) as pipeline:
             batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
-            for rows in tqdm(batches, "Measuring", leave=False):
+            for rows in tqdm(batches, "Measuring", leave=False, delay=5):
                 noise = [
                     counter_generator(0, "control evaluation", 0, row).standard_normal(shape, "float32")
                     for row in rows.tolist()

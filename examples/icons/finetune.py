@@ -151,5 +151,6 @@ def quiet() -> None:
 def images_per_second(output_dir: Path) -> float:
     """The median rate of a run; the first ten steps, slower on every machine, count only if there are no others."""
     lines = [json.loads(line) for line in (output_dir / "training_log.jsonl").read_text().splitlines()]
-    later = [line for line in lines if line["step"] > 10] or lines
+    steps = [line for line in lines if line["step"]]  # a ControlNet's log begins with a measurement before the first
+    later = [line for line in steps if line["step"] > 10] or steps
     return statistics.median(line["images_per_second"] for line in later)
