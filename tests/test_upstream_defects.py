@@ -36,25 +36,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_difftune.data.batches import PlannedBatches
 from diffusers_difftune.training import checkpoint
-from tests.tiny import save_tiny_images
+from tests.tiny import save_tiny_conditions
 from tests.training.runs import FULL, LORA, ROOT, arguments, load_script, log, losses, run
 
 
+CONTROL = "train_controlnet_difftune"
 PACKAGE = ROOT / "diffusers_difftune"
 
 
+@pytest.mark.parametrize("script", [FULL, CONTROL])
 @pytest.mark.parametrize("how", ["", "--no_cache", "--streaming"])
-def test_columns_may_have_any_name(how: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+def test_columns_may_have_any_name(script: str, how: str, tiny_pipeline: Path, tmp_path: Path) -> None:
     """Upstream writes "image" and "text" into its code after it has made flags of them."""
-    images = save_tiny_images(tmp_path / "images")
+    images = save_tiny_conditions(tmp_path / "images")
     metadata = images / "metadata.jsonl"
-    metadata.write_text(metadata.read_text().replace('"file_name"', '"drawing_file_name"').replace('"text"', '"name"'))
+    text = metadata.read_text().replace('"conditioning_image"', '"lines"')
+    metadata.write_text(text.replace('"file_name"', '"drawing_file_name"').replace('"text"', '"name"'))
     flags = f"--image_column drawing --caption_column name --max_train_steps 1 {how}"
-    assert len(log(run(FULL, tiny_pipeline, images, tmp_path / "run", flags))) == 1
+    flags += " --conditioning_image_column lines" if script == CONTROL else ""
+    assert len(log(run(script, tiny_pipeline, images, tmp_path / "run", flags))) == 1
 
 
 def test_on_several_processes_the_schedule_ends_with_the_run_and_all_of_them_save(
-    tiny_pipeline: Path, tiny_images: Path, tmp_path: Path
+    tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path
 ) -> None:
     """Upstream steps the schedule once per process, and saves on the main one only, where FSDP needs every process."""
     program = f"""
@@ -72,7 +76,11 @@ def test_on_several_processes_the_schedule_ends_with_the_run_and_all_of_them_sav
     (tmp_path / "program.py").write_text("\n".join(line[8:] for line in program.splitlines()))
     flags = "--train_batch_size 3 --max_train_steps 4 --checkpointing_steps 2 --lr_scheduler linear"
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launch, str(tmp_path / "program.py"), *arguments(tiny_pipeline, tiny_images, tmp_path / "run", flags)]
+    command = [
+        *launch,
+        str(tmp_path / "program.py"),
+        *arguments(tiny_pipeline, tiny_conditions, tmp_path / "run", flags),
+    ]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -89,9 +97,9 @@ def test_no_device_is_written_into_the_code() -> None:
         assert ".cuda(" not in code and 'to("cuda' not in code and 'device="cuda' not in code, path
 
 
-@pytest.mark.parametrize("script", [FULL, LORA])
+@pytest.mark.parametrize("script", [FULL, LORA, CONTROL])
 def test_in_half_precision_what_trains_is_float32_and_nothing_asks_for_a_gpu(
-    script: str, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Upstream casts LoRA weights up from fp16 but not from bf16, whose steps are too coarse for small updates."""
     trained, contexts = set(), set()
@@ -107,20 +115,21 @@ def test_in_half_precision_what_trains_is_float32_and_nothing_asks_for_a_gpu(
     monkeypatch.setattr(torch, "autocast", Autocast)
     monkeypatch.setattr(torch.optim.AdamW, "step", watch)
     prompt = "--validation_prompts x" if script == FULL else "--validation_prompt x --num_validation_images 1"
+    prompt += f" --validation_image {tiny_conditions / 'condition-00.png'}" if script == CONTROL else ""
     flags = f"--mixed_precision bf16 --max_train_steps 1 --objective standard --validation_steps 1 {prompt}"
-    folder = run(script, tiny_pipeline, tiny_images, tmp_path, flags)
+    folder = run(script, tiny_pipeline, tiny_conditions, tmp_path, flags)
     assert trained == {(torch.float32, torch.float32)}
     assert contexts == {"cpu"}
     assert (folder / "validation" / "step-1" / "0.png").is_file()
 
 
-@pytest.mark.parametrize("script", [FULL, LORA])
+@pytest.mark.parametrize("script", [FULL, LORA, CONTROL])
 def test_the_old_checkpoint_is_there_until_the_new_one_is_written(
-    script: str, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Upstream deletes first; a full disk then leaves nothing to resume from."""
     flags = "--checkpointing_steps 1 --checkpoints_total_limit 1 --max_train_steps 3"
-    whole = run(script, tiny_pipeline, tiny_images, tmp_path / "whole", flags)
+    whole = run(script, tiny_pipeline, tiny_conditions, tmp_path / "whole", flags)
     assert [path.name for path in whole.glob("checkpoint-*")] == ["checkpoint-3"]
 
     saved = []
@@ -134,16 +143,17 @@ def test_the_old_checkpoint_is_there_until_the_new_one_is_written(
     save_file = checkpoint.save_file
     monkeypatch.setattr(checkpoint, "save_file", disk_is_full)
     with pytest.raises(OSError, match="No space left"):
-        run(script, tiny_pipeline, tiny_images, tmp_path / "run", flags)
+        run(script, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
     monkeypatch.undo()
     names = [path.name for path in (tmp_path / "run").iterdir() if "checkpoint" in path.name]
     assert names == ["checkpoint-1"], "the first is still there, of the second nothing is"
-    run(script, tiny_pipeline, tiny_images, tmp_path / "run", f"{flags} --resume_from_checkpoint latest")
+    run(script, tiny_pipeline, tiny_conditions, tmp_path / "run", f"{flags} --resume_from_checkpoint latest")
     assert losses(tmp_path / "run") == losses(whole)
 
 
+@pytest.mark.parametrize("script", [FULL, CONTROL])
 def test_resuming_goes_on_with_the_next_batch(
-    tiny_pipeline: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str, tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Upstream begins the epoch again; its rows are then seen twice, and others never."""
     served, getitem = [], PlannedBatches.__getitem__
@@ -156,10 +166,10 @@ def test_resuming_goes_on_with_the_next_batch(
     monkeypatch.setattr(PlannedBatches, "__getitem__", recorded)
     # an epoch is 4 steps of 2 micro-steps; the run stops in the middle of the second
     flags = "--train_batch_size 1 --gradient_accumulation_steps 2 --checkpointing_steps 3 --max_train_steps 8"
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    run(script, tiny_pipeline, tiny_conditions, tmp_path, flags)
     whole, served[:] = list(served), []
     (tmp_path / "checkpoint-6" / "training_state.json").unlink()
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --resume_from_checkpoint latest")
+    run(script, tiny_pipeline, tiny_conditions, tmp_path, f"{flags} --resume_from_checkpoint latest")
     assert [index for index, _ in whole] == list(range(16))
     assert served == whole[3 * 2 :]
 
@@ -201,10 +211,19 @@ class Fetches(TorchDispatchMode):
 
 @pytest.mark.parametrize(
     ("script", "flags"),
-    [(FULL, "--use_ema --snr_gamma 5 --noise_offset 0.1"), (LORA, "--retention_target pretrained --lora_dropout 0.1")],
+    [
+        (FULL, "--use_ema --snr_gamma 5 --noise_offset 0.1"),
+        (LORA, "--retention_target pretrained --lora_dropout 0.1"),
+        (CONTROL, "--retention_target pretrained --condition_kind sketch"),
+    ],
 )
 def test_no_step_waits_for_the_device(
-    script: str, flags: str, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: str,
+    flags: str,
+    tiny_pipeline: Path,
+    tiny_conditions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Upstream gathers the loss and calls `.item()` on it in every step."""
     module, fetches = load_script(script), Fetches(monkeypatch)
@@ -225,5 +244,5 @@ def test_no_step_waits_for_the_device(
     monkeypatch.setattr(PlannedBatches, "__getitem__", made_on_the_cpu)
     # AdamW counts its steps in tensors that stay on the CPU whatever the parameters do.
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer, closure=None: None)
-    module.main(arguments(tiny_pipeline, tiny_images, tmp_path, f"--max_train_steps 20 {flags}"))
+    module.main(arguments(tiny_pipeline, tiny_conditions, tmp_path, f"--max_train_steps 20 {flags}"))
     assert [where.split(",")[0] for where in fetches.by] == ["log.flush"] * 4, fetches.by
