@@ -62,7 +62,7 @@ class BareModel:
     """Measures the behaviour without a condition, on prompts of source drawings.
 
     The prompts are those of 64 drawings that the pipeline was pretrained on and of held-out ones. The reference, samples
-    and losses of the pretrained pipeline alone, is kept in a file.
+    and losses of the pretrained pipeline alone and features of real drawings, is kept in a file.
 
     Args:
         size ([`Size`]): How much to measure.
@@ -99,6 +99,7 @@ class BareModel:
                 "timesteps": losses.timesteps.numpy(),
                 "heights": losses.heights.numpy(),
                 "losses": losses.rows.numpy(),
+                "real_features": extract_features(IconFeatures(), self.drawings).numpy(),
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             aside = file.with_name(f".{file.name}")
@@ -117,9 +118,8 @@ class BareModel:
     def pretrained(self) -> dict[str, Any]:
         """The figures of the pretrained pipeline alone, with the real-vs-real floor."""
         images = torch.from_numpy(self.reference["images"])
-        features = extract_features(IconFeatures(), self.drawings)
-        floor = real_floor(features)
-        return self.quality(images, features) | {
+        floor = real_floor(torch.from_numpy(self.reference["real_features"]))
+        return self.quality(images) | {
             "fid_floor": floor.fid,
             "kid_floor": floor.kid,
             "num_floor": [floor.num_real, floor.num_generated],
@@ -135,16 +135,16 @@ class BareModel:
         losses = denoising_loss_by_level(controlnet, pair, self.objective, *self.encoded)
         kept = {name: torch.from_numpy(values) for name, values in self.reference.items()}
         forgotten, error = forgetting(losses, LossByLevel(kept["timesteps"], kept["heights"], kept["losses"]))
-        return self.quality(images, extract_features(IconFeatures(), self.drawings)) | {
+        return self.quality(images) | {
             "drift": (images.double() - kept["images"].double()).div(255).square().mean().item(),
             "forgetting": forgotten,
             "forgetting_standard_error": error,
         }
 
-    def quality(self, images: torch.Tensor, real: torch.Tensor) -> dict[str, float]:
+    def quality(self, images: torch.Tensor) -> dict[str, float]:
         """Prompt adherence, and the distance to held-out source drawings."""
         contrastive = CLIPModel.from_pretrained(CONTRASTIVE, dtype=torch.float32).eval()
         tokenizer = CLIPTokenizer.from_pretrained(CONTRASTIVE)
-        found = fid_kid(real, extract_features(IconFeatures(), images))
+        found = fid_kid(torch.from_numpy(self.reference["real_features"]), extract_features(IconFeatures(), images))
         top5 = top5_of_100(contrastive, images, self.prompts, tokenizer)
         return {"top5_of_100": top5, "fid": found.fid, "kid": found.kid}

@@ -30,6 +30,7 @@ import numpy as np
 from settings import ABLATIONS, FULL, ROOT, TITLES
 
 from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.convergence import Curve, default_metric
 from diffusers_difftune.evaluation.convergence_report import Group, make_group, report
 from diffusers_difftune.evaluation.paired import bootstrap_interval
@@ -76,7 +77,11 @@ def curve(run: dict[str, Any], metric: str) -> Curve:
 
 
 def find_groups(
-    runs: Sequence[dict[str, Any]], methods: Sequence[str], metric: str | None = None, rename: bool = False
+    runs: Sequence[dict[str, Any]],
+    methods: Sequence[str],
+    metric: str | None = None,
+    rename: bool = False,
+    notes: list[str] | None = None,
 ) -> list[Group]:
     """The runs of these methods by condition, with the thresholds of the tuning runs; conditions without are left out.
 
@@ -85,6 +90,7 @@ def find_groups(
         methods (`Sequence[str]`): Standard training and others.
         metric (`str`, *optional*): What to measure by; `None` is each condition's own.
         rename (`bool`, *optional*, defaults to `False`): Call the last method Diff-Tuning, to compare it as that.
+        notes (`list[str]`, *optional*): Gets a sentence for each condition that has no threshold.
     """
     found = []
     for condition in [kind for kind in FULL.conditions if kind in {run["condition"] for run in runs}]:
@@ -98,7 +104,11 @@ def find_groups(
                 replace(one, objective="difftune") if one.objective == methods[-1] else one for one in compared
             ]
         if tuning and compared:
-            found.append(make_group(condition, name, compared, {condition: tuning}, None))
+            try:
+                found.append(make_group(condition, name, compared, {condition: tuning}, None))
+            except DiffTuneError as error:
+                if notes is not None:
+                    notes.append(f"{condition}: {error}")
     return found
 
 
@@ -116,7 +126,8 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
     """
     search = [run for run in runs if run["method"] == "standard" and run["seed"] in FULL.tuning_seeds]
     chosen = [run for run in runs if run["learning_rate"] == rate]
-    groups = find_groups(chosen, ("standard", "difftune"))
+    notes: list[str] = []
+    groups = find_groups(chosen, ("standard", "difftune"), notes=notes)
     found = report(groups) if groups else {"comparison": None, "conditions": {}, "sweep": {}, "notes": []}
     comparison = found["comparison"] or {"conditions": {}}
     edge = find_groups([run for run in chosen if run["condition"] == "edge"], ("standard", "difftune"), "mse")
@@ -133,7 +144,7 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
         "ablations": ablations(chosen),
         "forgetting": forgetting(chosen, pretrained),
         "search": {f"{one:g}": score for one, score in sorted(search_scores(search).items())},
-        "notes": found["notes"],
+        "notes": notes + found["notes"],
         "settings": {
             "flags": common([run["settings"]["flags"] for run in chosen if run["method"] == "standard"]),
             "pipelines": sorted({run["settings"]["pipeline"] for run in chosen}),
@@ -195,10 +206,8 @@ def ablations(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def forgetting(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any]) -> dict[str, Any]:
     """The bare model's behaviour: before, after each method, and Diff-Tuning minus standard in pairs with its interval."""
     result = [run for run in runs if run["seed"] not in FULL.tuning_seeds]
-    methods = {
-        method: [run["bare_model"] for run in result if run["method"] == method]
-        for method in dict.fromkeys(run["method"] for run in result)
-    }
+    methods = {method: [run["bare_model"] for run in result if run["method"] == method] for method in TITLES}
+    methods = {method: figures for method, figures in methods.items() if figures}
     return {
         "pretrained": pretrained,
         "methods": {

@@ -20,6 +20,7 @@ A run that was stopped goes on from its last checkpoint.
 
 import json
 import shutil
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -29,7 +30,7 @@ from settings import ROOT, Run, Size
 
 
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples" / "icons")]
-from finetune import command_line, images_per_second, load_script, quiet  # noqa: E402
+from finetune import command_line, load_script, quiet  # noqa: E402
 from throughput import machine  # noqa: E402
 
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -94,9 +95,18 @@ def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     return resumed
 
 
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+
+
+def images_per_second(folder: Path) -> float:
+    """The median rate of a run, measurements not counted."""
+    return statistics.median(line["images_per_second"] for line in read_log(folder) if "images_per_second" in line)
+
+
 def condition_errors(folder: Path) -> dict[str, list[float]]:
     """The curves of a run: its `steps`, and the error after each by every measure."""
-    lines = [json.loads(line) for line in (folder / "training_log.jsonl").read_text().splitlines()]
+    lines = read_log(folder)
     measured = {line["step"]: line["condition_error"] for line in lines if "condition_error" in line}
     steps = sorted(measured)
     return {"steps": steps} | {name: [measured[step][name] for step in steps] for name in measured[steps[0]]}

@@ -22,7 +22,7 @@ tables of docs/evidence.md are written.
     pip install -e ".[metrics]" pycountry
     python benchmarks/controlnet/run.py --estimate
     python benchmarks/controlnet/run.py --jobs 2           # two runs at a time, one thread each
-    python benchmarks/controlnet/run.py --quick --jobs 2   # one row of the table, from one seed
+    python benchmarks/controlnet/run.py --quick --jobs 3   # one row of the table, from one seed, on two cores
     python benchmarks/controlnet/run.py --summary          # of the runs that are there
 """
 
@@ -233,11 +233,12 @@ class Benchmark:
         measurements = self.size.steps // self.size.every + 1
         guess = SECONDS["start"] + self.size.steps * SECONDS["step"] + measurements * SECONDS["evaluation"]
         seconds = statistics.mean(known_seconds) if known_seconds else guess + SECONDS["measurement"]
-        total = SECONDS["preparation"] + len(missing) * seconds / self.arguments.jobs
+        together = min(self.arguments.jobs, os.cpu_count() or 1)
+        total = SECONDS["bank"] + len(self.size.conditions) * SECONDS["condition"] + len(missing) * seconds / together
         source = f"as {len(known_seconds)} runs here took" if known_seconds else "as a core of an Intel Xeon takes"
         return (
             f"{len(missing)} of {len(runs)} runs are missing; at {seconds / 60:.1f} minutes each ({source}) and"
-            f" {self.arguments.jobs} at a time this takes about {total / 60:.0f} minutes."
+            f" {together} at a time this takes about {total / 60:.0f} minutes."
         )
 
 

@@ -145,5 +145,13 @@ def mark_crossings(axis: Axes, curves: Sequence[Curve], threshold: float, color:
     never = len(crossings) - len(crossed)
     words = f"{name}: {median:,.0f} steps" + (f" ({never} of {len(crossings)} never crossed)" if never else "")
     axis.text(
-        0.98, 0.97 - 0.07 * place, words, color=color, fontsize=9, ha="right", va="top", transform=axis.transAxes
+        0.98,
+        0.97 - 0.07 * place,
+        words,
+        color=color,
+        fontsize=9,
+        ha="right",
+        va="top",
+        transform=axis.transAxes,
+        bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
     )
