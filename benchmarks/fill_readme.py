@@ -15,9 +15,11 @@
 
     make demo
     python benchmarks/fill_readme.py outputs/demo
+    make demo-controlnet
+    python benchmarks/fill_readme.py --controlnet outputs/demo-controlnet
 
-Copies the two pictures and the summary to docs/images/, and writes what is between the README's markers from the summary:
-the table, and what can be read off it. Without an argument, the table is written again from the summary that is there.
+Copies the pictures and the summary to docs/images/, and writes what is between the README's markers from the summary: the
+table, and what can be read off it. Without an argument, both are written again from the summaries that are there.
 """
 
 import argparse
@@ -31,6 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
 BEGIN = "<!-- demo figures: begin (written by benchmarks/fill_readme.py) -->"
 END = "<!-- demo figures: end -->"
+CONTROLNET_BEGIN = "<!-- controlnet demo: begin (written by benchmarks/fill_readme.py) -->"
+CONTROLNET_END = "<!-- controlnet demo: end -->"
 MODELS = {"pretrained": "pretrained", "standard": "standard fine-tuning", "difftune": "Diff-Tuning"}
 
 
@@ -91,23 +95,66 @@ def percent(figures: dict, name: str) -> str:
     return f"{100 * figures[name]:+.1f} ± {100 * figures[f'{name}_standard_error']:.1f} %"
 
 
-def fill(readme: str, summary: dict) -> str:
-    """The README with the table of this summary between its markers."""
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table(summary)}\n\n{END}{rest.split(END)[1]}"
+def fill(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """The README with this text between its markers."""
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.split(end)[1]}"
+
+
+def controlnet_text(summary: dict) -> str:
+    """The pictures and figures of a ControlNet demo's `summary.json` as Markdown."""
+    settings, found = summary["settings"], summary["convergence"]
+    kind, metric = settings["condition"]["kind"], next(iter(found["conditions"].values()))["metric"]
+    early, last = str(settings["early"]), str(settings["steps"])
+    name = {"ssim": "1 − SSIM", "mse": "MSE"}[metric]
+    lines = [
+        f"![Control images, and what both ControlNets draw after {early} and {last} steps]"
+        "(docs/images/controlnet_samples.png)\n",
+        f"| {kind}, {last} steps of {settings['batch']} rows | obeys after step | {name} after {early} steps |"
+        f" after {last} | images/s |",
+        "|---|---|---|---|---|",
+    ]
+    for run in found["runs"]:
+        method, errors = run["objective"], summary[run["objective"]]["condition_error"]
+        step = f"{run['step']:.0f}" if run["crossed"] else "never"
+        lines.append(
+            f"| {MODELS[method]} | {step} | {errors[early][metric]:.3f} | {errors[last][metric]:.3f} |"
+            f" {summary[method]['images_per_second']:.0f} |"
+        )
+    lines.append(
+        f"\nThe error is between the control image and the one found in the image that was made, over {settings['rows']}"
+        f" held-out ones; a ControlNet obeys once its error is halfway down, on a log scale, from what it was before training"
+        f" to what standard training ends with. One seed, the whole demo in {summary['seconds']['total'] / 60:.1f} minutes."
+        " Five conditions and three seeds: [docs/evidence.md](docs/evidence.md).\n\n"
+        "![The error by training step](docs/images/controlnet_convergence.png)"
+    )
+    return "\n".join(lines)
+
+
+def copied(folder: Path | None, prefix: str, names: tuple[str, ...]) -> dict | None:
+    """Copies pictures and summary of a demo's output folder, if one is given; the summary that is then there."""
+    if folder is not None:
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            shutil.copy(folder / name, IMAGES / f"{prefix}_{name}")
+    summary = IMAGES / f"{prefix}_summary.json"
+    return json.loads(summary.read_text()) if summary.is_file() else None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, nargs="?", help="The demo's output folder.")
+    parser.add_argument("--controlnet", type=Path, help="The ControlNet demo's output folder.")
     arguments = parser.parse_args()
-    if arguments.demo:
-        IMAGES.mkdir(parents=True, exist_ok=True)
-        for name in ("samples.png", "forgetting.png", "summary.json"):
-            shutil.copy(arguments.demo / name, IMAGES / f"demo_{name}")
-    summary = json.loads((IMAGES / "demo_summary.json").read_text())
+    demo = copied(arguments.demo, "demo", ("samples.png", "forgetting.png", "summary.json"))
+    controlnet = copied(arguments.controlnet, "controlnet", ("samples.png", "convergence.png", "summary.json"))
     readme = ROOT / "README.md"
-    readme.write_text(fill(readme.read_text(), summary))
+    text = readme.read_text()
+    if demo is not None:
+        text = fill(text, table(demo))
+    if controlnet is not None:
+        text = fill(text, controlnet_text(controlnet), CONTROLNET_BEGIN, CONTROLNET_END)
+    readme.write_text(text)
 
 
 if __name__ == "__main__":

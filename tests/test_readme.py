@@ -50,8 +50,14 @@ def test_the_words_follow_the_figures(fill_readme: ModuleType) -> None:
 
 def test_the_table_is_written_from_the_summary(fill_readme: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    summary = json.loads((ROOT / "docs" / "images" / "demo_summary.json").read_text())
-    assert fill_readme.fill(readme, summary) == readme
+    images = ROOT / "docs" / "images"
+    assert (
+        fill_readme.fill(readme, fill_readme.table(json.loads((images / "demo_summary.json").read_text()))) == readme
+    )
+    if (images / "controlnet_summary.json").is_file():
+        text = fill_readme.controlnet_text(json.loads((images / "controlnet_summary.json").read_text()))
+        markers = fill_readme.CONTROLNET_BEGIN, fill_readme.CONTROLNET_END
+        assert fill_readme.fill(readme, text, *markers) == readme
 
 
 def test_every_picture_and_page_that_the_readme_links_to_exists() -> None:

@@ -116,6 +116,7 @@ def main(argv: list[str] | None = None) -> None:
         "settings": {"target": arguments.target, "condition": condition, "seed": SEED, "guidance": GUIDANCE, **size},
         "machine": {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "seconds": clock.seconds,
+        "convergence": json.loads(files["--json"].read_text()) if files["--json"].is_file() else None,
         **{method: {"images_per_second": rates[method], "condition_error": logs[method]} for method in METHODS},
     }
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
