@@ -38,7 +38,7 @@ from tests.conditions.drawings import drawing_extractor
 
 
 def builder(kind: str, path: str, other: str) -> Callable[[Path], object]:
-    extractor = drawing_extractor("segmentation")
+    extractor = drawing_extractor("sketch")
     if kind == "data":
         target = load_target_data(TargetDataConfig(train_data_dir=path), 0, other)
         target.content_key  # noqa: B018  (remembered, for all children)

@@ -1,0 +1,121 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Control images whose building is killed, and such that several processes build."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.training.config import ControlDataConfig
+from tests.bank.building import contents, load_pipeline, small_bank
+from tests.tiny import save_tiny_images
+
+
+ROOT = Path(__file__).parents[2]
+TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+class Zygote:
+    """See `tests/conditions/zygote.py`."""
+
+    def __init__(self, *arguments: object) -> None:
+        command = [sys.executable, "-m", "tests.conditions.zygote", *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def build(self, folder: Path, kill_after: float | None = None) -> int:
+        """Builds control images, or kills the building of them after some seconds; returns the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        child = int(self.read())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with suppress(ProcessLookupError):  # it has ended already
+                os.kill(child, signal.SIGKILL)
+        return int(self.read())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+@pytest.mark.parametrize("kind", ["data", "bank"])
+def test_killed_at_ten_random_moments_they_are_byte_identical(kind: str, tiny_pipeline: Path, tmp_path: Path) -> None:
+    if kind == "data":
+        zygote = Zygote("data", save_tiny_images(tmp_path / "images", count=60), tmp_path / "cache")
+    else:
+        bank = small_bank(load_pipeline(tiny_pipeline), tiny_pipeline, tmp_path / "bank", num_samples=90, steps=1)
+        zygote = Zygote("bank", bank.folder, tiny_pipeline)
+    started = time.monotonic()
+    assert zygote.build(tmp_path / "whole") == 0
+    duration = time.monotonic() - started
+    whole = contents(tmp_path / "whole")
+    assert len(whole) == (31 if kind == "data" else 24)
+
+    moments, folder, kills, built = random.Random(3), tmp_path / "killed", 0, []
+    while kills < 10:
+        code = zygote.build(folder, kill_after=moments.uniform(0, duration / 2))
+        if code == -signal.SIGKILL:
+            kills += 1
+            built.append(len(list(folder.rglob("train-*.parquet"))))
+        else:  # it was faster than the kill: begin another one
+            assert code == 0
+            shutil.rmtree(folder)
+    assert zygote.build(folder) == 0
+    zygote.close()
+    assert contents(folder) == whole, f"shards there at the kills: {built}"
+    assert len(set(built)) > 2, built  # the kills came at different places
+
+
+def difftune(launcher: list[str], *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *launcher, "-m", "diffusers_difftune.cli", "conditions", "build", *map(str, arguments)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert run.returncode == 0, run.stderr
+    return run
+
+
+def test_two_processes_build_the_same_data(tmp_path: Path) -> None:
+    images = save_tiny_images(tmp_path / "images", count=600, size=8)
+    for folder, launcher in (("one", []), ("two", TWO)):
+        flags = ["--kind", "normal", "--model", "drawing", "--cache_dir", tmp_path / "cache"]
+        run = difftune(launcher, images, tmp_path / folder, *flags)
+        assert run.stdout.count("has 600 images with their control images") == 1
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    config = ControlDataConfig(train_data_dir=str(tmp_path / "two"))
+    assert len(load_target_data(config, 0, tmp_path / "cache2")) == 600
+
+
+def test_two_processes_build_the_same_of_a_bank(bank: KnowledgeBank, tiny_pipeline: Path, tmp_path: Path) -> None:
+    for folder, launcher in (("one", []), ("two", TWO)):
+        copy = shutil.copytree(bank.folder, tmp_path / folder)
+        flags = ["--kind", "edge", "--pretrained_model_name_or_path", tiny_pipeline, "--cache_dir", tmp_path / "cache"]
+        run = difftune(launcher, copy, *flags)
+        assert run.stdout.count("has the control images of the bank's 10 samples") == 1
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
