@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..conditions import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
-from ..training.config import ModelConfig, RunConfig, TargetDataConfig
+from ..training.config import ModelConfig, RunConfig, DataConfig
 from .flags import add_flags
 
 
@@ -71,7 +71,7 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         " Default: images stay as they are.",
     )
     build.add_argument("--batch_size", type=int, default=16, help="Images extracted from at once. Default: 16.")
-    add_flags(build, TargetDataConfig, *(flag for flag in DATA_FLAGS if flag != "skip_bad_images"))
+    add_flags(build, DataConfig, *(flag for flag in DATA_FLAGS if flag != "skip_bad_images"))
     build.add_argument("--skip_bad_images", action="store_true", help="Leave out images that cannot be read.")
     build.add_argument("--seed", type=int, default=0, help="Draws the rows of --max_train_samples. Default: 0.")
     build.add_argument(
@@ -150,7 +150,7 @@ def build_of_data(
         raise DiffTuneError(
             f"DATASET is {data}: there is no such folder or file, and no data set on the Hub is so called."
         )
-    config = TargetDataConfig(**{flag: getattr(arguments, flag) for flag in DATA_FLAGS})
+    config = DataConfig(**{flag: getattr(arguments, flag) for flag in DATA_FLAGS})
     if data.exists():
         config.train_data_dir = arguments.dataset
     else:
