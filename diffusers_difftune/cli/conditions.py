@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from ..conditions import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
-from ..training.config import ModelConfig, RunConfig, DataConfig
+from ..training.config import DataConfig, ModelConfig, RunConfig
 from .flags import add_flags
 
 
