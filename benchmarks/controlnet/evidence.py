@@ -97,8 +97,10 @@ def find_groups(
         name = metric or default_metric(condition)
         own = [curve(run, name) for run in runs if run["condition"] == condition]
         tuning = [one for one in own if one.objective == "standard" and one.seed in FULL.tuning_seeds]
-        seeds = {one.seed for one in own if one.objective == methods[-1]}  # seeds that all methods have
-        compared = [one for one in own if one.objective in methods and one.seed in seeds - set(FULL.tuning_seeds)]
+        seeds = {
+            one.seed for one in own if one.objective == methods[-1]
+        }  # never a tuning seed, as only standard has those
+        compared = [one for one in own if one.objective in methods and one.seed in seeds]
         if rename:
             compared = [
                 replace(one, objective="difftune") if one.objective == methods[-1] else one for one in compared
