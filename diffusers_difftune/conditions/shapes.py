@@ -43,7 +43,7 @@ PALETTE = np.array(
     np.uint8,
 )  # fmt: skip
 SMOOTHED_NOISE = 40.0  # differences of colour that smoothing takes for noise
-LEAST_REGION = 1 / 256  # a region smaller than this part of the image goes to its neighbours
+LEAST_REGION = 1 / 8  # times the shorter side: regions of fewer pixels go to their neighbours
 
 
 def drawing_extractor(kind: str) -> Extractor:
@@ -150,8 +150,8 @@ def regions(pixels: np.ndarray) -> np.ndarray:
     """Flat regions in the colours of a fixed palette.
 
     Noise is smoothed away and edges are made steep, so that the colours between two regions are none of their own.
-    Each pixel takes the nearest colour of the palette; connected pixels of a colour are a region, small regions fall to
-    those around them, and each region is painted in the palette's colour that is nearest to its mean.
+    Each pixel takes the nearest colour of the palette, and connected pixels of a colour are a region; small regions
+    fall to those around them.
 
     Args:
         pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): An RGB image.
@@ -161,12 +161,7 @@ def regions(pixels: np.ndarray) -> np.ndarray:
     """
     reach = max(1, round(min(pixels.shape[:2]) / 128))
     smooth = cv2.bilateralFilter(np.ascontiguousarray(pixels), 2 * reach + 1, SMOOTHED_NOISE, reach)
-    labels = without_small_regions(nearest_colors(steepened(smooth, reach)))
-    components = connected_regions(labels)
-    sizes = np.bincount(components.ravel())
-    sums = [np.bincount(components.ravel(), smooth[..., channel].ravel()) for channel in range(3)]
-    means = np.stack(sums, axis=-1) / sizes[:, None]
-    return PALETTE[nearest_colors(means)][components]
+    return PALETTE[without_small_regions(nearest_colors(steepened(smooth, reach)))]
 
 
 def steepened(pixels: np.ndarray, reach: int) -> np.ndarray:
@@ -205,7 +200,7 @@ def connected_regions(labels: np.ndarray) -> np.ndarray:
 def without_small_regions(labels: np.ndarray) -> np.ndarray:
     """The labels, with those of the nearest pixels of larger regions in the small ones."""
     numbers = connected_regions(labels)
-    small = np.bincount(numbers.ravel())[numbers] < LEAST_REGION * labels.size
+    small = np.bincount(numbers.ravel())[numbers] < LEAST_REGION * min(labels.shape)
     if small.all():
         return labels
     _, nearest = cv2.distanceTransformWithLabels(
