@@ -276,9 +276,8 @@ def make_bank_conditions(
         return None
     from ..conditions.bank import bank_conditions
 
-    backbone.load_encoders(run.accelerator.device, run.weight_dtype)
-
     def decode_samples(latents: torch.Tensor) -> list[Image.Image]:
+        backbone.load_encoders(run.accelerator.device, run.weight_dtype)  # not if nothing is to be extracted
         return to_images(backbone.decode_latents(latents))
 
     return bank_conditions(bank, extractor, decode_samples, accelerator=run.accelerator)
