@@ -23,6 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
+from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.conditions import bank as module
 from diffusers_difftune.conditions import make_extractor
@@ -39,6 +40,21 @@ Decode = Callable[[torch.Tensor], list[Image.Image]]
 def own_bank(bank: KnowledgeBank, tmp_path: Path) -> KnowledgeBank:
     """A copy to change."""
     return KnowledgeBank.load(shutil.copytree(bank.folder, tmp_path / "bank"))
+
+
+def test_a_backbone_decodes_as_its_pipeline_does(bank: KnowledgeBank, tiny_pipeline: Path, decode: Decode) -> None:
+    backbone = load_backbone(tiny_pipeline)
+    backbone.load_encoders(torch.device("cpu"), torch.float32)
+    latents = torch.stack([bank.latents(index) for index in range(3)])
+    images = backbone.decode_latents(latents)
+    assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
+    pipeline = backbone.pipeline(None, torch.device("cpu"), torch.float32)
+    with torch.no_grad():
+        decoded = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample
+    assert torch.equal(images, pipeline.image_processor.postprocess(decoded, output_type="pt"))
+    assert (
+        decode(latents)[1].tobytes() == pipeline.image_processor.postprocess(decoded, output_type="pil")[1].tobytes()
+    )
 
 
 def not_called(latents: torch.Tensor) -> list[Image.Image]:
