@@ -15,7 +15,8 @@
 
 What can be wrong with target data, knowledge banks and YAML files is tested in depth in `tests/data`, `tests/bank` and
 `tests/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
-`tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`.
+`tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`. The rows of the ControlNet script
+are in `tests/control_mistakes.py`.
 """
 
 import importlib.util
