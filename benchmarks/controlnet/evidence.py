@@ -255,7 +255,7 @@ def markdown(summary: dict[str, Any]) -> str:
         f"Learning rate {summary['learning_rate']:g}, {facts['num_runs']} runs, {facts['hours']:.1f} hours of one run at a time, on"
         f" {', '.join(facts['machines']) or 'nothing yet'}."
     )
-    parts += [f"**Rule not kept.** {note}" for note in summary["notes"]]
+    parts += [f"**Note.** {note}" for note in summary["notes"]]
     return "\n\n".join(parts)
 
 
