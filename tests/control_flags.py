@@ -57,6 +57,12 @@ def another_tokenizer(lab: Lab) -> None:
     assert "--tokenizer_name user/nowhere" in lab.refused(tokenizer_name="user/nowhere")
 
 
+@row("prediction_type", scripts=ONLY)
+def what_the_frozen_denoiser_predicts(lab: Lab) -> None:
+    assert same(lab.run(prediction_type="epsilon"), lab.plain)
+    assert "--prediction_type is v_prediction" in lab.refused(prediction_type="v_prediction")
+
+
 @row("lr_num_cycles", "lr_power", scripts=ONLY)
 def shapes_of_the_schedule(lab: Lab) -> None:
     given = {"max_train_steps": 4, "lr_warmup_steps": 0}

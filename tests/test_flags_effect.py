@@ -95,7 +95,7 @@ def where_encodings_are_kept(lab: Lab) -> None:
     assert any(path.suffix == ".arrow" for path in (lab.tmp_path / "here").rglob("*"))
 
 
-@row("prediction_type")
+@row("prediction_type", scripts=(FULL, LORA))
 def what_the_network_predicts(lab: Lab) -> None:
     velocity = lab.run(prediction_type="v_prediction")
     assert not same(velocity, lab.plain)

@@ -51,6 +51,7 @@ from diffusers_difftune.training.config import (
 )
 from diffusers_difftune.training.control import (
     check_control_flags,
+    control_settings,
     find_control_parts,
     find_extractor,
     load_controlnet,
@@ -101,15 +102,18 @@ def main(argv: list[str] | None = None) -> None:
     held_out = open_control_evaluation(run)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
     extractor = find_extractor(run)
+    settings = run_settings(run, backbone, target, bank) | control_settings(run, held_out, extractor)
+    state = TrainingState(run, settings, total_steps)
     repo_id = begin_publishing(run)
-    begin_records(run, total_steps=total_steps, settings=state.settings)
+    begin_records(run, total_steps=total_steps, settings=settings)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:
         bank = make_bank(run, backbone, target, total_steps)
     source_controls = make_bank_conditions(run, backbone, bank, extractor)
+    if held_out is None:
+        extractor = None  # a model leaves memory
     batches = make_batches(run, backbone, objective, target, bank, with_control=True, source_controls=source_controls)
 
     # What trains.

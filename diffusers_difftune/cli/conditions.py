@@ -28,7 +28,6 @@ from .flags import add_flags
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from PIL.Image import Image
 
     from ..conditions import Extractor
 
@@ -170,7 +169,6 @@ def build_of_bank(
     arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
 ) -> str:
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
-    import torch
 
     from ..backbones import load_backbone
     from ..backbones.files import pipeline_folder
@@ -178,7 +176,7 @@ def build_of_bank(
     from ..bank.fingerprint import weights_fingerprint
     from ..conditions.bank import bank_conditions
     from ..data.sources import difftune_cache_dir
-    from ..training.control import to_images
+    from ..training.control import sample_decoder
 
     bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None
@@ -196,9 +194,6 @@ def build_of_bank(
             f" sampled from ({bank.manifest.model}); name that pipeline."
         )
 
-    def decode(latents: torch.Tensor) -> "list[Image]":
-        backbone.load_encoders(accelerator.device, torch.float32)  # once there is something to decode
-        return [image for sample in latents for image in to_images(backbone.decode_latents(sample[None]))]
-
-    built = bank_conditions(bank, extractor(), decode, accelerator=accelerator)
+    decode = sample_decoder(backbone, accelerator.device)
+    built = bank_conditions(bank, extractor(), decode, accelerator=accelerator, cache_dir=arguments.cache_dir)
     return f"{built.folder} has the control images of the bank's {len(built)} samples."

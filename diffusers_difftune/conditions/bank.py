@@ -92,6 +92,7 @@ def bank_conditions(
     folder: str | Path | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
+    cache_dir: str | None = None,
 ) -> BankConditions:
     """Extracts the control image of each sample of a bank, or finds them where that was done before.
 
@@ -109,6 +110,7 @@ def bank_conditions(
             cannot be written to.
         accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
+        cache_dir (`str`, *optional*): Where this library's cache is; as `--cache_dir`.
 
     Returns:
         [`BankConditions`]: The control images.
@@ -127,7 +129,7 @@ def bank_conditions(
         libraries=library_versions(),
     )
     name = f"{extractor.settings['kind']}-{manifest.key[:8]}"
-    path = Path(folder) / name if folder is not None else place_for(bank, name)
+    path = Path(folder) / name if folder is not None else place_for(bank, name, cache_dir)
 
     def make_shard(indices: range) -> bytes:
         images = decode(torch.stack([bank.latents(index) for index in indices]))
@@ -137,7 +139,7 @@ def bank_conditions(
     return BankConditions(path, build_shards(path, manifest, make_shard, accelerator, progress))
 
 
-def place_for(bank: KnowledgeBank, name: str) -> Path:
+def place_for(bank: KnowledgeBank, name: str, cache_dir: str | None = None) -> Path:
     """Beside the bank, or in the cache if that cannot be written to and has none yet."""
     beside = bank.folder / FOLDER / name
     if (beside / MANIFEST_NAME).is_file() and ConditionManifest.read(beside).is_complete:
@@ -148,6 +150,6 @@ def place_for(bank: KnowledgeBank, name: str) -> Path:
             return beside
     except OSError:
         pass
-    elsewhere = difftune_cache_dir() / FOLDER / name
+    elsewhere = difftune_cache_dir(cache_dir) / FOLDER / name
     logger.info(f"{bank.folder} cannot be written to; the control images of its samples go to {elsewhere}.")
     return elsewhere

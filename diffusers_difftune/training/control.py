@@ -17,6 +17,8 @@ the knowledge bank."""
 import json
 import logging
 import math
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ from ..backbones.files import weight_files
 from ..bank.bank import KnowledgeBank
 from ..conditions import check_kind
 from ..data.batches import control_crop
+from ..data.dataset import TargetData
 from ..data.images import ImageTransform, UnreadableImage, decode
 from ..errors import DiffTuneError, about, first_sentence
 from .checks import uses_bank
@@ -70,6 +73,8 @@ def check_control_flags(config: Any) -> None:
     for name in ("condition_model", "condition_revision", "control_evaluation_data"):
         if getattr(config, name) is not None and config.condition_kind is None:
             raise DiffTuneError(f"--{name} needs --condition_kind, which says what the control images are.")
+    if config.control_evaluation_steps is not None and config.control_evaluation_data is None:
+        raise DiffTuneError("--control_evaluation_steps needs --control_evaluation_data, the rows to measure on.")
     if config.condition_kind is not None:
         try:
             check_kind(config.condition_kind, config.condition_model, config.condition_revision)
@@ -133,6 +138,12 @@ def find_control_parts(run: Run, backbone: Backbone) -> None:
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
             " training."
         )
+    pretrained_type = backbone.noise_scheduler.config.prediction_type
+    if config.prediction_type not in (None, pretrained_type):
+        raise DiffTuneError(
+            f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
+            f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
+        )
     where = {"cache_dir": config.cache_dir, "token": config.hub_token}
     if config.tokenizer_name is not None:
         backbone.set_tokenizer(find_tokenizer(config.tokenizer_name, backbone, revision=config.revision, **where))
@@ -189,7 +200,7 @@ def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
                 f"--controlnet_model_name_or_path {name} belongs to another model: its {key} is {theirs}, and the"
                 f" {backbone.denoiser_name}'s is {ours}."
             )
-    factor = 2 ** (len(found.get("conditioning_embedding_out_channels", (16, 32, 96, 256))) - 1)
+    factor = 2 ** (len(found.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
     if factor != backbone.vae_scale_factor:
         raise DiffTuneError(
             f"--controlnet_model_name_or_path {name} belongs to another model: it makes control images {factor} times"
@@ -276,11 +287,54 @@ def make_bank_conditions(
         return None
     from ..conditions.bank import bank_conditions
 
-    def decode_samples(latents: torch.Tensor) -> list[Image.Image]:
-        backbone.load_encoders(run.accelerator.device, run.weight_dtype)  # not if nothing is to be extracted
-        return to_images(backbone.decode_latents(latents))
+    decode = sample_decoder(backbone, run.accelerator.device)
+    found = bank_conditions(bank, extractor, decode, accelerator=run.accelerator, cache_dir=run.config.cache_dir)
+    backbone.release_encoders()
+    return found
 
-    return bank_conditions(bank, extractor, decode_samples, accelerator=run.accelerator)
+
+def sample_decoder(backbone: Backbone, device: torch.device) -> Callable[[torch.Tensor], list[Image.Image]]:
+    """What turns latents of a knowledge bank into images: one by one, which fits wherever the model is sampled, and in
+    float32 whatever the precision of the run, so that all runs extract from the same images."""
+
+    @cache
+    def load() -> None:  # once, and not if nothing is to be decoded
+        backbone.release_encoders()
+        backbone.load_encoders(device, torch.float32)
+
+    def decode(latents: torch.Tensor) -> list[Image.Image]:
+        load()
+        return [image for sample in latents for image in to_images(backbone.decode_latents(sample[None]))]
+
+    return decode
+
+
+def control_settings(run: Run, held_out: TargetData | None, extractor: "Extractor | None") -> dict[str, Any]:
+    """What decides the course of a ControlNet run beside `run_settings`, so that a checkpoint is only resumed where it
+    means the same.
+
+    Args:
+        run ([`Run`]): The run.
+        held_out ([`TargetData`], *optional*): The rows it measures on; a run may begin or cease to measure.
+        extractor ([`Extractor`], *optional*): What extracts conditions; its settings name the model's commit.
+
+    Returns:
+        `dict[str, Any]`: The settings.
+    """
+    config = run.config
+    settings: dict[str, Any] = {
+        "controlnet_model_name_or_path": config.controlnet_model_name_or_path,
+        "retention_condition": retention_condition(config),
+    }
+    if extractor is not None:
+        settings["extractor"] = extractor.settings
+    if held_out is not None:
+        settings["control_evaluation"] = {
+            "data": held_out.content_key,
+            "samples": config.control_evaluation_samples,
+            "guidance_scale": config.control_evaluation_guidance_scale,
+        }
+    return settings
 
 
 def to_images(pixels: torch.Tensor) -> list[Image.Image]:

@@ -43,40 +43,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
 # The flags that decide the course of a run, beside its seed, model, data and bank.
-DECISIVE_FLAGS = (
-    *(
-        "resolution",
-        "center_crop",
-        "random_flip",
-        "crops_per_image",
-        "image_interpolation_mode",
-        "no_cache",
-        "streaming",
-    ),
-    *("proportion_empty_prompts", "objective", "retention_weight", "reconsolidation_power", "retention_power"),
-    *("coefficients", "retention_target", "retention_prompts", "prediction_type", "snr_gamma", "noise_offset"),
-    *(
-        "input_perturbation",
-        "dream_training",
-        "dream_detail_preservation",
-        "learning_rate",
-        "scale_lr",
-        "lr_scheduler",
-    ),
-    *("lr_warmup_steps", "adam_beta1", "adam_beta2", "adam_weight_decay", "adam_epsilon", "use_8bit_adam"),
-    *("condition_kind", "condition_model", "condition_revision", "retention_condition", "tokenizer_name"),
-    *(
-        "lr_num_cycles",
-        "lr_power",
-        "max_grad_norm",
-        "use_ema",
-        "mixed_precision",
-        "rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_target_modules",
-    ),
-)
+DECISIVE_FLAGS = """
+    resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
+    proportion_empty_prompts tokenizer_name
+    objective retention_weight reconsolidation_power retention_power coefficients retention_target retention_prompts
+    prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
+    learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
+    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon use_8bit_adam max_grad_norm use_ema mixed_precision
+    rank lora_alpha lora_dropout lora_target_modules
+""".split()
 
 
 def open_target(run: Run) -> TargetData | StreamedTarget:

@@ -85,7 +85,13 @@ class Validation:
                 image.save(path)
             for path, control in zip(self.images, self.controls or [], strict=False):
                 control.save(condition_file(path))
-            log_images(self.run, images, self.prompts, step)
+            shown = list(zip(images, self.prompts, strict=True))
+            if self.controls is not None:  # each before the image that was made from it
+                controls = [
+                    (control, f"control image: {prompt}") for control, prompt in zip(self.controls, self.prompts)
+                ]
+                shown = [each for pair in zip(controls, shown, strict=True) for each in pair]
+            log_images(self.run, [image for image, _ in shown], [text for _, text in shown], step)
         self.last_step = step
         accelerator.wait_for_everyone()
 
@@ -135,7 +141,7 @@ def sampling(run: Run, backbone: Backbone, trained: Trained) -> Iterator[Any]:
         backbone.release_encoders()
 
 
-def log_images(run: Run, images: list[Image.Image], prompts: list[str], step: int) -> None:
+def log_images(run: Run, images: list[Image.Image], captions: list[str], step: int) -> None:
     """Hands the images to the trackers that show images."""
     for tracker in run.accelerator.trackers:
         if tracker.name == "tensorboard":
@@ -145,7 +151,7 @@ def log_images(run: Run, images: list[Image.Image], prompts: list[str], step: in
         elif tracker.name == "wandb":
             import wandb
 
-            captioned = [wandb.Image(image, caption=prompt) for image, prompt in zip(images, prompts, strict=True)]
+            captioned = [wandb.Image(image, caption=text) for image, text in zip(images, captions, strict=True)]
             tracker.log_images({"validation": captioned}, step=step)
         else:
             logger.info("Validation images are not sent to %s; they are in the run folder.", tracker.name)

@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.control import LORA_FILE, NEW_LAYERS, ControlBranch
+from diffusers_difftune.data.batches import control_image
+from diffusers_difftune.data.images import ImageTransform
 from diffusers_difftune.training import loop
 from tests.tiny import tiny_condition
 
@@ -163,8 +165,7 @@ def test_the_pipeline_prepares_control_images_as_training_does(backbone):
     backbone.release_encoders()
     image = tiny_condition(4)
     theirs = pipeline.prepare_image(image, 16, 16, 1, 1, torch.device("cpu"), torch.float32)[0]
-    ours = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float() / 255
-    assert torch.allclose(theirs, ours, atol=1e-6)
+    assert torch.allclose(theirs, control_image(image, ImageTransform(16, "bilinear")), atol=1e-6)
 
 
 @pytest.mark.parametrize("flags", ["", "--rank 2 --lora_dropout 0.3"])
@@ -246,3 +247,31 @@ def test_mixed_precision_trains_and_validates(tiny_pipeline, tiny_conditions, tm
     folder = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags + " --gradient_checkpointing")
     assert all(tensor.dtype == torch.float32 for tensor in load_file(folder / WEIGHTS).values())
     assert (folder / "validation" / "step-4" / "0.png").is_file()
+
+
+def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path, capsys):
+    flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
+    flags += " --control_evaluation_steps 1 --objective standard --checkpointing_steps 2"
+    whole = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "whole", flags)
+    measured = [(line["step"], line["condition_error"]) for line in log(whole)]
+    assert [step for step, _ in measured] == [0, 1, 2, 3, 4]
+    assert len({tuple(errors.values()) for _, errors in measured}) > 1
+    flags += f" --resume_from_checkpoint {whole / 'checkpoint-2'}"
+    resumed = run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags)
+    assert [(line["step"], line["condition_error"]) for line in log(resumed)] == measured
+    with pytest.raises(SystemExit):
+        run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags + " --control_evaluation_guidance_scale 2")
+    assert "control_evaluation was" in capsys.readouterr().err
+    run(CONTROL, tiny_pipeline, tiny_conditions, whole, f"--objective standard {flags[flags.index('--resume') :]}")
+
+
+def test_a_lora_is_not_resumed_on_another_controlnet(tiny_pipeline, tiny_conditions, tmp_path, capsys):
+    first = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "first", "--max_train_steps 1")
+    flags = "--rank 2 --checkpointing_steps 2"
+    started = f"{flags} --controlnet_model_name_or_path {first}"
+    run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "run", started)
+    with pytest.raises(SystemExit):
+        run(
+            CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "run", flags + " --resume_from_checkpoint checkpoint-2"
+        )
+    assert "controlnet_model_name_or_path was" in capsys.readouterr().err
