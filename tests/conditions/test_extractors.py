@@ -65,6 +65,12 @@ def test_edges_between_colours_of_equal_lightness_are_found() -> None:
         assert not control(kind, image)[:, :10].any() and not control(kind, image)[:, 22:].any()
 
 
+def test_channels_that_change_in_opposite_ways_are_sketched() -> None:
+    image = Image.new("RGB", (32, 32), (200, 60, 60))
+    image.paste((60, 200, 60), (0, 0, 16, 32))
+    assert control("sketch", image)[:, 14:18].max() > 200
+
+
 @pytest.mark.parametrize("side", [32, 512])
 def test_a_sketch_has_one_soft_line_where_an_edge_detector_sees_two(side: int) -> None:
     image = Image.new("RGB", (side, side), "white")
@@ -185,6 +191,16 @@ def test_smooth_borders_are_no_regions() -> None:
     large.paste((40, 40, 40), (40, 70, 200, 190))
     regions = control("segmentation", large.resize((32, 32), Image.Resampling.BICUBIC))
     assert {tuple(color) for color in regions.reshape(-1, 3).tolist()} == {(255, 255, 255), (40, 40, 40)}
+
+
+@pytest.mark.parametrize("side, small, large", [(32, 1, 2), (512, 7, 9)])
+def test_small_regions_fall_to_those_around_them(side: int, small: int, large: int) -> None:
+    image = Image.new("RGB", (side, side), (50, 130, 230))
+    image.paste((40, 40, 40), (side // 4, side // 4, side // 4 + small, side // 4 + small))
+    assert (control("segmentation", image) == (50, 130, 230)).all()
+    image.paste((40, 40, 40), (side // 2, side // 2, side // 2 + large, side // 2 + large))
+    regions = control("segmentation", image)
+    assert (regions == (40, 40, 40)).all(-1).sum() >= large**2 / 2 and (regions[: side // 3] == (50, 130, 230)).all()
 
 
 @pytest.mark.parametrize("deviation, most", [(2, 0.02), (4, 0.03)])

@@ -198,6 +198,10 @@ FROM_THE_HUB = textwrap.dedent(
         print(json.dumps(make_extractor(kind, "user/model", revision).settings))
     build = ["conditions", "build", images, out, "--kind", kind, "--model", "user/model"]
     print(main([*build, "--revision", commits[0]]), main([*build, "--revision", commits[0]]), main(build))
+    for weights in Path(folder).rglob("*.safetensors"):
+        weights.write_bytes(b"damaged")
+    api.upload_folder(repo_id="user/model", folder_path=folder)
+    print(main(build), main([*build, "--revision", commits[0]]))
     """
 )
 
@@ -209,11 +213,12 @@ def test_the_commit_on_the_hub_is_pinned(
     folder = shutil.copytree(models[kind], tmp_path / "model")
     run = hub_server.run(FROM_THE_HUB, kind, folder, tiny_images, tmp_path / "out", HF_HOME=str(tmp_path / "hf"))
     assert run.returncode == 0, run.stderr
-    lines = [line for line in run.stdout.splitlines() if line.startswith(("[", "{", "0 "))]
+    lines = [line for line in run.stdout.splitlines() if line.startswith(("[", "{", "0 ", "2 "))]
     commits, *settings = map(json.loads, lines[:4])
     assert [entry["commit"] for entry in settings] == [commits[1], commits[0], commits[1]]
     assert all(entry["model"] == "user/model" and entry["kind"] == kind for entry in settings)
     assert lines[4] == "0 0 2"
+    assert lines[5] == "2 0"  # the weights, too, are those of the commit
     refusal = f"holds control images of other settings: commit is {commits[1]}, not {commits[0]}; delete"
     assert refusal in run.stderr
     assert not [r for r in hub_server.requests if r.startswith("GET") and r.endswith(".py")]
