@@ -118,6 +118,7 @@ class Curve:
         num_conditions (`int`, *optional*): How many held-out conditions the error is a mean over, where it is known.
         steps (`tuple[int, ...]`): Optimiser steps, increasing, the first of them 0.
         errors (`tuple[float, ...]`): The condition error after each.
+        total_steps (`int`, *optional*): How many steps the run was to take, where it is known.
     """
 
     run: str
@@ -127,6 +128,12 @@ class Curve:
     num_conditions: int | None
     steps: tuple[int, ...]
     errors: tuple[float, ...]
+    total_steps: int | None = None
+
+    @property
+    def budget(self) -> int:
+        """The steps of the run; the last that was measured where they are not known."""
+        return self.total_steps or self.steps[-1]
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ class Crossing:
     """Where a curve comes down to a threshold.
 
     Attributes:
-        step (`float`): The step; the last one if it never does.
+        step (`float`): The step; the run's budget if it never does.
         crossed (`bool`): Whether it does.
     """
 
@@ -153,7 +160,8 @@ def read_curve(run_folder: str | Path, name: str | None = None) -> Curve:
         [`Curve`]: The curve.
 
     Raises:
-        DiffTuneError: It is no run folder, or it has no curve of this metric that begins at step 0.
+        DiffTuneError: It is no run folder, the run is not finished, or it has no curve of this metric that begins at
+            step 0.
     """
     folder = Path(run_folder)
     config = read_run_config(folder)
@@ -169,6 +177,9 @@ def read_curve(run_folder: str | Path, name: str | None = None) -> Curve:
     measured = {line["step"]: line["condition_error"] for line in lines if "condition_error" in line}
     if not measured:
         raise DiffTuneError(f"{log} has no condition errors; train with --control_evaluation_data.")
+    last, total = max(line["step"] for line in lines), config.get("total_steps")
+    if total is not None and last < total:
+        raise DiffTuneError(f"{folder} ends at step {last} of {total}; finish that run, or leave it out.")
     missing = [step for step, errors in measured.items() if name not in errors]
     if missing:
         known = ", ".join(measured[missing[0]])
@@ -182,7 +193,7 @@ def read_curve(run_folder: str | Path, name: str | None = None) -> Curve:
     if not all(math.isfinite(error) and error >= 0 for error in errors):
         raise DiffTuneError(f"{log} has a condition error ({name}) that is negative or not finite.")
     count = config["flags"].get("control_evaluation_samples")
-    return Curve(str(run_folder), condition, config["flags"]["objective"], config["seed"], count, steps, errors)
+    return Curve(str(run_folder), condition, config["flags"]["objective"], config["seed"], count, steps, errors, total)
 
 
 def read_run_config(folder: Path) -> dict:
@@ -244,7 +255,7 @@ def crossing(curve: Curve, threshold: float) -> Crossing:
     errors = smooth(curve.errors)
     place = next((i for i, error in enumerate(errors) if error <= threshold), None)
     if place is None:
-        return Crossing(float(curve.steps[-1]), False)
+        return Crossing(float(curve.budget), False)
     if place == 0:
         return Crossing(float(curve.steps[0]), True)
     (before, after), (high, low) = curve.steps[place - 1 : place + 1], errors[place - 1 : place + 1]

@@ -102,7 +102,7 @@ def draw_group(axis: Axes, group: Group, colors: dict[str, str]) -> None:
     for curve in group.curves:
         axis.plot(curve.steps, curve.errors, color=colors[curve.objective], alpha=0.18, linewidth=0.8)
         axis.plot(curve.steps, smooth(curve.errors), color=colors[curve.objective], linewidth=1.5)
-    end = max(curve.steps[-1] for curve in group.curves)
+    end = max(curve.budget for curve in group.curves)
     axis.set_xlim(0, end)
     axis.axhline(group.threshold, color="#595959", linewidth=1, linestyle="--")
     axis.set_ylim(axis.get_ylim())  # as the curves want it; nothing drawn below moves it

@@ -218,7 +218,7 @@ def run_report(curve: Curve, group: Group) -> dict[str, Any]:
         "objective": curve.objective,
         "condition": curve.condition,
         "seed": curve.seed,
-        "budget": curve.steps[-1],
+        "budget": curve.budget,
         "step0_error": curve.errors[0],
         "final_error": final_error(curve),
         **asdict(crossing(curve, group.threshold)),

@@ -269,6 +269,8 @@ class ControlConditionConfig:
         "A folder of held-out data, like the target data. Images are made for its control images while training, and"
         " the conditions found in them compared with those. Needs --condition_kind."
     )
-    control_evaluation_steps: int | None = flag("Measure this every so many steps. Default: --validation_steps.")
+    control_evaluation_steps: int | None = flag(
+        "Measure this every so many steps, and after the last. Default: --validation_steps."
+    )
     control_evaluation_samples: int = flag("How many held-out rows are measured, the first ones.", 32)
     control_evaluation_guidance_scale: float = flag("Classifier-free guidance of the images that are measured.", 7.5)

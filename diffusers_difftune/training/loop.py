@@ -54,7 +54,8 @@ def train(
         batches ([`PlannedBatches`]): The batch of each micro-step of this process.
         state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
         validation ([`Validation`]): Makes images every now and then.
-        evaluation ([`ControlEvaluation`], *optional*): Measures every now and then how well images keep to conditions.
+        evaluation ([`ControlEvaluation`], *optional*): Measures every now and then, and at the end, how well images
+            keep to conditions.
     """
     trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
     start_step, total_steps = state.start_step, state.total_steps
@@ -112,7 +113,7 @@ def train(
 
         done = step + 1
         progress.update()
-        if evaluation is not None and evaluation.due(done):
+        if evaluation is not None and (evaluation.due(done) or done == total_steps):
             with log.pause():
                 log.note(evaluation.measure())
         saving, validating = done % config.checkpointing_steps == 0, validation.due(done)

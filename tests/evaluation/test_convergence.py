@@ -49,11 +49,13 @@ def decay(rate, points=101, floor=0.0):
     return floor + (1 - floor) * np.exp(-np.arange(points) / rate)
 
 
-def write_run(folder, errors, every=10, kind="depth", objective="standard", seed=1, metric="mse", **flags):
+def write_run(folder, errors, every=10, kind="depth", objective="standard", seed=1, metric="mse", total=None, **flags):
     """A run folder with what the training script writes about its condition errors."""
     folder.mkdir(parents=True)
     flags |= {"objective": objective, "condition_kind": kind}
-    (folder / "run_config.json").write_text(json.dumps({"flags": flags, "seed": seed}))
+    (folder / "run_config.json").write_text(
+        json.dumps({"flags": flags, "seed": seed} | ({"total_steps": total} if total else {}))
+    )
     lines = []
     for step in range(every * (len(errors) - 1) + 1):
         line = {"step": step, "loss": 1.0}
@@ -152,6 +154,11 @@ def test_crossing_is_interpolated_between_two_points():
 
 def test_a_run_that_never_crosses_counts_as_its_budget_and_is_marked():
     assert crossing(curve([1.0, 0.8, 0.6]), 0.5) == Crossing(20, False)
+
+
+def test_the_budget_is_what_the_run_was_to_take():
+    assert crossing(curve([1.0, 0.8, 0.6], total_steps=25), 0.5) == Crossing(25, False)  # measured every 10 steps
+    assert crossing(curve([1.0, 0.8, 0.6], total_steps=25), 0.8) == Crossing(10, True)
 
 
 def test_the_first_crossing_counts():
@@ -357,6 +364,23 @@ def test_given_threshold_and_a_run_that_never_crosses(runs, capsys):
     assert main(["convergence", *one, "--threshold", "1e-9"]) == 0
     printed = capsys.readouterr().out
     assert "never (1,000)" in printed and "taken from --threshold" in printed and "fewer steps" not in printed
+
+
+def test_a_run_that_was_killed_is_refused(tmp_path, capsys):
+    whole = write_run(tmp_path / "whole", decay(20).tolist(), total=1000)
+    killed = write_run(tmp_path / "killed", [1.0] * 11, objective="difftune", total=1000)
+    assert main(["convergence", whole, killed]) == 2
+    told = capsys.readouterr().err
+    assert f"{killed} ends at step 100 of 1000; finish that run, or leave it out." in told and told.count("\n") == 1
+    assert main(["convergence", whole]) == 0
+
+
+def test_a_run_that_was_not_measured_at_its_end_counts_as_its_budget(tmp_path):
+    run = tmp_path / "run"
+    write_run(run, [1.0, 0.9, 0.8], total=25)
+    with open(run / "training_log.jsonl", "a") as file:
+        file.writelines(f'{{"step": {step}, "loss": 1.0}}\n' for step in range(21, 26))
+    assert read_curve(run).steps[-1] == 20 and read_curve(run).budget == 25
 
 
 def test_rules_that_are_not_kept_are_told(tmp_path, capsys):

@@ -25,6 +25,7 @@ from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.control import LORA_FILE, NEW_LAYERS, ControlBranch
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.images import ImageTransform
+from diffusers_difftune.evaluation.convergence import read_curve
 from diffusers_difftune.training import loop
 from tests.tiny import tiny_condition
 
@@ -263,6 +264,14 @@ def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path,
         run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags + " --control_evaluation_guidance_scale 2")
     assert "control_evaluation was" in capsys.readouterr().err
     run(CONTROL, tiny_pipeline, tiny_conditions, whole, f"--objective standard {flags[flags.index('--resume') :]}")
+
+
+def test_the_end_is_measured_whatever_the_interval(tiny_pipeline, tiny_conditions, tmp_path):
+    flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
+    flags += " --control_evaluation_steps 3 --objective standard --max_train_steps 4"
+    folder = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags)
+    assert [line["step"] for line in log(folder) if "condition_error" in line] == [0, 3, 4]
+    assert read_curve(folder).budget == 4
 
 
 def test_a_lora_is_not_resumed_on_another_controlnet(tiny_pipeline, tiny_conditions, tmp_path, capsys):
