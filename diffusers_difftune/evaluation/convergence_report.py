@@ -155,22 +155,42 @@ def pairs(groups: Sequence[Group], fraction: float | None = None) -> list[Pair]:
         fraction (`float`, *optional*): The threshold of the sweep to take instead of the group's own.
 
     Returns:
-        `list[Pair]`: The pairs; runs that have no partner, or several, are left out.
+        `list[Pair]`: The pairs; runs that have no partner, or several (see [`pairing_notes`]), are left out.
     """
     found = []
     for group in groups:
         level = group.threshold if fraction is None else thresholds(group)[fraction]
-        for seed in sorted({curve.seed for curve in group.curves}):
-            both = [
-                [
-                    crossing(curve, level)
-                    for curve in group.curves
-                    if (curve.seed, curve.objective) == (seed, objective)
-                ]
-                for objective in ("standard", "difftune")
-            ]
-            if all(len(crossings) == 1 for crossings in both):
-                found.append(Pair(group.condition, seed, both[0][0], both[1][0]))
+        for seed, standard, difftune in by_seed(group):
+            if len(standard) == len(difftune) == 1:
+                found.append(Pair(group.condition, seed, crossing(standard[0], level), crossing(difftune[0], level)))
+    return found
+
+
+def by_seed(group: Group) -> list[tuple[int, list[Curve], list[Curve]]]:
+    """Of each seed the runs of standard training and those of Diff-Tuning."""
+
+    def trained(seed: int, objective: str) -> list[Curve]:
+        return [curve for curve in group.curves if (curve.seed, curve.objective) == (seed, objective)]
+
+    seeds = sorted({curve.seed for curve in group.curves})
+    return [(seed, trained(seed, "standard"), trained(seed, "difftune")) for seed in seeds]
+
+
+def pairing_notes(group: Group) -> list[str]:
+    """Which runs are left out because they have several partners, and which pairs are uneven, a sentence each."""
+    found = []
+    for seed, standard, difftune in by_seed(group):
+        runs = [*standard, *difftune]
+        if standard and difftune and len(runs) > 2:
+            found.append(
+                f"{group.condition}: of seed {seed} there are several runs of one objective, so the comparison leaves out"
+                f" {', '.join(curve.run for curve in runs)}; name one of each objective."
+            )
+        elif standard and difftune and standard[0].budget != difftune[0].budget:
+            found.append(
+                f"{group.condition}: the runs of seed {seed} have different budgets, {standard[0].budget} steps (standard)"
+                f" and {difftune[0].budget} (difftune), so one that never crosses does not count as the other would."
+            )
     return found
 
 
@@ -183,7 +203,7 @@ def report(groups: Sequence[Group]) -> dict[str, Any]:
     Returns:
         `dict[str, Any]`: `conditions` (metric and threshold of each), `runs` (errors, crossing and sweep of each),
         `comparison` (see [`~diffusers_difftune.evaluation.paired.compare`]; `None` without pairs), `sweep` (the mean
-        step reduction by threshold) and `notes` (where the rule was not kept).
+        step reduction by threshold) and `notes` (where the rule was not kept, which runs were left out).
     """
     notes = []
     for group in groups:
@@ -191,6 +211,7 @@ def report(groups: Sequence[Group]) -> dict[str, Any]:
             notes.append(f"{group.condition}: threshold taken from the runs compared; name others as --tuning.")
         standard = [curve for curve in group.curves if curve.objective == "standard"]
         notes += [f"{group.condition}: {sentence}" for sentence in broken_rules(standard, group.threshold)]
+        notes += pairing_notes(group)
     paired = pairs(groups)
     return {
         "conditions": {

@@ -383,6 +383,23 @@ def test_a_run_that_was_not_measured_at_its_end_counts_as_its_budget(tmp_path):
     assert read_curve(run).steps[-1] == 20 and read_curve(run).budget == 25
 
 
+def test_several_partners_and_unequal_budgets_are_told(tmp_path, capsys):
+    runs = [write_run(tmp_path / f"standard-{seed}", decay(20).tolist(), seed=seed, total=1000) for seed in (1, 2)]
+    for name, seed in (("extracted", 1), ("blank", 1), ("short", 2)):
+        errors = decay(10)[: 51 if name == "short" else 101].tolist()
+        total = 10 * (len(errors) - 1)
+        runs.append(write_run(tmp_path / name, errors, objective="difftune", seed=seed, total=total))
+    assert main(["convergence", *runs, "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    (several,) = [note for note in found["notes"] if "leaves out" in note]
+    assert several.startswith("depth: of seed 1 ") and all(run in several for run in (runs[0], *runs[2:4]))
+    assert runs[1] not in several and runs[4] not in several
+    (uneven,) = [note for note in found["notes"] if "budgets" in note]
+    assert "seed 2 have different budgets, 1000 steps (standard) and 500 (difftune)" in uneven
+    assert found["comparison"]["num_pairs"] == 1
+    assert f"note: {several}" in capsys.readouterr().out
+
+
 def test_rules_that_are_not_kept_are_told(tmp_path, capsys):
     run = write_run(tmp_path / "run", decay(4, 21).tolist(), control_evaluation_samples=8)
     assert main(["convergence", run]) == 0
