@@ -289,6 +289,16 @@ def test_what_cannot_be_made_is_refused(arguments: tuple, message: str) -> None:
         make_extractor(*arguments)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_a_black_control_image_means(kind: str) -> None:
+    """As docs/conditions.md has it, for what `--retention_condition blank` gives to source rows."""
+    model = "drawing" if kind in ("depth", "normal", "segmentation") else None
+    empty = np.asarray(make_extractor(kind, model)([Image.new("RGB", (32, 32), "white")])[0])
+    assert (not empty.any()) == (kind in ("edge", "sketch", "depth"))
+    if kind in ("normal", "segmentation"):
+        assert all(control(kind, icon).any(-1).all() for icon in icons())
+
+
 def test_the_kinds_are_known_without_opencv() -> None:
     code = "import sys, diffusers_difftune.conditions as c; assert c.KINDS; print({'cv2', 'numpy', 'torch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
