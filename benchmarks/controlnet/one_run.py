@@ -65,7 +65,9 @@ def one_run(run: Run, size: Size, work: Path, reference: str) -> dict[str, Any]:
     folder = Path(paths["output_dir"])
     resumed = train(folder, settings, command_line(paths | settings["flags"]))
     trained = time.perf_counter()
-    figures = BareModel(size, work / reference).measure(ControlNetModel.from_pretrained(folder))
+    figures = None
+    if settings["bare_model"]:
+        figures = BareModel(size, work / reference).measure(ControlNetModel.from_pretrained(folder))
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return {
