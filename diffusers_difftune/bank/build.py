@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
+from ..turns import from_main, remove_lock, turn_to_build
 from ..version import __version__
 from .bank import KnowledgeBank
 from .hub import bank_card
@@ -58,6 +59,7 @@ def build_bank(
     Shard k is samples k · batch_size … of the bank, made in one batch from noise that is a function of the seed and
     the sample's index, and put into place whole. So the bytes of a bank do not depend on how often its building was
     killed, nor on the number of processes that share it (they must see the same folder, and use as many threads each).
+    Of two runs that build in the same folder one waits for the other.
 
     Args:
         pipeline ([`DiffusionPipeline`]):
@@ -77,11 +79,9 @@ def build_bank(
         [`KnowledgeBank`]: The bank, whole.
 
     Raises:
-        DiffTuneError: The folder holds something else, such as a bank with other settings.
+        DiffTuneError: The folder holds something else, such as a bank with other settings, or cannot be written to.
     """
     folder = Path(folder)
-    is_main = accelerator is None or accelerator.is_main_process
-    rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     sampler = Sampler(pipeline, settings, latent_shape)
     prompts = draw_prompts(prompts, settings.num_samples, settings.seed)
     manifest = BankManifest(
@@ -106,9 +106,27 @@ def build_bank(
             **{name: version(name) for name in ("diffusers", "torch", "transformers")},
         },
     )
-    manifest = begun_manifest(folder, manifest)
-    if manifest.is_complete:
-        return KnowledgeBank(folder, manifest).check()
+    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))
+    if not begun.is_complete:
+        with turn_to_build(folder, accelerator):
+            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))  # another run may have built it
+            if not begun.is_complete:
+                return fill_bank(folder, begun, prompts, sampler, accelerator, progress)
+    remove_lock(folder)
+    return KnowledgeBank(folder, begun).check()
+
+
+def fill_bank(
+    folder: Path,
+    manifest: BankManifest,
+    prompts: list[str],
+    sampler: Sampler,
+    accelerator: Accelerator | None,
+    progress: bool,
+) -> KnowledgeBank:
+    """Samples the shards that are not there yet, and then says that the bank is whole."""
+    is_main = accelerator is None or accelerator.is_main_process
+    rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
     if is_main:
         prepare_folder(folder, manifest)
     if accelerator is not None:
@@ -117,14 +135,14 @@ def build_bank(
     bank = KnowledgeBank(folder, manifest)
     if is_main:
         logger.info(
-            f"Sampling a knowledge bank of {settings.num_samples} in {folder} on {world}"
-            f" process{'es' if world > 1 else ''} ({settings.solver}, {settings.steps} steps, guidance"
-            f" {settings.guidance_scale}); {bank.num_built()} are there already."
+            f"Sampling a knowledge bank of {manifest.num_samples} in {folder} on {world}"
+            f" process{'es' if world > 1 else ''} ({manifest.solver}, {manifest.steps} steps, guidance"
+            f" {manifest.guidance_scale}); {bank.num_built()} are there already."
         )
     with tqdm(
         desc="Knowledge bank",
         unit=" samples",
-        total=settings.num_samples,
+        total=manifest.num_samples,
         initial=bank.num_built(),
         disable=not (progress and is_main),
     ) as bar:
@@ -137,12 +155,12 @@ def build_bank(
             bar.update(len(indices) if world == 1 else bank.num_built() - bar.n)
         if accelerator is not None:
             accelerator.wait_for_everyone()
-        bar.update(settings.num_samples - bar.n)
+        bar.update(manifest.num_samples - bar.n)
 
     manifest.shards = {name: file_sha256(folder / name) for name in manifest.shard_names}
     if is_main:
-        preview = preview_png(pipeline, [bank.latents(index) for index in range(min(16, settings.num_samples))])
-        write_bytes_atomic(folder / "preview.png", preview)
+        first = [bank.latents(index) for index in range(min(16, manifest.num_samples))]
+        write_bytes_atomic(folder / "preview.png", preview_png(sampler.pipeline, first))
         write_bytes_atomic(folder / "README.md", bank_card(manifest).encode())
         write_bytes_atomic(folder / MANIFEST_NAME, manifest.to_bytes())  # last: only now does the bank count as whole
     if accelerator is not None:

@@ -31,6 +31,7 @@ from PIL import Image
 
 from ..bank.bank import MEMORY_LIMIT, KnowledgeBank
 from ..data.sources import difftune_cache_dir
+from ..turns import from_main
 from . import Extractor
 from .shards import DATA, MANIFEST_NAME, ConditionManifest, build_shards
 from .write import library_versions, parquet_bytes, png_bytes
@@ -129,7 +130,10 @@ def bank_conditions(
         libraries=library_versions(),
     )
     name = f"{extractor.settings['kind']}-{manifest.key[:8]}"
-    path = Path(folder) / name if folder is not None else place_for(bank, name, cache_dir)
+    if folder is not None:
+        path = Path(folder) / name
+    else:
+        path = from_main(accelerator, lambda: place_for(bank, name, cache_dir))
 
     def make_shard(indices: range) -> bytes:
         images = decode(torch.stack([bank.latents(index) for index in indices]))

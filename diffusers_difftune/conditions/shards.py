@@ -30,6 +30,7 @@ from ..bank.manifest import shorten
 from ..bank.shard import Shard
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
+from ..turns import from_main, remove_lock, turn_to_build
 
 
 MANIFEST_NAME = "conditions.json"
@@ -136,7 +137,8 @@ def build_shards(
     """Builds a folder of control images, or goes on with one that was begun with the same settings.
 
     Each shard is put into place whole, and the folder counts as whole when all are there. So its bytes do not depend
-    on how often its building was killed, nor on the number of processes that share it.
+    on how often its building was killed, nor on the number of processes that share it. Of two runs that want the same
+    folder one waits for the other.
 
     Args:
         folder (`Path`): A new or empty folder, or one that was begun.
@@ -149,13 +151,30 @@ def build_shards(
         [`ConditionManifest`]: Its manifest.
 
     Raises:
-        DiffTuneError: The folder holds something else, such as control images of other settings, or is damaged.
+        DiffTuneError: The folder holds something else, such as control images of other settings, or is damaged,
+            or cannot be written to.
     """
+    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))
+    if not begun.is_complete:
+        with turn_to_build(folder, accelerator):
+            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))  # another run may have built it
+            if not begun.is_complete:
+                fill_folder(folder, manifest, make_shard, accelerator, progress)
+                return ConditionManifest.read(folder)
+    remove_lock(folder)
+    return checked(folder, begun)
+
+
+def fill_folder(
+    folder: Path,
+    manifest: ConditionManifest,
+    make_shard: Callable[[range], bytes],
+    accelerator: Accelerator | None,
+    progress: bool,
+) -> None:
+    """Makes the shards that are not there yet, and then says that the folder is whole."""
     is_main = accelerator is None or accelerator.is_main_process
     rank, world = (0, 1) if accelerator is None else (accelerator.process_index, accelerator.num_processes)
-    begun = begun_manifest(folder, manifest)
-    if begun.is_complete:
-        return checked(folder, begun)
     wait = (lambda: None) if accelerator is None else accelerator.wait_for_everyone
     if is_main:
         prepare_folder(folder, manifest)
@@ -191,7 +210,6 @@ def build_shards(
             folder / MANIFEST_NAME, manifest.to_bytes()
         )  # last: only now does the folder count as whole
     wait()
-    return ConditionManifest.read(folder)
 
 
 def begun_manifest(folder: Path, manifest: ConditionManifest) -> ConditionManifest:

@@ -1,0 +1,111 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Folders that the processes of a run build together, and that no two runs build at the same time."""
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+from .errors import DiffTuneError
+
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+# Processes that wait for their main one give up after some minutes, so it tells them again and again to go on waiting.
+PATIENCE = 30.0
+
+Found = TypeVar("Found")
+
+
+def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Found:
+    """What `find` returns on the main process, on every process of a run; call it on all of them.
+
+    So that all do the same, even if what they would find changes meanwhile.
+
+    Args:
+        accelerator ([`Accelerator`], *optional*): The processes. `None` is this one alone.
+        find (`Callable`): Called on the main process only; what it returns can be pickled.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        DiffTuneError: `find` raised it; every process does.
+    """
+    if accelerator is None:
+        return find()
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer[0] = find()
+        except DiffTuneError as error:
+            answer[1] = str(error)
+    found, refusal = broadcast_object_list(answer)
+    if refusal is not None:
+        raise DiffTuneError(refusal)
+    return found
+
+
+@contextmanager
+def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Iterator[None]:
+    """Makes a folder and keeps other runs from building in it, once none does; call it on every process of a run.
+
+    What is to be done must be asked inside the block: another run may have done it. If the block ends without an error,
+    the folder is whole, and nothing of the lock is left in it. A killed run keeps nobody out.
+
+    Args:
+        folder (`Path`): The folder.
+        accelerator ([`Accelerator`], *optional*): The processes of the run. `None` is this one alone.
+
+    Raises:
+        DiffTuneError: The folder cannot be written to.
+    """
+    lock = FileLock(folder / LOCK_NAME)
+
+    def acquire(timeout: float) -> bool:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise DiffTuneError(f"{folder} cannot be written to: {error.strerror}; use another folder.") from None
+        return True
+
+    acquired = from_main(accelerator, lambda: acquire(0))
+    if not acquired and (accelerator is None or accelerator.is_main_process):
+        logger.info(f"Another run is building {folder}; this one waits for it.")
+    while not acquired:
+        acquired = from_main(accelerator, lambda: acquire(PATIENCE))
+    try:
+        yield
+        remove_lock(folder)
+    finally:
+        lock.release()
+
+
+def remove_lock(folder: Path) -> None:
+    """Removes what [`turn_to_build`], or a run that was killed in its last moment, left in a whole folder.
+
+    Even if it is held: who holds this file, and who makes a new one, finds nothing left to build.
+    """
+    with suppress(OSError):  # it is not there, or the folder is for reading only
+        (folder / LOCK_NAME).unlink()
