@@ -184,7 +184,7 @@ def test_plan_is_paired_and_keeps_tuning_seeds_apart():
     flags = [run.settings(size)["flags"] for run in result if (run.condition, run.seed) == ("depth", 1)]
     assert len(flags) == 4 and flags[0]["objective"] == "standard"
     shared = set.intersection(*(set(map(str, one.items())) for one in flags))
-    assert {"('learning_rate', 0.0003)", "('max_train_steps', 500)", "('train_batch_size', 32)"} <= shared
+    assert {"('learning_rate', 0.0003)", f"('max_train_steps', {size.steps})", "('train_batch_size', 16)"} <= shared
     assert size.held_out >= 32 and size.steps / size.every > 30
     assert len({run.name for run in result}) == len(result)
 
