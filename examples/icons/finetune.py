@@ -47,7 +47,7 @@ RECIPE = {
     "report_to": "none",
     "checkpointing_steps": 1_000_000,
 }
-STEPS = 150  # optimiser steps
+STEPS = 300  # optimiser steps
 BANK = {"bank_samples": 256, "bank_steps": 25, "bank_batch_size": 32}
 
 
