@@ -46,7 +46,8 @@ SEED = 0
 FULL = {"steps": 400, "batch": 32, "bank": 256, "bank_steps": 25, "rows": 32, "every": 10, "early": 150}
 QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "rows": 2, "every": 2, "early": 2}
 LEARNING_RATE = 1e-3
-GUIDANCE = 1.0  # of the images that are measured, and of those in the picture
+GUIDANCE = 1.0  # of the images that are measured
+PICTURE_GUIDANCE = 3.0  # of those in the picture, as one would make them
 COLUMNS = 8
 SAMPLING_STEPS = 20
 METHODS = {"standard": "Standard training", "difftune": "Diff-Tuning"}
@@ -189,7 +190,7 @@ def sample(pipeline_folder: Path, controlnet: Path, prompts: list[str], controls
         height=RESOLUTION,
         width=RESOLUTION,
         num_inference_steps=SAMPLING_STEPS,
-        guidance_scale=GUIDANCE,
+        guidance_scale=PICTURE_GUIDANCE,
         output_type="np",
     ).images
     return torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
