@@ -193,8 +193,12 @@ ROWS: dict[str, tuple] = {
         {"control_evaluation_samples": 0},
         "--control_evaluation_samples is 0; it must be at least 1",
     ),
+    "steps to measure at, and nothing to measure on": (
+        {"control_evaluation_steps": 5},
+        "--control_evaluation_steps needs --control_evaluation_data",
+    ),
     "measured at every zeroth step": (
-        {"control_evaluation_steps": 0},
+        {"control_evaluation_steps": 0, "control_evaluation_data": "anything", "condition_kind": "sketch"},
         "--control_evaluation_steps is 0; it must be at least 1",
     ),
     "no guidance": (

@@ -50,7 +50,7 @@ PURPOSES = [
     "empty prompt",
     "caption",
 ]
-PURPOSES += ["target order", "source order", "bank", "cached crop", "forgetting"]
+PURPOSES += ["target order", "source order", "bank", "cached crop", "forgetting", "control evaluation"]
 
 
 def plan_of(
