@@ -195,7 +195,7 @@ ROWS: dict[str, tuple] = {
     ),
     "steps to measure at, and nothing to measure on": (
         {"control_evaluation_steps": 5},
-        "--control_evaluation_steps needs --control_evaluation_data",
+        "--control_evaluation_steps needs --control_evaluation_data, the rows to measure on",
     ),
     "measured at every zeroth step": (
         {"control_evaluation_steps": 0, "control_evaluation_data": "anything", "condition_kind": "sketch"},
