@@ -18,7 +18,10 @@ import json
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
+
+from accelerate import Accelerator
 
 from ..adapters import Trained
 from ..atomic import fsync_path, fsync_tree
@@ -91,9 +94,21 @@ def finish_run(
             images=validation.images_by_prompt(),
             token=config.hub_token,
         )
-    accelerator.end_training()  # before the upload, so that trackers are closed if that fails
+    end_training(accelerator)  # before the upload, so that trackers are closed if that fails
     if repo_id is not None:  # on the main process
         upload(output_dir, repo_id, config.hub_token, leave_out=(config.logging_dir,))
+
+
+def end_training(accelerator: Accelerator) -> None:
+    """Closes the trackers and the process group.
+
+    Gloo's threads let go of the last barrier's tensors a moment after it, and need Python's lock for it. A group that is
+    destroyed in that moment waits for them with the lock held, for ever; so they are given time.
+    """
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        time.sleep(1)
+    accelerator.end_training()
 
 
 def last_losses(log: Path) -> dict[str, float]:
