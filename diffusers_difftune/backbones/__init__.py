@@ -39,7 +39,6 @@ class Backbone(Protocol):
     tokenizer_key: str | None
 
     # ControlNet training; a family without it has none of these.
-    control_pipeline_class: type
     controlnet_class: type
 
     def new_controlnet(self, denoiser: torch.nn.Module) -> torch.nn.Module: ...

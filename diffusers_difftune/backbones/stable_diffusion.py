@@ -41,7 +41,6 @@ class StableDiffusionBackbone:
 
     pipeline_class = StableDiffusionPipeline
     denoiser_class = UNet2DConditionModel
-    control_pipeline_class = StableDiffusionControlNetPipeline
     controlnet_class = ControlNetModel
     denoiser_name = "unet"
     lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")

@@ -70,8 +70,7 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         " Default: images stay as they are.",
     )
     build.add_argument("--batch_size", type=int, default=16, help="Images extracted from at once. Default: 16.")
-    add_flags(build, DataConfig, *(flag for flag in DATA_FLAGS if flag != "skip_bad_images"))
-    build.add_argument("--skip_bad_images", action="store_true", help="Leave out images that cannot be read.")
+    add_flags(build, DataConfig, *DATA_FLAGS)
     build.add_argument("--seed", type=int, default=0, help="Draws the rows of --max_train_samples. Default: 0.")
     build.add_argument(
         "--pretrained_model_name_or_path",
@@ -169,7 +168,6 @@ def build_of_bank(
     arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
 ) -> str:
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
-
     from ..backbones import load_backbone
     from ..backbones.files import pipeline_folder
     from ..bank.bank import KnowledgeBank

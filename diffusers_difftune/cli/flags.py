@@ -24,6 +24,9 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) 
     for name in names:
         entry = entries[name]
         value_type = next(iter(typing.get_args(entry.type)), entry.type)  # int of int | None
+        if value_type is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=entry.metadata["help"].replace("%", "%%"))
+            continue
         shown = "" if entry.default is None else f" Default: {entry.default}."
         parser.add_argument(
             f"--{name}",

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from ..adapters import Trained
@@ -31,6 +30,7 @@ from ..data.images import ImageTransform
 from ..data.plan import counter_generator
 from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
+from ..turns import from_main
 from .run import Run
 from .validation import SAMPLING_STEPS, sampling
 
@@ -72,14 +72,13 @@ class ControlEvaluation:
         Returns:
             `dict`: `condition_error`, by the name of the measure; see [`condition_error`].
         """
-        errors: dict[str, float] = {}
-        if self.run.accelerator.is_main_process:
-            found = self.extractor(self.sample())
-            per_image = condition_error(
-                self.run.config.condition_kind, self.given, np.stack([np.asarray(f) for f in found])
-            )
-            errors = {name: statistics.fmean(values) for name, values in per_image.items()}
-        return {"condition_error": broadcast_object_list([errors])[0]}
+        return {"condition_error": from_main(self.run.accelerator, self.mean_errors)}
+
+    def mean_errors(self) -> dict[str, float]:
+        """The mean of each measure over the held-out rows, on this process alone."""
+        found = self.extractor(self.sample())
+        per_image = condition_error(self.run.config.condition_kind, self.given, found)
+        return {name: statistics.fmean(values) for name, values in per_image.items()}
 
     def sample(self) -> list:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
