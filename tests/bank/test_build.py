@@ -21,7 +21,6 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.bank import build as build_module
 from diffusers_difftune.bank import sampler
 from diffusers_difftune.bank.bank import KnowledgeBank
@@ -32,6 +31,7 @@ from diffusers_difftune.bank.shard import Shard
 from diffusers_difftune.bank.solver import solver_settings
 from diffusers_difftune.errors import DiffTuneError
 from tests.bank.building import PROMPTS, RESOLUTION, contents
+from tests.killing import Stop, stop_after
 
 
 Build = Callable[..., KnowledgeBank]
@@ -131,24 +131,6 @@ def test_a_whole_bank_is_not_sampled_again(
     assert contents(bank.folder) == before
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes building stop when `count` files were written."""
-    written: list[Path] = []
-
-    def write(path: Path, data: bytes) -> None:
-        if len(written) == count:
-            (path.parent / f".{path.name}.123.tmp").write_bytes(data[: len(data) // 2])
-            raise Stop
-        write_bytes_atomic(path, data)
-        written.append(path)
-
-    monkeypatch.setattr(build_module, "write_bytes_atomic", write)
-
-
 @pytest.mark.parametrize("count", range(7))
 def test_a_stopped_build_goes_on_where_it_was(
     bank: KnowledgeBank, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
@@ -156,7 +138,7 @@ def test_a_stopped_build_goes_on_where_it_was(
     """Stopped before each of the seven files: the manifest, three shards, preview, card and the whole manifest."""
     folder = tmp_path / "bank"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(count, patch)
+        stop_after(count, patch, build_module)
         build(folder)
     if count > 0:
         half = KnowledgeBank.load(folder)
@@ -181,7 +163,7 @@ def test_a_shard_that_cannot_be_read_is_made_again(
 ) -> None:
     folder = tmp_path / "bank"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(3, patch)
+        stop_after(3, patch, build_module)
         build(folder)
     shard = folder / bank.manifest.shard_names[0]
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -216,7 +198,7 @@ def test_a_bank_of_other_settings_is_refused(
     if not whole:
         folder = tmp_path / "bank"
         with monkeypatch.context() as patch, pytest.raises(Stop):
-            stop_after(2, patch)
+            stop_after(2, patch, build_module)
             build(folder)
     before = contents(folder)
     with pytest.raises(DiffTuneError, match=message):
@@ -228,7 +210,7 @@ def test_only_a_whole_bank_outlives_an_update_of_a_library(
     bank: KnowledgeBank, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(2, patch)
+        stop_after(2, patch, build_module)
         build(tmp_path / "half")
     monkeypatch.setattr(build_module, "__version__", "9.9")
     build(bank.folder)

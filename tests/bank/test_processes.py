@@ -13,7 +13,6 @@
 # limitations under the License.
 """Banks that are killed, and banks that several processes build."""
 
-import os
 import random
 import shutil
 import signal
@@ -27,42 +26,18 @@ import pytest
 
 from diffusers_difftune.bank.bank import KnowledgeBank
 from tests.bank.building import contents
+from tests.killing import Zygote
 
 
 NUM_SAMPLES = 120  # 30 shards
 ROOT = Path(__file__).parents[2]
 
 
-class Zygote:
-    """See `tests/bank/zygote.py`."""
-
-    def __init__(self, model: Path) -> None:
-        command = [sys.executable, "-m", "tests.bank.zygote", str(model), str(NUM_SAMPLES)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.read() == "ready"
-
-    def read(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
-    def build(self, folder: Path, kill_after: float | None = None) -> int:
-        """Builds a bank, or kills the building of it after some seconds; returns the exit code."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        child = int(self.read())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            os.kill(child, signal.SIGKILL)
-        return int(self.read())
-
-
 @pytest.fixture(scope="module")
 def zygote(tiny_pipeline: Path) -> Iterator[Zygote]:
-    zygote = Zygote(tiny_pipeline)
+    zygote = Zygote("tests.bank.zygote", tiny_pipeline, NUM_SAMPLES)
     yield zygote
-    zygote.process.stdin.close()
-    zygote.process.wait(60)
+    zygote.close()
 
 
 def test_killed_at_ten_random_moments_it_is_byte_identical(zygote: Zygote, tmp_path: Path) -> None:

@@ -13,39 +13,21 @@
 # limitations under the License.
 """A process that builds banks in forked children, so that a test can kill many without loading torch for each.
 
-    python -m tests.bank.zygote PIPELINE NUM_SAMPLES
-
-For each folder it reads from standard input it writes two lines: the child's process id when it begins, and the
-child's exit code when it has ended.
+python -m tests.bank.zygote PIPELINE NUM_SAMPLES
 """
 
-import os
 import sys
-import traceback
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from tests.bank.building import load_pipeline, small_bank
+from tests.killing import serve
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    model, num_samples = Path(sys.argv[1]), int(sys.argv[2])
+def builder(model: Path, num_samples: int) -> Callable[[Path], object]:
     pipeline = load_pipeline(model)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                small_bank(pipeline, model, Path(line.rstrip("\n")), num_samples=num_samples)
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    return lambda folder: small_bank(pipeline, model, folder, num_samples=num_samples)
 
 
 if __name__ == "__main__":
-    main()
+    serve(lambda: builder(Path(sys.argv[1]), int(sys.argv[2])))

@@ -24,7 +24,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.conditions import make_extractor, shards
 from diffusers_difftune.conditions.build import build_conditions
 from diffusers_difftune.conditions.shards import ConditionManifest
@@ -33,6 +32,7 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import ControlDataConfig, TargetDataConfig
 from tests.bank.building import contents
 from tests.conditions.drawings import drawing_extractor
+from tests.killing import Stop, stop_after
 from tests.tiny import save_tiny_images, tiny_image
 
 
@@ -148,24 +148,6 @@ def test_equal_builds_have_equal_bytes(images: Path, tmp_path: Path) -> None:
     ]
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes building stop when `count` files were written."""
-    written: list[Path] = []
-
-    def write(path: Path, data: bytes) -> None:
-        if len(written) == count:
-            (path.parent / f".{path.name}.123.tmp").write_bytes(data[: len(data) // 2])
-            raise Stop
-        write_bytes_atomic(path, data)
-        written.append(path)
-
-    monkeypatch.setattr(shards, "write_bytes_atomic", write)
-
-
 @pytest.mark.parametrize("count", range(5))
 def test_a_stopped_build_is_no_data_and_goes_on(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
@@ -174,7 +156,7 @@ def test_a_stopped_build_is_no_data_and_goes_on(
     build(images, tmp_path / "whole")
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(count, patch)
+        stop_after(count, patch, shards)
         build(images, out)
     if count < 4:
         with pytest.raises(DiffTuneError, match="has no metadata.jsonl, metadata.csv or Parquet file"):
@@ -200,7 +182,7 @@ def test_a_shard_that_cannot_be_read_is_made_again(
     build(images, tmp_path / "whole")
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(2, patch)
+        stop_after(2, patch, shards)
         build(images, out)
     (shard,) = (out / ".building").glob("*.parquet")
     shard.write_bytes(b"")
@@ -227,7 +209,7 @@ def test_other_settings_are_refused(
         build(images, out)
     else:
         with monkeypatch.context() as patch, pytest.raises(Stop):
-            stop_after(2, patch)
+            stop_after(2, patch, shards)
             build(images, out)
     before = contents(out)
     with pytest.raises(DiffTuneError, match=message):
@@ -252,7 +234,7 @@ def test_only_a_whole_folder_outlives_an_update_of_a_library(
 ) -> None:
     build(images, tmp_path / "whole")
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(2, patch)
+        stop_after(2, patch, shards)
         build(images, tmp_path / "half")
     monkeypatch.setattr("diffusers_difftune.conditions.build.library_versions", lambda: {"numpy": "9.9"})
     build(images, tmp_path / "whole")

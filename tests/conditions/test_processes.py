@@ -13,14 +13,12 @@
 # limitations under the License.
 """Control images whose building is killed, and such that several processes build."""
 
-import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,6 +28,7 @@ from diffusers_difftune.cli import main
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.training.config import ControlDataConfig
 from tests.bank.building import contents, load_pipeline, small_bank
+from tests.killing import Zygote
 from tests.tiny import save_tiny_images
 
 
@@ -37,43 +36,15 @@ ROOT = Path(__file__).parents[2]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-class Zygote:
-    """See `tests/conditions/zygote.py`."""
-
-    def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "tests.conditions.zygote", *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.read() == "ready"
-
-    def read(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().rstrip("\n")
-
-    def build(self, folder: Path, kill_after: float | None = None) -> int:
-        """Builds control images, or kills the building of them after some seconds; returns the exit code."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(f"{folder}\n")
-        self.process.stdin.flush()
-        child = int(self.read())
-        if kill_after is not None:
-            time.sleep(kill_after)
-            with suppress(ProcessLookupError):  # it has ended already
-                os.kill(child, signal.SIGKILL)
-        return int(self.read())
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-
-
 @pytest.mark.parametrize("kind", ["data", "bank"])
 def test_killed_at_random_moments_they_are_byte_identical(kind: str, tiny_pipeline: Path, tmp_path: Path) -> None:
     if kind == "data":
-        zygote = Zygote("data", save_tiny_images(tmp_path / "images", count=60), tmp_path / "cache")
+        zygote = Zygote(
+            "tests.conditions.zygote", "data", save_tiny_images(tmp_path / "images", count=60), tmp_path / "cache"
+        )
     else:
         bank = small_bank(load_pipeline(tiny_pipeline), tiny_pipeline, tmp_path / "bank", num_samples=90, steps=1)
-        zygote = Zygote("bank", bank.folder, tiny_pipeline)
+        zygote = Zygote("tests.conditions.zygote", "bank", bank.folder, tiny_pipeline)
     started = time.monotonic()
     assert zygote.build(tmp_path / "whole") == 0
     duration = time.monotonic() - started

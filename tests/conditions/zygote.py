@@ -13,20 +13,13 @@
 # limitations under the License.
 """A process that builds control images in forked children, so that a test can kill many without loading torch for each.
 
-    python -m tests.conditions.zygote data IMAGES CACHE
-    python -m tests.conditions.zygote bank BANK PIPELINE
-
-For each folder it reads from standard input it writes two lines: the child's process id when it begins, and the
-child's exit code when it has ended.
+python -m tests.conditions.zygote data IMAGES CACHE
+python -m tests.conditions.zygote bank BANK PIPELINE
 """
 
-import os
 import sys
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-
-import torch
 
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.conditions.bank import bank_conditions
@@ -35,6 +28,7 @@ from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.training.config import TargetDataConfig
 from tests.conditions.building import decoder
 from tests.conditions.drawings import drawing_extractor
+from tests.killing import serve
 
 
 def builder(kind: str, path: str, other: str) -> Callable[[Path], object]:
@@ -47,22 +41,5 @@ def builder(kind: str, path: str, other: str) -> Callable[[Path], object]:
     return lambda folder: bank_conditions(bank, extractor, decode, folder, progress=False)
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    build = builder(*sys.argv[1:])
-    print("ready", flush=True)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            try:
-                build(Path(line.rstrip("\n")))
-                os._exit(0)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-        print(child, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    serve(lambda: builder(*sys.argv[1:]))

@@ -1,0 +1,105 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Building that is stopped or killed: what the tests of banks and of control images share."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from diffusers_difftune.atomic import write_bytes_atomic
+
+
+ROOT = Path(__file__).parents[1]
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_after(count: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    """Makes a module's building stop when `count` files were written."""
+    written: list[Path] = []
+
+    def write(path: Path, data: bytes) -> None:
+        if len(written) == count:
+            (path.parent / f".{path.name}.123.tmp").write_bytes(data[: len(data) // 2])
+            raise Stop
+        write_bytes_atomic(path, data)
+        written.append(path)
+
+    monkeypatch.setattr(module, "write_bytes_atomic", write)
+
+
+class Zygote:
+    """A process that builds in forked children, so that a test can kill many without loading torch for each.
+
+    Args:
+        module (`str`): The program to run; it calls [`serve`].
+        arguments: Its arguments.
+    """
+
+    def __init__(self, module: str, *arguments: object) -> None:
+        command = [sys.executable, "-m", module, *map(str, arguments)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.read() == "ready"
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().rstrip("\n")
+
+    def build(self, folder: Path, kill_after: float | None = None) -> int:
+        """Builds, or kills the building after some seconds; returns the exit code."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{folder}\n")
+        self.process.stdin.flush()
+        child = int(self.read())
+        if kill_after is not None:
+            time.sleep(kill_after)
+            with suppress(ProcessLookupError):  # it has ended already
+                os.kill(child, signal.SIGKILL)
+        return int(self.read())
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
+def serve(prepare: Callable[[], Callable[[Path], object]]) -> None:
+    """The other side of [`Zygote`]: for each folder it reads from standard input it writes two lines, the child's process
+    id when it begins, and the child's exit code when it has ended."""
+    torch.set_num_threads(1)  # before anything is loaded: threads do not survive a fork
+    build = prepare()
+    print("ready", flush=True)
+    for line in sys.stdin:
+        child = os.fork()
+        if child == 0:
+            try:
+                build(Path(line.rstrip("\n")))
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
