@@ -113,7 +113,8 @@ class BareModel:
         """An image for each prompt, uint8 of shape `(N, 3, 32, 32)`, from noise that depends on its place alone."""
         pipeline = self.backbone.pipeline(self.denoiser, torch.device("cpu"), torch.float32, controlnet=controlnet)
         blank = {} if controlnet is None else {"image": torch.zeros(1, 3, RESOLUTION, RESOLUTION)}
-        return sample_images(pipeline, self.prompts, self.size.sampling_steps, GUIDANCE, **blank)
+        with torch.autocast("cpu", torch.bfloat16):
+            return sample_images(pipeline, self.prompts, self.size.sampling_steps, GUIDANCE, **blank)
 
     def pretrained(self) -> dict[str, Any]:
         """The figures of the pretrained pipeline alone, with the real-vs-real floor."""

@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from settings import ROOT, Run, Size
 
 
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
     size = Size(**{name: tuple(value) if isinstance(value, list) else value for name, value in spec["size"].items()})
     work, output = Path(spec["work"]), Path(spec["output"])
     quiet()
+    torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 to 64 tokens
     if spec["run"] is None:
         found = measure_pretrained(size, work, spec["reference"])
     else:

@@ -43,6 +43,7 @@ AT_LEAST_ONE = (
     "validation_steps",
     "control_evaluation_steps",
     "control_evaluation_samples",
+    "control_evaluation_inference_steps",
     "lr_num_cycles",
 )
 AT_LEAST_ZERO = (

@@ -274,3 +274,4 @@ class ControlConditionConfig:
     )
     control_evaluation_samples: int = flag("How many held-out rows are measured, the first ones.", 32)
     control_evaluation_guidance_scale: float = flag("Classifier-free guidance of the images that are measured.", 7.5)
+    control_evaluation_inference_steps: int = flag("Sampling steps of the images that are measured.", 20)

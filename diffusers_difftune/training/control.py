@@ -333,6 +333,7 @@ def control_settings(run: Run, held_out: TargetData | None, extractor: "Extracto
             "data": held_out.content_key,
             "samples": config.control_evaluation_samples,
             "guidance_scale": config.control_evaluation_guidance_scale,
+            "inference_steps": config.control_evaluation_inference_steps,
         }
     return settings
 

@@ -32,7 +32,7 @@ from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
 from ..turns import from_main
 from .run import Run
-from .validation import SAMPLING_STEPS, sampling
+from .validation import sampling
 
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class ControlEvaluation:
                     [self.prompts[row] for row in rows],
                     image=self.controls[rows],
                     latents=torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
-                    num_inference_steps=SAMPLING_STEPS,
+                    num_inference_steps=config.control_evaluation_inference_steps,
                     guidance_scale=config.control_evaluation_guidance_scale,
                     **self.backbone.size(config.resolution),
                 ).images
