@@ -161,7 +161,8 @@ class Benchmark:
         """A run of one step, which leaves the cached encodings and the bank's conditions behind."""
         run = Run(kind, "difftune", 0, 1e-4)
         flags = run.paths(self.size, self.work) | run.settings(self.size)["flags"]
-        flags |= {"max_train_steps": 1, "control_evaluation_data": None, "output_dir": self.work / "warm-up" / kind}
+        unmeasured = {"control_evaluation_data": None, "control_evaluation_steps": None}
+        flags |= unmeasured | {"max_train_steps": 1, "output_dir": self.work / "warm-up" / kind}
         words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]
         return [sys.executable, ROOT / "training_scripts" / "train_controlnet_difftune.py", *words]
 
