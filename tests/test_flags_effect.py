@@ -387,8 +387,8 @@ def moving_average(lab: Lab) -> None:
 @row("offload_ema", "foreach_ema", scripts=(FULL,))
 def kinds_of_moving_average(lab: Lab) -> None:
     average = lab.run(use_ema=True)
-    moves = lab.spy(adapters.EMAModel, "to")
-    made = lab.spy(adapters, "EMAModel")
+    moves = lab.spy(adapters.full.EMAModel, "to")
+    made = lab.spy(adapters.full, "EMAModel")
     for flag in ("offload_ema", "foreach_ema"):
         result = lab.run(use_ema=True, **{flag: True})
         assert result.moved(average) < 1e-6, "the average is the same"

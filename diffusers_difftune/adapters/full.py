@@ -1,0 +1,145 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Training every weight of the denoiser."""
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
+
+from ..backbones import Backbone
+from ..backbones.files import copy_components, set_scheduler_prediction_type
+from ..errors import DiffTuneError
+
+
+class FullDenoiser:
+    """Trains every weight of the denoiser, with an optional exponential moving average.
+
+    Args:
+        backbone ([`Backbone`]): The model family.
+        denoiser (`torch.nn.Module`): The pretrained denoiser, float32.
+        use_ema (`bool`, *optional*, defaults to `False`): Keep a moving average; it is what is validated and saved.
+        foreach_ema (`bool`, *optional*, defaults to `False`): Use the foreach implementation of the average.
+        offload_ema (`bool`, *optional*, defaults to `False`): Keep the average on the CPU, in pinned memory if there is
+            a GPU, between steps.
+        keep_pretrained (`bool`, *optional*, defaults to `False`): Keep a frozen copy of the pretrained denoiser.
+    """
+
+    result = "pipeline"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        denoiser: torch.nn.Module,
+        use_ema: bool = False,
+        foreach_ema: bool = False,
+        offload_ema: bool = False,
+        keep_pretrained: bool = False,
+    ) -> None:
+        self.backbone = backbone
+        self.model = denoiser.requires_grad_(True)
+        self.offload_ema = offload_ema
+        self.ema: EMAModel | None = None
+        if use_ema:
+            # As upstream: of the pipeline's own weights, also if --non_ema_revision trains on from others.
+            start = backbone.load_denoiser(dtype=denoiser.dtype).parameters()
+            self.ema = EMAModel(start, model_cls=type(denoiser), model_config=denoiser.config, foreach=foreach_ema)
+            if offload_ema and torch.cuda.is_available():
+                self.ema.pin_memory()
+        self.pretrained: torch.nn.Module | None = None
+        if keep_pretrained:
+            self.pretrained = backbone.load_denoiser(dtype=denoiser.dtype).requires_grad_(False).eval()
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that train."""
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def to(self, device: torch.device) -> None:
+        """Moves what is not the optimiser's business: the moving average and the frozen copy."""
+        if self.ema is not None and not self.offload_ema:
+            self.ema.to(device)
+        if self.pretrained is not None:
+            self.pretrained.to(device)
+
+    def after_step(self) -> None:
+        """Updates the moving average."""
+        if self.ema is None:
+            return
+        device = next(self.model.parameters()).device
+        if self.offload_ema:
+            self.ema.to(device, non_blocking=True)
+        self.ema.step(self.model.parameters())
+        if self.offload_ema:
+            self.ema.to("cpu", non_blocking=True)
+
+    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The output for x_t of the model that trains, as accelerate prepared it."""
+        return self.backbone.predict(model, sample, timesteps, condition)
+
+    def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
+        """The pretrained denoiser, and a context in which to call it."""
+        return self.pretrained, nullcontext()
+
+    def use_final_weights(self) -> "FinalWeights":
+        """A context in which the denoiser has the weights that would be saved as the result."""
+        return FinalWeights(self)
+
+    def pipeline(self, device: torch.device, dtype: torch.dtype):
+        """The whole pipeline with what trains in it, to make images with."""
+        return self.backbone.pipeline(self.model, device, dtype)
+
+    def save(self, folder: Path) -> None:
+        """Writes `unet/`, and `unet_ema/` if there is an average, into a checkpoint."""
+        self.model.save_pretrained(folder / self.backbone.denoiser_name)
+        if self.ema is not None:
+            self.ema.save_pretrained(folder / f"{self.backbone.denoiser_name}_ema")
+
+    def load(self, folder: Path) -> None:
+        """Reads what [`save`] wrote."""
+        source = type(self.model).from_pretrained(folder / self.backbone.denoiser_name)
+        self.model.load_state_dict(source.state_dict())
+        if self.ema is not None:
+            ema_folder = folder / f"{self.backbone.denoiser_name}_ema"
+            if not ema_folder.is_dir():
+                raise DiffTuneError(f"--use_ema is set, but the checkpoint {folder} was written without it.")
+            averaged = {n: t for file in ema_folder.glob("*.safetensors") for n, t in load_file(file).items()}
+            for (name, _), average in zip(self.model.named_parameters(), self.ema.shadow_params, strict=True):
+                average.copy_(averaged[name])
+            self.ema.optimization_step = type(self.model).load_config(ema_folder)["optimization_step"]
+
+    def save_result(self, folder: Path) -> None:
+        """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""
+        copy_components(self.backbone.folder, folder, self.backbone.variant, leave_out=self.backbone.denoiser_name)
+        if self.backbone.prediction_type is not None:
+            set_scheduler_prediction_type(folder, self.backbone.prediction_type)
+        with self.use_final_weights():
+            self.model.save_pretrained(folder / self.backbone.denoiser_name)
+
+
+class FinalWeights:
+    """Swaps the moving average in on entry, and the raw weights back on exit."""
+
+    def __init__(self, trained: FullDenoiser) -> None:
+        self.trained = trained
+
+    def __enter__(self) -> None:
+        if self.trained.ema is not None:
+            self.trained.ema.store(self.trained.model.parameters())
+            self.trained.ema.copy_to(self.trained.model.parameters())
+
+    def __exit__(self, *exception) -> None:
+        if self.trained.ema is not None:
+            self.trained.ema.restore(self.trained.model.parameters())
