@@ -51,6 +51,10 @@ def test_demo_writes_what_it_promises(demo, tiny_pipeline, tmp_path, capsys):
         DiffusionPipeline.from_pretrained(tmp_path / method)
     assert summary["pretrained"]["forgetting_source"] == 0
     assert summary["standard"]["forgetting_source"] != summary["difftune"]["forgetting_source"]
+    for name in ("forgetting_source", "loss_change_target"):
+        difference = summary["difftune"][name] - summary["standard"][name]
+        assert summary["difference"][name] == pytest.approx(difference)
+        assert summary["difference"][f"{name}_standard_error"] > 0
     for name in ("samples.png", "forgetting.png"):
         with Image.open(tmp_path / name) as picture:
             assert picture.width > 1200 and picture.height > 800

@@ -47,6 +47,15 @@ def test_the_words_follow_the_figures(fill_readme: ModuleType) -> None:
     assert "only standard fine-tuning comes nearer" in fill_readme.reading(summary(0.05, 27.0))
     assert fill_readme.reading(summary(0.05, 20.0)).count("learned the target as well") == 1
 
+    # the error of the difference on the same drawings decides, where it was measured
+    paired = {"loss_change_target": 0.0, "loss_change_target_standard_error": 0.01}
+    for error, words in (
+        (0.004, "less than standard fine-tuning (-2.0 ± 0.4 % on the same drawings)"),
+        (0.02, "neither"),
+    ):
+        paired |= {"forgetting_source": -0.02, "forgetting_source_standard_error": error}
+        assert f"forgot {words}" in fill_readme.reading(summary(0.08, 20.0) | {"difference": paired})
+
 
 def test_the_table_is_written_from_the_summary(fill_readme: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -136,8 +136,38 @@ def forgetting(finetuned: LossByLevel, pretrained: LossByLevel) -> tuple[float, 
     Returns:
         `tuple[float, float]`: The forgetting, and the standard error that comes from the choice of rows.
     """
+    per_row = row_influences(finetuned, pretrained)
+    return relative_increase(finetuned, pretrained).mean().item(), standard_error(per_row)
+
+
+def forgetting_difference(one: LossByLevel, other: LossByLevel, pretrained: LossByLevel) -> tuple[float, float]:
+    """How much more one fine-tuned denoiser forgot than another, and the standard error of this difference.
+
+    Both are measured on the same rows under the same noise, and a row on which one loses much is one on which the other
+    does: most of what the choice of rows does to the two figures cancels in their difference. Its error is therefore that
+    of the rows' differences, and not what two independent figures would give.
+
+    Args:
+        one ([`LossByLevel`]): Of one fine-tuned denoiser.
+        other ([`LossByLevel`]): Of the other.
+        pretrained ([`LossByLevel`]): Of the pretrained one that both began as; all three on the same rows, levels and
+            noise.
+
+    Returns:
+        `tuple[float, float]`: [`forgetting`] of `one` minus that of `other`, and its standard error.
+    """
+    per_row = row_influences(one, pretrained) - row_influences(other, pretrained)
+    increases = relative_increase(one, pretrained) - relative_increase(other, pretrained)
+    return increases.mean().item(), standard_error(per_row)
+
+
+def row_influences(finetuned: LossByLevel, pretrained: LossByLevel) -> torch.Tensor:
+    """How much each row moves the forgetting, of shape `(N,)`: the ratio of means, linearised about them, is a mean over
+    rows of these (and each level counts the same)."""
     ratio = finetuned.mean / pretrained.mean
-    # The ratio of means, linearised about them, is a mean over rows.
-    influence = (finetuned.rows - ratio[:, None] * pretrained.rows) / pretrained.mean[:, None]
-    per_row = influence.mean(0)
-    return (ratio - 1).mean().item(), (per_row.std() / len(per_row) ** 0.5).item()
+    return ((finetuned.rows - ratio[:, None] * pretrained.rows) / pretrained.mean[:, None]).mean(0)
+
+
+def standard_error(values: torch.Tensor) -> float:
+    """The standard error of a mean over rows."""
+    return (values.std() / len(values) ** 0.5).item()

@@ -33,6 +33,7 @@ from finetune import BANK, DATA, PIPELINE, RECIPE, STEPS, TARGETS, build_bank, f
 from measure import Measurement, load_pipeline, read_drawings, sample_images
 from picture import samples_picture
 
+from diffusers_difftune.evaluation.forgetting import LossByLevel, forgetting_difference
 from diffusers_difftune.evaluation.plots import plot_forgetting
 
 
@@ -128,8 +129,18 @@ def main(argv: list[str] | None = None) -> None:
     }
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     summary = {"settings": settings, "machine": machine, "seconds": clock.seconds, **figures}
+    summary["difference"] = differences(losses)
     (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(explanation(summary, output))
+
+
+def differences(losses: dict[str, dict[str, LossByLevel]]) -> dict[str, float]:
+    """Diff-Tuning's changes of the loss minus those of standard fine-tuning, on the same rows, with their errors."""
+    found = {}
+    for part, name in (("source", "forgetting_source"), ("target", "loss_change_target")):
+        curves = (losses[method][part] for method in ("difftune", "standard", "pretrained"))
+        found[name], found[f"{name}_standard_error"] = forgetting_difference(*curves)
+    return found
 
 
 class Clock:
@@ -183,8 +194,11 @@ def explanation(summary: dict, output: Path) -> str:
         return ", ".join(f"{summary[name][figure]:.4g} {words}" for name, words in METHODS.items())
 
     def change(name: str) -> str:
-        both = (f"{100 * x[name]:+.1f} ± {100 * x[f'{name}_standard_error']:.1f} %" for x in (standard, difftune))
-        return "{} (standard) and {} (Diff-Tuning)".format(*both)
+        changes = (
+            f"{100 * x[name]:+.1f} ± {100 * x[f'{name}_standard_error']:.1f} %"
+            for x in (standard, difftune, summary["difference"])
+        )
+        return "{} (standard) and {} (Diff-Tuning), a difference of {}".format(*changes)
 
     lines = [
         f"Learned:   the denoising loss on {pretrained['num_target']} held-out {summary['settings']['target']} drawings"

@@ -26,6 +26,7 @@ from diffusers_difftune.evaluation.forgetting import (
     denoising_loss_by_level,
     equally_spaced_levels,
     forgetting,
+    forgetting_difference,
     relative_increase,
 )
 from diffusers_difftune.evaluation.plots import plot_forgetting
@@ -130,6 +131,28 @@ def test_error_of_the_forgetting_is_its_spread_over_draws_of_rows():
     values, errors = torch.tensor(draws).T
     assert values.mean().item() == pytest.approx(0.2, abs=0.01)
     assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.15)
+
+
+def test_two_models_are_compared_on_the_same_rows():
+    generator = torch.Generator().manual_seed(0)
+    before, hard, of_one, of_other = (
+        1 + torch.rand(4, 20_000, generator=generator, dtype=torch.float64) for _ in range(4)
+    )
+    # what a row costs either model is mostly the row's own
+    losses = [before, before * (hard + 0.1 * of_one), before * (hard + 0.1 * of_other)]
+    heights = torch.linspace(0, 1, 4)
+    draws = [
+        [LossByLevel(heights, heights, rows) for rows in draw] for draw in zip(*(x.split(100, 1) for x in losses))
+    ]
+    values, errors = torch.tensor([forgetting_difference(one, other, base) for base, one, other in draws]).T
+    each = torch.tensor([forgetting(one, base)[1] for base, one, _ in draws]).mean()
+    assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.15)  # the spread over draws of rows
+    assert errors.mean() < 0.3 * 2**0.5 * each  # as two independent errors would have it
+
+    base, one, other = draws[0]
+    assert values[0].item() == pytest.approx(forgetting(one, base)[0] - forgetting(other, base)[0], rel=1e-5)
+    assert forgetting_difference(one, one, base) == (0, 0)
+    assert forgetting_difference(one, base, base) == pytest.approx(forgetting(one, base))
 
 
 def test_a_prompt_per_row_is_asked_for():
