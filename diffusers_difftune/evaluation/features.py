@@ -14,11 +14,9 @@
 """What images are compared by: features of Inception, DINOv2, CLIP, any vision model of transformers, or, without a
 download, of EfficientNet."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn

@@ -24,11 +24,10 @@ from diffusers import DiffusionPipeline
 from features import NAME, IconFeatures
 from finetune import DATA, PIPELINE, RESOLUTION, target_file
 from PIL import Image
-from tqdm.auto import tqdm
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.bank.solver import solver_settings
-from diffusers_difftune.data.plan import counter_generator, seeded_order
+from diffusers_difftune.data.plan import seeded_order
+from diffusers_difftune.evaluation import samples
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
 from diffusers_difftune.objective import DiffTuningObjective
@@ -59,32 +58,19 @@ def sample_images(
     title: str = "samples",
     **inputs,
 ) -> torch.Tensor:
-    """Samples by DPM-Solver++, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i of the seed. More `inputs`, such
-    as the control image of a ControlNet, go to the pipeline with every batch."""
-    scheduler_class, settings = solver_settings(pipeline.scheduler, "dpm++", steps)
-    pipeline.scheduler = scheduler_class.from_config(settings)
-    pipeline.set_progress_bar_config(disable=True)
-    side = RESOLUTION // pipeline.vae_scale_factor
-    shape = (pipeline.unet.config.in_channels, side, side)
-    images = []
-    for start in tqdm(range(0, len(prompts), batch_size), title):
-        batch = prompts[start : start + batch_size]
-        noise = [
-            counter_generator(seed, "evaluation", 0, start + i).standard_normal(shape, "float32")
-            for i in range(len(batch))
-        ]
-        pixels = pipeline(
-            batch,
-            height=RESOLUTION,
-            width=RESOLUTION,
-            num_inference_steps=steps,
-            guidance_scale=guidance_scale,
-            latents=torch.from_numpy(np.stack(noise)).to(pipeline.device),
-            output_type="pt",
-            **inputs,
-        ).images
-        images.append((pixels.clamp(0, 1) * 255).round().to("cpu", torch.uint8))
-    return torch.cat(images)
+    """The library's [`sample_images`] at the size of icons, uint8 of shape `(N, 3, 32, 32)`."""
+    return samples.sample_images(
+        pipeline,
+        prompts,
+        seed=seed,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        batch_size=batch_size,
+        height=RESOLUTION,
+        width=RESOLUTION,
+        title=title,
+        **inputs,
+    )
 
 
 class Measurement:
