@@ -49,18 +49,22 @@ def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Fou
 
     Raises:
         DiffTuneError: `find` raised it; every process does.
+        RuntimeError: `find` raised something else, which the main process does; the others say what it was.
     """
     if accelerator is None:
         return find()
     answer: list[Any] = [None, None]
+    failure: BaseException | None = None
     if accelerator.is_main_process:
         try:
             answer[0] = find()
-        except DiffTuneError as error:
-            answer[1] = str(error)
+        except BaseException as error:  # an interrupt, too: the others are waiting, whatever happens here
+            failure = error
+            told = f"The main process stopped: {type(error).__name__}: {error}"
+            answer[1] = error if isinstance(error, DiffTuneError) else RuntimeError(told)
     found, refusal = broadcast_object_list(answer)
-    if refusal is not None:
-        raise DiffTuneError(refusal)
+    if failure is not None or refusal is not None:
+        raise failure or refusal
     return found
 
 

@@ -28,6 +28,7 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.turns import turn_to_build
 from tests.bank.building import contents, load_pipeline, small_bank
 from tests.tiny import save_tiny_images
+from tests.training.runs import arguments
 from tests.two_runs import SHARDS
 
 
@@ -110,3 +111,25 @@ def test_a_folder_that_cannot_be_written_is_refused(tiny_pipeline: Path, tmp_pat
         build_shards(folder, manifest, lambda rows: b"", progress=False)
     with pytest.raises(DiffTuneError, match="made cannot be written to: Not a directory"):
         small_bank(load_pipeline(tiny_pipeline), tiny_pipeline, folder)
+
+
+def test_a_failure_of_the_main_process_ends_the_others_with_its_cause(
+    tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path
+) -> None:
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
+    flags += f" --objective standard --cache_dir {tmp_path / 'cache'}"
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "tests.failing_run"]
+    subprocess.run(
+        [sys.executable, *launch, str(ended), *arguments(tiny_pipeline, tiny_conditions, tmp_path / "run", flags)],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=120,
+    )
+    cause = "MemoryError: no memory left to draw with"
+    assert {file.name: file.read_text() for file in ended.iterdir()} == {
+        "0": cause,
+        "1": f"RuntimeError: The main process stopped: {cause}",
+    }

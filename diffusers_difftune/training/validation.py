@@ -25,6 +25,7 @@ from PIL import Image
 
 from ..adapters import Trained
 from ..backbones import Backbone
+from ..turns import from_main
 from .run import Run
 
 
@@ -44,7 +45,7 @@ class Validation:
         controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
 
     Attributes:
-        images (`list[Path]`): The newest images, on the main process.
+        images (`list[Path]`): The newest images.
     """
 
     def __init__(
@@ -75,25 +76,26 @@ class Validation:
     def make(self, step: int) -> None:
         """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and
         hands them to the trackers; call it on every process."""
-        accelerator = self.run.accelerator
-        if self.prompts and self.last_step != step and accelerator.is_main_process:
-            folder = self.run.output_dir / "validation" / f"step-{step}"
-            folder.mkdir(parents=True, exist_ok=True)
-            images = self.sample()
-            self.images = [folder / f"{i}.png" for i in range(len(images))]
-            for image, path in zip(images, self.images, strict=True):
-                image.save(path)
-            for path, control in zip(self.images, self.controls or [], strict=False):
-                control.save(condition_file(path))
-            shown = list(zip(images, self.prompts, strict=True))
-            if self.controls is not None:  # each before the image that was made from it
-                controls = [
-                    (control, f"control image: {prompt}") for control, prompt in zip(self.controls, self.prompts)
-                ]
-                shown = [each for pair in zip(controls, shown, strict=True) for each in pair]
-            log_images(self.run, [image for image, _ in shown], [text for _, text in shown], step)
+        if self.prompts and self.last_step != step:
+            self.images = from_main(self.run.accelerator, lambda: self.write(step))
         self.last_step = step
-        accelerator.wait_for_everyone()
+
+    def write(self, step: int) -> list[Path]:
+        """Makes them on this process alone; returns the files of the images."""
+        folder = self.run.output_dir / "validation" / f"step-{step}"
+        folder.mkdir(parents=True, exist_ok=True)
+        images = self.sample()
+        paths = [folder / f"{i}.png" for i in range(len(images))]
+        for image, path in zip(images, paths, strict=True):
+            image.save(path)
+        for path, control in zip(paths, self.controls or [], strict=False):
+            control.save(condition_file(path))
+        shown = list(zip(images, self.prompts, strict=True))
+        if self.controls is not None:  # each before the image that was made from it
+            controls = [(control, f"control image: {prompt}") for control, prompt in zip(self.controls, self.prompts)]
+            shown = [each for pair in zip(controls, shown, strict=True) for each in pair]
+        log_images(self.run, [image for image, _ in shown], [text for _, text in shown], step)
+        return paths
 
     def images_by_prompt(self) -> dict[str, list[Path]]:
         """The newest images of each prompt; each control image before the images that were made from it."""
