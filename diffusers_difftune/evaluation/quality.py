@@ -15,6 +15,7 @@
 
 import warnings
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -86,36 +87,77 @@ def fid_kid(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> Quali
 
     Raises:
         DiffTuneError: There are not more images than features (the covariances would be singular and the FID
-            arbitrary), or the features do not match or are not finite.
+            arbitrary) or fewer than four, or the features do not match or are not finite.
     """
-    count, dimension = min(len(real), len(generated)), real.shape[-1]
-    if real.ndim != 2 or generated.ndim != 2 or generated.shape[1] != dimension:
-        raise DiffTuneError(
-            f"Features must be matrices of equal width; these are {tuple(real.shape)} and {tuple(generated.shape)}."
-        )
+    check_features(real, generated)
+    count, dimension = min(len(real), len(generated)), real.shape[1]
     if count <= dimension:
         raise DiffTuneError(
             f"FID from {count} images and {dimension} features each is arbitrary, because the covariance is singular;"
             f" use more than {dimension} images, or project the features onto fewer than {count} directions."
         )
-    real, generated = real.double(), generated.double()
+    kid, kid_std = kernel_distance(real, generated, seed)
+    return Quality(frechet_distance(real, generated), kid, kid_std, len(real), len(generated), dimension)
+
+
+def check_features(real: torch.Tensor, generated: torch.Tensor) -> None:
+    """Refuses features that cannot be compared."""
+    if real.ndim != 2 or generated.ndim != 2 or generated.shape[1] != real.shape[1]:
+        raise DiffTuneError(
+            f"Features must be matrices of equal width; these are {tuple(real.shape)} and {tuple(generated.shape)}."
+        )
     if not (real.isfinite().all() and generated.isfinite().all()):
         raise DiffTuneError("Some features are not finite; look at the images or the feature extractor.")
 
-    # The features are already there, so the metrics' network is the identity.
-    identity = torch.nn.Identity()
-    identity.num_features = dimension
-    fid = FrechetInceptionDistance(feature=identity)
+
+def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
+    """FID; see [`fid_kid`]."""
+    return updated(FrechetInceptionDistance(feature=given(real)), real, generated).compute().item()
+
+
+def kernel_distance(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> tuple[float, float]:
+    """KID and its standard deviation; see [`fid_kid`]."""
+    count = min(len(real), len(generated))
+    if count < 4:
+        raise DiffTuneError(
+            f"KID is a mean over random halves of the images, for which {count} are too few; use at least 4."
+        )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
-        kid = KernelInceptionDistance(feature=identity, subsets=KID_SUBSETS, subset_size=count // 2)
-    for metric in (fid, kid):
-        metric.update(real, real=True)
-        metric.update(generated, real=False)
+        kid = KernelInceptionDistance(feature=given(real), subsets=KID_SUBSETS, subset_size=count // 2)
+    updated(kid, real, generated)
     with torch.random.fork_rng(devices=[]):  # torchmetrics draws the halves from torch's global generator
         torch.manual_seed(seed)
-        kid_mean, kid_std = kid.compute()
-    return Quality(fid.compute().item(), kid_mean.item(), kid_std.item(), len(real), len(generated), dimension)
+        mean, deviation = kid.compute()
+    return mean.item(), deviation.item()
+
+
+def given(features: torch.Tensor) -> torch.nn.Module:
+    """The network of a metric whose features are already there: the identity."""
+    identity = torch.nn.Identity()
+    identity.num_features = features.shape[1]
+    return identity
+
+
+def updated(metric: Any, real: torch.Tensor, generated: torch.Tensor) -> Any:
+    """A metric that has seen these features."""
+    metric.update(real.double(), real=True)
+    metric.update(generated.double(), real=False)
+    return metric
+
+
+def floor_pair(
+    real: torch.Tensor, other_real: torch.Tensor | None = None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two equally large sets of real images that [`real_floor`] compares; see there."""
+    generator = torch.Generator().manual_seed(seed)
+    if other_real is None:
+        order = torch.randperm(len(real), generator=generator)
+        half = len(real) // 2
+        return real[order[:half]], real[order[half : 2 * half]]
+    count = min(len(real), len(other_real))
+    first, second = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (real, other_real))
+    return first, second
 
 
 def real_floor(real: torch.Tensor, other_real: torch.Tensor | None = None, seed: int = 0) -> Quality:
@@ -131,11 +173,4 @@ def real_floor(real: torch.Tensor, other_real: torch.Tensor | None = None, seed:
     Returns:
         [`Quality`]: The distances, with the sizes of the two sets in `num_real` and `num_generated`.
     """
-    generator = torch.Generator().manual_seed(seed)
-    if other_real is None:
-        order = torch.randperm(len(real), generator=generator)
-        half = len(real) // 2
-        return fid_kid(real[order[:half]], real[order[half : 2 * half]], seed)
-    count = min(len(real), len(other_real))
-    real, other_real = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (real, other_real))
-    return fid_kid(real, other_real, seed)
+    return fid_kid(*floor_pair(real, other_real, seed), seed)
