@@ -1,0 +1,134 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Real images to compare generated ones with, and what real images score among themselves."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data.dataset import TargetData
+from ..data.images import ImageTransform, load_rgb
+from ..data.plan import seeded_order
+from ..errors import DiffTuneError
+from .precision_recall import precision_recall
+from .quality import check_features, floor_pair, frechet_distance, kernel_distance
+
+
+MEASURES = ("fid", "kid", "precision", "recall")
+
+
+class RealImages:
+    """What generated images are compared with, by FID, KID, precision and recall.
+
+    Every figure comes with its floor, the same figure of real images against other real ones: no model of these images
+    should be expected to do better.
+
+    Args:
+        features (`torch.Tensor` of shape `(N, D)`): Features of real images.
+        other_features (`torch.Tensor` of shape `(M, D)`, *optional*): Those of other real images of the same kind, for
+            the floor. `None` cuts `features` into two halves, whose FID is larger than at full size.
+        seed (`int`, *optional*, defaults to 0): Seed of random halves.
+
+    Attributes:
+        floor (`dict`): The distances of real images among themselves; see [`distances`].
+    """
+
+    def __init__(self, features: torch.Tensor, other_features: torch.Tensor | None = None, seed: int = 0) -> None:
+        self.features, self.seed = features, seed
+        self.floor = distances(*floor_pair(features, other_features, seed), seed)
+
+    def compare(self, generated: torch.Tensor) -> dict[str, float | int | None]:
+        """Measures generated images.
+
+        Args:
+            generated (`torch.Tensor` of shape `(K, D)`): Their features.
+
+        Returns:
+            `dict`: [`distances`] to the real images; `fid_floor`, `kid_floor`, `precision_floor` and `recall_floor`; and
+            `num_floor`, how many real images the floor compares with as many others.
+        """
+        found = distances(self.features, generated, self.seed)
+        floors = {f"{name}_floor": self.floor[name] for name in MEASURES}
+        return found | floors | {"num_floor": self.floor["num_real"]}
+
+
+def distances(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> dict[str, Any]:
+    """How far apart two sets of images are.
+
+    Args:
+        real (`torch.Tensor` of shape `(N, D)`): Features of real images.
+        generated (`torch.Tensor` of shape `(M, D)`): Features of generated images.
+        seed (`int`, *optional*, defaults to 0): Seed of the random halves that the KID is averaged over.
+
+    Returns:
+        `dict`: `fid`, `None` if there are not more images than features, of which it would be arbitrary; `kid` and its
+        standard deviation `kid_std`; `precision`; `recall`; `num_real`; `num_generated`; `num_features`.
+
+    Raises:
+        DiffTuneError: The features do not match or are not finite, or there are fewer than four images.
+    """
+    check_features(real, generated)
+    kid, kid_std = kernel_distance(real, generated, seed)
+    precision, recall = precision_recall(real, generated)
+    return {
+        "fid": frechet_distance(real, generated) if min(len(real), len(generated)) > real.shape[1] else None,
+        "kid": kid,
+        "kid_std": kid_std,
+        "precision": precision,
+        "recall": recall,
+        "num_real": len(real),
+        "num_generated": len(generated),
+        "num_features": real.shape[1],
+    }
+
+
+def drawn_rows(data: TargetData, count: int, what: str) -> list[int]:
+    """A draw of rows, always the same; the first rows of a folder may be of one kind.
+
+    Args:
+        data ([`TargetData`]): The rows.
+        count (`int`): How many.
+        what (`str`): How messages call the data.
+
+    Raises:
+        DiffTuneError: There are not as many.
+    """
+    if len(data) < count:
+        raise DiffTuneError(f"{what} has {len(data)} rows, which are fewer than the {count} that were asked for.")
+    return seeded_order(0, "held-out rows", 0, len(data))[:count].tolist()
+
+
+def read_images(
+    data: TargetData, rows: Sequence[int], resolution: int, interpolation: str = "lanczos"
+) -> torch.Tensor:
+    """Images of a data set as a pipeline would make them: square, cropped in the centre.
+
+    Args:
+        data ([`TargetData`]): The data set.
+        rows (`Sequence[int]`): Which rows.
+        resolution (`int`): The side in pixels.
+        interpolation (`str`, *optional*, defaults to `"lanczos"`): How they are resized.
+
+    Returns:
+        `torch.Tensor` of shape `(N, 3, resolution, resolution)`: The images, uint8.
+    """
+    transform = ImageTransform(resolution, interpolation)
+    images = np.empty((len(rows), resolution, resolution, 3), np.uint8)
+    for place, row in enumerate(rows):
+        image = transform.resize(load_rgb(data.image(row)))
+        top, left = transform.crop_box(image.size)
+        images[place] = np.asarray(image.crop((left, top, left + resolution, top + resolution)))
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
