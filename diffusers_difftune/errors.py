@@ -14,6 +14,8 @@
 """The one exception that a user's mistake raises."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class DiffTuneError(ValueError):
@@ -34,3 +36,19 @@ def about(flag: str, error: DiffTuneError) -> DiffTuneError:
     """A mistake that a room below found, with the flag that asked for it."""
     sentence = str(error)
     return DiffTuneError(f"{flag}: {sentence[:1].lower()}{sentence[1:]}")
+
+
+@contextmanager
+def renamed(names: dict[str, str]) -> Iterator[None]:
+    """A context whose mistakes speak of the flags that were given, where a room below knows them by other names.
+
+    Args:
+        names (`dict[str, str]`): What to call each of its names.
+    """
+    try:
+        yield
+    except DiffTuneError as error:
+        sentence = str(error)
+        for name, given in names.items():
+            sentence = sentence.replace(name, given)
+        raise DiffTuneError(sentence) from error
