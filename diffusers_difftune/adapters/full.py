@@ -21,7 +21,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from ..backbones import Backbone
-from ..backbones.files import copy_components, set_scheduler_prediction_type
+from ..backbones.files import copy_components
 from ..errors import DiffTuneError
 
 
@@ -123,8 +123,7 @@ class FullDenoiser:
     def save_result(self, folder: Path) -> None:
         """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""
         copy_components(self.backbone.folder, folder, self.backbone.variant, leave_out=self.backbone.denoiser_name)
-        if self.backbone.prediction_type is not None:
-            set_scheduler_prediction_type(folder, self.backbone.prediction_type)
+        self.backbone.save_settings(folder)
         with self.use_final_weights():
             self.model.save_pretrained(folder / self.backbone.denoiser_name)
 

@@ -32,6 +32,8 @@ class Backbone(Protocol):
     denoiser_name: str
     lora_target_modules: tuple[str, ...]
     weight_components: tuple[str, ...]
+    always_trained: tuple[str, ...]
+    resolution: int | None
     vae_scale_factor: int
 
     has_encoders: bool
@@ -46,6 +48,8 @@ class Backbone(Protocol):
 
     def set_tokenizer(self, tokenizer) -> None: ...
     def set_prediction_type(self, prediction_type: str) -> None: ...
+    def save_settings(self, folder: Path) -> None: ...
+    def source_prompts(self, prompts: list[str]) -> list[str]: ...
     def size(self, resolution: int) -> dict[str, int]: ...
     def latent_shape(self, resolution: int) -> tuple[int, int, int]: ...
     def load_denoiser(self, folder=None, dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module: ...
@@ -91,9 +95,10 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
 
 def family_of(index: Path) -> type:
     """The backbone class for the pipeline class that a `model_index.json` names; see [`load_backbone`]."""
+    from .dit import DiTBackbone
     from .stable_diffusion import StableDiffusionBackbone
 
-    families = {"StableDiffusionPipeline": StableDiffusionBackbone}
+    families: dict[str, type] = {"StableDiffusionPipeline": StableDiffusionBackbone, "DiTPipeline": DiTBackbone}
     if not index.is_file():
         raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {index.parent}.")
     try:

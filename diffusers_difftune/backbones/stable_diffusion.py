@@ -21,17 +21,16 @@ import torch
 from diffusers import (
     AutoencoderKL,
     ControlNetModel,
-    DDPMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .files import own_variant
+from .latent import LatentBackbone
 
 
-class StableDiffusionBackbone:
+class StableDiffusionBackbone(LatentBackbone):
     """Everything that is particular to [`StableDiffusionPipeline`].
 
     Args:
@@ -43,32 +42,18 @@ class StableDiffusionBackbone:
     denoiser_class = UNet2DConditionModel
     controlnet_class = ControlNetModel
     denoiser_name = "unet"
-    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
+    encoder_classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     weight_components = ("unet", "vae", "text_encoder")
+    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:
-        self.folder = Path(folder)
-        self.variant = variant
-        self.noise_scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        super().__init__(folder, variant)
         self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer")
-        vae_config = AutoencoderKL.load_config(self.folder, subfolder="vae")
-        self.latent_channels: int = vae_config["latent_channels"]
-        self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
-        self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
-        self.tokenizer_key: str | None = None  # set when --tokenizer_name names another
-        self.prediction_type: str | None = None  # set when --prediction_type overrides the scheduler's
-        self.vae: AutoencoderKL | None = None
-        self.text_encoder: CLIPTextModel | None = None
 
     @property
-    def has_encoders(self) -> bool:
-        """Whether the VAE and the text encoder are in memory."""
-        return self.vae is not None
-
-    def set_prediction_type(self, prediction_type: str) -> None:
-        """Trains, validates and saves with this prediction type instead of the pretrained scheduler's."""
-        self.prediction_type = prediction_type
-        self.noise_scheduler.register_to_config(prediction_type=prediction_type)
+    def text_encoder(self) -> CLIPTextModel:
+        """The text encoder, which must be in memory."""
+        return self.encoders["text_encoder"]
 
     def set_tokenizer(self, tokenizer: CLIPTokenizer) -> None:
         """Uses another tokenizer than the pipeline's own."""
@@ -76,75 +61,9 @@ class StableDiffusionBackbone:
         vocabulary = json.dumps([tokenizer.get_vocab(), tokenizer.model_max_length], sort_keys=True)
         self.tokenizer_key = hashlib.sha256(vocabulary.encode()).hexdigest()
 
-    def size(self, resolution: int) -> dict[str, int]:
-        """The arguments with which the pipeline makes square images of this resolution."""
-        return {"height": resolution, "width": resolution}
-
-    def latent_shape(self, resolution: int) -> tuple[int, int, int]:
-        """The shape (C, h, w) of the latents of a square image."""
-        side = resolution // self.vae_scale_factor
-        return (self.latent_channels, side, side)
-
-    def load_denoiser(
-        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs
-    ) -> UNet2DConditionModel:
-        """Loads the UNet, from another folder or model id if one is given."""
-        folder = folder or self.folder
-        local = Path(folder, "unet")
-        variant = own_variant(local, self.variant) if local.is_dir() else self.variant
-        return UNet2DConditionModel.from_pretrained(folder, subfolder="unet", variant=variant, dtype=dtype, **kwargs)
-
-    def empty_denoiser(self) -> UNet2DConditionModel:
-        """The UNet without its weights, to look at its modules."""
-        with torch.device("meta"):
-            return UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(self.folder, subfolder="unet"))
-
-    def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Brings the VAE and the text encoder into memory; does nothing if they are there."""
-        if self.has_encoders:
-            return
-
-        def load(model_class: type, name: str) -> torch.nn.Module:
-            variant = own_variant(self.folder / name, self.variant)
-            return model_class.from_pretrained(self.folder, subfolder=name, variant=variant, dtype=dtype)
-
-        self.vae, self.text_encoder = load(AutoencoderKL, "vae"), load(CLIPTextModel, "text_encoder")
-        for module in (self.vae, self.text_encoder):
-            module.requires_grad_(False).eval().to(device)
-
-    def release_encoders(self) -> None:
-        """Drops the VAE and the text encoder."""
-        self.vae = self.text_encoder = None
-
-    @torch.no_grad()
-    def encode_images(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of the latent posterior, before scaling.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(B, 3, H, W)`): Images in [−1, 1].
-
-        Returns:
-            Two `torch.Tensor` of shape `(B, C, H / f, W / f)`, float32.
-        """
-        posterior = self.vae.encode(pixel_values.to(self.vae.device, self.vae.dtype)).latent_dist
-        return posterior.mean.float(), posterior.std.float()
-
-    def scale_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """From the VAE's latents to the denoiser's."""
-        return latents * self.scaling_factor
-
-    @torch.no_grad()
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """The images that latents stand for; the encoders must be in memory.
-
-        Args:
-            latents (`torch.Tensor` of shape `(B, C, h, w)`): Scaled as the denoiser expects them.
-
-        Returns:
-            `torch.Tensor` of shape `(B, 3, h · f, w · f)`, float32, in [0, 1], on the VAE's device.
-        """
-        latents = latents.to(self.vae.device, self.vae.dtype) / self.scaling_factor
-        return (self.vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
+    def source_prompts(self, prompts: list[str]) -> list[str]:
+        """The prompts to sample a knowledge bank with, as given."""
+        return prompts
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
@@ -223,9 +142,7 @@ class StableDiffusionBackbone:
         **kwargs,
     ):
         """The whole pipeline to sample from: untouched, with `denoiser` in place of the saved one, or with a ControlNet."""
-        components = {} if denoiser is None else {"unet": denoiser}
-        if self.vae is not None:
-            components |= {"vae": self.vae, "text_encoder": self.text_encoder}
+        components = dict(self.encoders) if denoiser is None else {"unet": denoiser, **self.encoders}
         pipeline_class: type = StableDiffusionPipeline
         if controlnet is not None:
             pipeline_class, components["controlnet"] = StableDiffusionControlNetPipeline, controlnet

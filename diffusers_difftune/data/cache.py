@@ -58,7 +58,7 @@ class TensorColumn:
 
     def __getitem__(self, index: int) -> torch.Tensor:
         chunk = bisect_right(self.starts, index) - 1
-        return torch.from_numpy(self.chunks[chunk][index - self.starts[chunk]].copy())
+        return torch.tensor(self.chunks[chunk][index - self.starts[chunk]])
 
 
 class ImageCache:

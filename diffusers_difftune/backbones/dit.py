@@ -1,0 +1,247 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""DiT: a transformer on VAE latents, conditioned on a class (Peebles and Xie, ICCV 2023).
+
+A class travels through the library as a prompt: its id in decimal, and the empty prompt for the null class, which is what
+classifier-free guidance drops a label to.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiTPipeline, DiTTransformer2DModel
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+from ..atomic import write_bytes_atomic
+from ..data.plan import counter_generator
+from ..errors import DiffTuneError
+from .latent import LatentBackbone
+
+
+NULL_CLASS = 1000  # DiTPipeline knows no other
+NEW_ROW_DEVIATION = 0.02  # of the class embeddings of a freshly made DiT
+
+
+class DiTBackbone(LatentBackbone):
+    """Everything that is particular to [`DiTPipeline`].
+
+    Args:
+        folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
+        variant (`str`, *optional*): Variant of the weight files.
+
+    Raises:
+        DiffTuneError: The model has another null class than the one that [`DiTPipeline`] uses.
+    """
+
+    pipeline_class = DiTPipeline
+    denoiser_class = DiTTransformer2DModel
+    denoiser_name = "transformer"
+    weight_components = ("transformer", "vae")
+    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
+    always_trained = ("*.class_embedder.embedding_table.weight",)  # no adapter could learn a new class without
+
+    def __init__(self, folder: Path, variant: str | None = None) -> None:
+        super().__init__(folder, variant)
+        config = DiTTransformer2DModel.load_config(self.folder, subfolder="transformer")
+        if config.get("num_embeds_ada_norm") != NULL_CLASS:
+            raise DiffTuneError(
+                f"--pretrained_model_name_or_path: the transformer of {folder} has num_embeds_ada_norm"
+                f" {config.get('num_embeds_ada_norm')}; DiTPipeline works with {NULL_CLASS} only."
+            )
+        self.resolution: int = config["sample_size"] * self.vae_scale_factor
+        self.learned_variance: bool = config.get("out_channels") == 2 * config["in_channels"]
+        index = json.loads((self.folder / "model_index.json").read_text())
+        self.id2label: dict[int, str] = {int(key): name for key, name in (index.get("id2label") or {}).items()}
+        self.new_classes: list[str] | None = None
+        self.new_rows_seed: int | None = None
+
+    def set_classes(self, names: list[str], reset_seed: int | None = None) -> None:
+        """Makes a new label space, which takes the rows of the class tables from 0.
+
+        Args:
+            names (`list[str]`): The name of each class, at most 1000.
+            reset_seed (`int`, *optional*): Draw their rows anew with this seed; `None` keeps what the rows held.
+        """
+        self.new_classes, self.new_rows_seed = names, reset_seed
+
+    def source_prompts(self, prompts: list[str]) -> list[str]:
+        """The prompts to sample a knowledge bank with.
+
+        Args:
+            prompts (`list[str]`): Ids or names of the pretrained model's classes, or empty ones for the null class.
+
+        Returns:
+            `list[str]`: Their ids, in decimal.
+
+        Raises:
+            DiffTuneError: There is no such class.
+        """
+        ids = {name.strip(): key for key, names in self.id2label.items() for name in (names, *names.split(","))}
+        found = []
+        for prompt in prompts:
+            if prompt and not (prompt.isdecimal() and int(prompt) < NULL_CLASS) and prompt not in ids:
+                raise DiffTuneError(
+                    f"--bank_prompts: '{prompt}' is no class of {self.folder}; give ids from 0 to {NULL_CLASS - 1}, or names"
+                    " of its id2label."
+                )
+            found.append(prompt if not prompt or prompt.isdecimal() else str(ids[prompt]))
+        return found
+
+    def source_classes(self) -> list[str]:
+        """Every class the pretrained model has, as prompts."""
+        return [str(key) for key in sorted(self.id2label)] or [str(key) for key in range(NULL_CLASS)]
+
+    def load_denoiser(
+        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs
+    ) -> DiTTransformer2DModel:
+        """Loads the transformer. It drops no labels by itself, and new classes have their rows."""
+        transformer = super().load_denoiser(folder, dtype, **kwargs)
+        if transformer.config.out_channels is None:  # DiTPipeline does not take that for an answer
+            transformer.register_to_config(out_channels=transformer.config.in_channels)
+        for table in class_tables(transformer):
+            # Each block would drop labels on its own, so that blocks would disagree; the batch plan drops whole rows.
+            table.dropout_prob = 0.0
+        if self.new_classes is not None and self.new_rows_seed is not None:
+            self.reset_rows(transformer, len(self.new_classes), self.new_rows_seed)
+        return transformer
+
+    @staticmethod
+    @torch.no_grad()
+    def reset_rows(transformer: DiTTransformer2DModel, count: int, seed: int) -> None:
+        """Draws the first rows of every class table anew, as a freshly made DiT has them."""
+        for block, table in enumerate(class_tables(transformer)):
+            rows = table.embedding_table.weight[:count]
+            drawn = counter_generator(seed, "class rows", block).standard_normal(rows.shape, "float32")
+            rows.copy_(torch.from_numpy(NEW_ROW_DEVIATION * drawn))
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
+        """What the denoiser is conditioned on, one entry a prompt.
+
+        Args:
+            prompts (`list[str]`): N class ids in decimal; an empty one is the null class.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `class_labels` of shape `(N,)`, int64.
+        """
+        return {"class_labels": torch.tensor([int(prompt) if prompt else NULL_CLASS for prompt in prompts])}
+
+    def predict(
+        self,
+        denoiser: torch.nn.Module,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+        condition: dict[str, torch.Tensor],
+    ) -> torch.Tensor:
+        """The denoiser's output for x_t: of the shape of `sample`, or twice its channels with a learned variance."""
+        return denoiser(sample, timesteps, condition["class_labels"], return_dict=False)[0]
+
+    def pipeline(self, denoiser: torch.nn.Module | None, device: torch.device, dtype: torch.dtype, **kwargs):
+        """The whole pipeline to sample from: untouched, or with `denoiser` in place of the saved one."""
+        components = dict(self.encoders) if denoiser is None else {"transformer": denoiser, **self.encoders}
+        pipeline = ClassPromptPipeline.from_pretrained(
+            self.folder, variant=self.variant, dtype=dtype, **components, **kwargs
+        )
+        if denoiser is not None and self.prediction_type is not None:
+            pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)
+
+    def save_settings(self, folder: Path) -> None:
+        """Writes the new label space into the index of a pipeline that was trained for it."""
+        super().save_settings(folder)
+        file = folder / "model_index.json"
+        index: dict[str, Any] = json.loads(file.read_text())
+        index["transformer"] = ["diffusers", DiTTransformer2DModel.__name__]  # old indices name its predecessor
+        if self.new_classes is not None:
+            index["id2label"] = {str(key): name for key, name in enumerate(self.new_classes)}
+        write_bytes_atomic(file, (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def class_tables(transformer: torch.nn.Module) -> list[torch.nn.Module]:
+    """The class tables of a DiT: every block has one of its own."""
+    return [block.norm1.emb.class_embedder for block in transformer.transformer_blocks]
+
+
+class ClassPromptPipeline(DiTPipeline):
+    """A [`DiTPipeline`] that is called as text-to-image pipelines are, with class ids for prompts."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | list[str],
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 4.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> ImagePipelineOutput | tuple:
+        """Samples images; of the same noise the same images as [`DiTPipeline`].
+
+        Args:
+            prompt (`str` or `list[str]`): Class ids in decimal; an empty one is the null class.
+            height, width (`int`, *optional*): The size, which must be the model's own.
+            num_inference_steps (`int`, *optional*, defaults to 50): Sampling steps.
+            guidance_scale (`float`, *optional*, defaults to 4.0): Classifier-free guidance, if above 1.
+            generator (`torch.Generator` or a list of them, *optional*): Draws the noise.
+            latents (`torch.Tensor` of shape `(B, C, h, w)`, *optional*): The noise to start from.
+            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+            return_dict (`bool`, *optional*, defaults to `True`): Return an output object, not a tuple.
+
+        Returns:
+            [`ImagePipelineOutput`] or `tuple`: The images, or the latents as the denoiser has them.
+
+        Raises:
+            ValueError: Another size than the model's is asked for.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else prompt
+        config, device = self.transformer.config, self._execution_device
+        side = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)
+        if {height, width} - {None, side}:
+            raise ValueError(f"this model makes images of {side} × {side} pixels, not {height} × {width}")
+        shape = (len(prompts), config.in_channels, config.sample_size, config.sample_size)
+        if latents is None:
+            latents = randn_tensor(shape, generator=generator, device=device, dtype=self.transformer.dtype)
+        latents = latents.to(device, self.transformer.dtype)
+        labels = torch.tensor([int(prompt) if prompt else NULL_CLASS for prompt in prompts], device=device)
+        guided = guidance_scale > 1
+        if guided:
+            labels = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])
+
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        latents = latents * self.scheduler.init_noise_sigma
+        for t in self.progress_bar(self.scheduler.timesteps):
+            given = self.scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+            output = self.transformer(given, t.to(device).expand(len(given)), labels, return_dict=False)[0]
+            output = output[:, : config.in_channels]  # without the learned variance, as DiTPipeline has it
+            if guided:
+                with_class, without = output.chunk(2)
+                output = without + guidance_scale * (with_class - without)
+            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+
+        images: Any = latents
+        if output_type != "latent":
+            images = self.vae.decode(1 / self.vae.config.scaling_factor * latents, return_dict=False)[0]
+            images = (images / 2 + 0.5).clamp(0, 1)
+            if output_type != "pt":
+                images = images.cpu().permute(0, 2, 3, 1).float().numpy()
+            if output_type == "pil":
+                images = self.numpy_to_pil(images)
+        self.maybe_free_model_hooks()
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
