@@ -51,25 +51,27 @@ VERSIONS = {
     "skill-icons": "1.2.4", "circle-flags": "1.2.11", "flag": "1.2.12",
     # targets of the demo
     "fluent-emoji": "1.2.7", "flat-color-icons": "1.2.3",
+    # targets of the transfer benchmark
+    "twemoji": "1.2.5", "openmoji": "1.2.29", "fluent-emoji-flat": "1.2.6", "streamline-ultimate-color": "1.2.2",
+    "streamline-freehand-color": "1.2.2", "streamline-emojis": "1.2.4", "vscode-icons": "1.2.97",
+    "token-branded": "1.2.45", "fxemoji": "1.2.2",
 }  # fmt: skip
 SOURCES = tuple(list(VERSIONS)[:12])
 DEMO_TARGETS = ("fluent-emoji", "flat-color-icons")
-# Never trained on either: fetched to make sure that no source drawing is one of theirs.
+OTHER_TARGETS = tuple(list(VERSIONS)[14:])  # fetched to make sure that no source drawing is one of theirs
 EMOJI = ("noto", "noto-v1", "emojione", "emojione-v1")  # what the target fluent-emoji draws, too
-OTHER_TARGETS = (
-    "twemoji", "openmoji", "fluent-emoji-flat", "streamline-ultimate-color", "streamline-freehand-color",
-    "streamline-emojis", "vscode-icons", "token-branded", "fxemoji",
-)  # fmt: skip
 FEATURES = Features({"image": Image(), **{c: Value("string") for c in ("text", "set", "name", "category", "licence")}})
 
 
 def package(set_name: str, cache: Path) -> dict:
     """The JSON files of an icon set's npm package: {"icons": ..., "info": ..., "metadata": ...}."""
-    found = sorted(cache.glob(f"iconify-json-{set_name}-[0-9]*.tgz"))
-    if not found:
-        version = f"@{VERSIONS[set_name]}" if set_name in VERSIONS else ""
-        subprocess.run(["npm", "pack", "--silent", f"@iconify-json/{set_name}{version}"], cwd=cache, check=True)
-        found = sorted(cache.glob(f"iconify-json-{set_name}-[0-9]*.tgz"))
+    version = VERSIONS.get(set_name)
+    pattern = f"iconify-json-{set_name}-{version or '[0-9]*'}.tgz"
+    if not list(cache.glob(pattern)):
+        cache.mkdir(parents=True, exist_ok=True)
+        name = f"@iconify-json/{set_name}" + (f"@{version}" if version else "")
+        subprocess.run(["npm", "pack", "--silent", name], cwd=cache, check=True)
+    found = sorted(cache.glob(pattern))
     with tarfile.open(found[-1]) as tar:
         names = {Path(m.name).stem: m for m in tar.getmembers() if m.name.count("/") == 1 and m.name.endswith(".json")}
         return {k: json.load(tar.extractfile(names[k])) for k in ("icons", "info", "metadata") if k in names}
@@ -88,9 +90,9 @@ def rasterise(svg: str, size: int) -> PILImage.Image:
     return image.resize((size, size), PILImage.Resampling.HAMMING)
 
 
-def draw(set_name: str, args: argparse.Namespace) -> list[dict]:
+def draw(set_name: str, cache: Path, resolution: int = 32, threads: int = 2) -> list[dict]:
     """All visible drawings of one set, without pixel duplicates, in the package's order."""
-    files = package(set_name, args.cache_dir)
+    files = package(set_name, cache)
     icons, info = files["icons"], files["info"]
     categories = {n: c for c, names in (files.get("metadata", {}).get("categories") or {}).items() for n in names}
     visible = {n: i for n, i in icons["icons"].items() if not i.get("hidden")}
@@ -106,7 +108,7 @@ def draw(set_name: str, args: argparse.Namespace) -> list[dict]:
             f'width="{side}" height="{side}" viewBox="{box}" color="#000000">{icon["body"]}</svg>'
         )
         try:
-            image = rasterise(svg, args.resolution)
+            image = rasterise(svg, resolution)
         except ValueError as error:
             print(f"{set_name}:{name} skipped: {error}")
             return None
@@ -124,7 +126,7 @@ def draw(set_name: str, args: argparse.Namespace) -> list[dict]:
             "pixels": hashlib.sha256(image.tobytes()).hexdigest(),
         }
 
-    with ThreadPoolExecutor(args.threads) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         rows = [row for row in pool.map(one, visible.items()) if row is not None]
     unique = list({row["pixels"]: row for row in reversed(rows)}.values())[::-1]
     print(
@@ -171,6 +173,22 @@ def split_target(rows: list[dict], train: int, held_out: int, seed: int) -> tupl
     return sorted(rest, key=by_name), sorted(held, key=by_name)
 
 
+def distinct_sources(targets: list[dict], cache: Path, resolution: int = 32, threads: int = 2) -> list[dict]:
+    """The drawings of all source sets, each once and none that is a target's."""
+    forbidden = {row["pixels"] for row in targets}
+    counts, seen, sources = Counter(), set(), []
+    for row in (row for name in SOURCES for row in draw(name, cache, resolution, threads)):
+        fate = (
+            "in_a_target" if row["pixels"] in forbidden else "in_another_source" if row["pixels"] in seen else "kept"
+        )
+        counts[fate] += 1
+        if fate == "kept":
+            seen.add(row["pixels"])
+            sources.append(row)
+    print(f"source drawings: {dict(counts)}")
+    return sources
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache_dir", type=Path, default=HERE / "raw" / "npm", help="where packages are kept")
@@ -182,27 +200,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    args.cache_dir.mkdir(parents=True, exist_ok=True)
+    options = (args.cache_dir, args.resolution, args.threads)
 
     if args.targets:
         for name in args.targets:
-            write(draw(name, args), args.raw_dir / f"{name}.parquet")
+            write(draw(name, *options), args.raw_dir / f"{name}.parquet")
         return
 
-    demo = {name: draw(name, args) for name in DEMO_TARGETS}
-    forbidden = {row["pixels"] for rows in demo.values() for row in rows}
-    forbidden |= {row["pixels"] for name in OTHER_TARGETS for row in draw(name, args)}
-    counts, seen, sources = Counter(), set(), []
-    for row in (row for name in SOURCES for row in draw(name, args)):
-        fate = (
-            "in_a_target" if row["pixels"] in forbidden else "in_another_source" if row["pixels"] in seen else "kept"
-        )
-        counts[fate] += 1
-        if fate == "kept":
-            seen.add(row["pixels"])
-            sources.append(row)
+    demo = {name: draw(name, *options) for name in DEMO_TARGETS}
+    targets = [row for rows in demo.values() for row in rows]
+    targets += [row for name in OTHER_TARGETS for row in draw(name, *options)]
+    sources = distinct_sources(targets, *options)
     train, held = split_sources(sources, args.held_out, args.seed)
-    print(f"source drawings: {dict(counts)}; {len(train)} for training, {len(held)} held out")
+    print(f"{len(train)} source drawings for training, {len(held)} held out")
     write(train, args.raw_dir / "source_train.parquet")
     write(held, args.data_dir / "source_held_out.parquet")
     others = [row for row in train if row["set"] not in EMOJI]
