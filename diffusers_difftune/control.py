@@ -16,6 +16,7 @@
 import copy
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UniPCMultistepScheduler
@@ -132,8 +133,13 @@ class ControlBranch:
         model.save_pretrained(folder)
 
     def _plain_copy(self) -> torch.nn.Module:
-        """The ControlNet without accelerate's wrapper, which answers in float32, and with LoRA matrices merged."""
-        model = copy.deepcopy(self.model)
+        """The ControlNet without accelerate's wrapper, which answers in float32, and with LoRA matrices merged; on the
+        processor, so that the device has no second one to hold in full precision."""
+        memo: dict[int, Any] = {
+            id(p): torch.nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad)
+            for p in self.model.parameters()
+        }
+        model = copy.deepcopy(self.model, memo).to("cpu")
         vars(model).pop("forward", None)
         if self.has_lora:
             model.fuse_lora()

@@ -39,7 +39,8 @@ class Extractor:
         settings (`dict[str, Any]`):
             What decides its results, for JSON: `kind`, `model` (`None` where none is needed), `commit` (of a model from
             the Hub) or `fingerprint` (of one in a folder), and `parameters`. Extractors of equal settings are the same.
-        extract (`Callable`): From RGB images to as many control images.
+        extract (`Callable`): From RGB images to as many control images. Brings its model, if it has one, to the device.
+        release (`Callable`, *optional*): Takes the model off the device; the next call brings it back.
 
     Example:
         ```python
@@ -50,6 +51,7 @@ class Extractor:
 
     settings: dict[str, Any]
     extract: "Callable[[list[Image]], list[Image]]"
+    release: Callable[[], object] = lambda: None
 
     def __call__(self, images: "list[Image]") -> "list[Image]":
         wrong = [image.mode for image in images if image.mode != "RGB"]
@@ -77,7 +79,8 @@ def make_extractor(
             For `depth`, `normal` and `segmentation`: `"drawing"`, a folder, or the id of a model on the Hub. `None` is
             the kind's default model.
         revision (`str`, *optional*): Revision of the model on the Hub: a branch, a tag or a commit.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where the model runs.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
+            Where the model runs. It is there from the first call until [`Extractor`] is told to release it.
         cache_dir (`str`, *optional*): Where downloaded models are kept. `None` is the Hub's own cache.
         token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
 

@@ -93,9 +93,8 @@ def model_extractor(
             settings["fingerprint"] = folder_fingerprint(Path(model), cache_dir)
         else:
             settings["commit"] = where["revision"] = config_file.parent.name  # …/snapshots/COMMIT/config.json
-        extract, parameters = {"depth": load_depth, "normal": load_normals, "segmentation": load_segmentation}[kind](
-            model, where, torch.device(device)
-        )
+        load = {"depth": load_depth, "normal": load_normals, "segmentation": load_segmentation}[kind]
+        network, extract, parameters = load(model, where)
     except DiffTuneError:
         raise
     except Exception as error:  # the Hub client, requests, transformers and diffusers raise dozens of classes here
@@ -103,7 +102,12 @@ def model_extractor(
             f"The {kind} model {model} is neither a folder with a model nor one that can be had from the Hub:"
             f" {first_sentence(error)}."
         ) from error
-    return Extractor(settings | {"parameters": parameters}, extract)
+
+    def extract_on_device(images: list[Image.Image]) -> list[Image.Image]:
+        network.to(device)  # if it is there, this does nothing
+        return extract(images)
+
+    return Extractor(settings | {"parameters": parameters}, extract_on_device, lambda: network.to("cpu"))
 
 
 def check_class(kind: str, model: str, config: dict[str, Any]) -> None:
@@ -126,22 +130,24 @@ def folder_fingerprint(folder: Path, cache_dir: str | None) -> str:
 
 
 Extract = Callable[[list[Image.Image]], list[Image.Image]]
+# The network or pipeline, on the processor; what extracts with it, wherever it is; the parameters of the result.
+Loaded = tuple[Any, Extract, dict[str, Any]]
 
 
-def load_depth(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
+def load_depth(model: str, where: dict[str, Any]) -> Loaded:
     """Depth in each image's own range: the nearest is white, the farthest black."""
     processor = load_processor(model, where)
-    network = AutoModelForDepthEstimation.from_pretrained(model, trust_remote_code=False, **where).eval().to(device)
+    network = AutoModelForDepthEstimation.from_pretrained(model, trust_remote_code=False, **where).eval()
     config = network.config
     metric = config.model_type in METRIC_DEPTH or getattr(config, "depth_estimation_type", None) == "metric"
 
     def estimate(images: list[Image.Image]) -> list[Image.Image]:
-        outputs = network(**processor(images=images, return_tensors="pt").to(device))
+        outputs = network(**processor(images=images, return_tensors="pt").to(network.device))
         sizes = [(image.height, image.width) for image in images]
         found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
         return [depth_image(one["predicted_depth"].squeeze().float().cpu(), metric) for one in found]
 
-    return in_equal_sizes(estimate, model), {"metric": metric}
+    return network, in_equal_sizes(estimate, model), {"metric": metric}
 
 
 def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
@@ -152,21 +158,19 @@ def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
     return Image.fromarray((255 * nearness).round().to(torch.uint8).numpy()).convert("RGB")
 
 
-def load_segmentation(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
+def load_segmentation(model: str, where: dict[str, Any]) -> Loaded:
     """The likeliest class of each pixel, in a colour of its own."""
     processor = load_processor(model, where)
-    network = (
-        AutoModelForSemanticSegmentation.from_pretrained(model, trust_remote_code=False, **where).eval().to(device)
-    )
+    network = AutoModelForSemanticSegmentation.from_pretrained(model, trust_remote_code=False, **where).eval()
     palette = class_palette(network.config.num_labels)
 
     def estimate(images: list[Image.Image]) -> list[Image.Image]:
-        outputs = network(**processor(images=images, return_tensors="pt").to(device))
+        outputs = network(**processor(images=images, return_tensors="pt").to(network.device))
         sizes = [(image.height, image.width) for image in images]
         found = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
         return [Image.fromarray(palette[one.cpu().numpy()]) for one in found]
 
-    return in_equal_sizes(estimate, model), {"classes": len(palette)}
+    return network, in_equal_sizes(estimate, model), {"classes": len(palette)}
 
 
 def class_palette(count: int) -> np.ndarray:
@@ -182,11 +186,11 @@ def class_palette(count: int) -> np.ndarray:
     return colors
 
 
-def load_normals(model: str, where: dict[str, Any], device: torch.device) -> tuple[Extract, dict[str, Any]]:
+def load_normals(model: str, where: dict[str, Any]) -> Loaded:
     """Marigold's normals: x to the right, y up, z to the viewer, with [−1, 1] as [0, 255]."""
     from diffusers import MarigoldNormalsPipeline  # loads much that the others do not need
 
-    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **where).to(device)
+    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **where)
     pipeline.set_progress_bar_config(disable=True)
 
     def extract(images: list[Image.Image]) -> list[Image.Image]:
@@ -194,7 +198,7 @@ def load_normals(model: str, where: dict[str, Any], device: torch.device) -> tup
         found = [pipeline(image, generator=torch.Generator().manual_seed(SEED)).prediction[0] for image in images]
         return [Image.fromarray(normal_colors(normals)) for normals in found]
 
-    return extract, {"seed": SEED}
+    return pipeline, extract, {"seed": SEED}
 
 
 def in_equal_sizes(estimate: Extract, model: str) -> Extract:

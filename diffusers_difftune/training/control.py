@@ -290,6 +290,7 @@ def make_bank_conditions(
     decode = sample_decoder(backbone, run.accelerator.device)
     found = bank_conditions(bank, extractor, decode, accelerator=run.accelerator, cache_dir=run.config.cache_dir)
     backbone.release_encoders()
+    extractor.release()
     return found
 
 

@@ -77,6 +77,7 @@ class ControlEvaluation:
     def mean_errors(self) -> dict[str, float]:
         """The mean of each measure over the held-out rows, on this process alone."""
         found = self.extractor(self.sample())
+        self.extractor.release()  # a model that measures must not take memory from the training
         per_image = condition_error(self.run.config.condition_kind, self.given, found)
         return {name: statistics.fmean(values) for name, values in per_image.items()}
 

@@ -222,3 +222,20 @@ def test_the_commit_on_the_hub_is_pinned(
     refusal = f"holds control images of other settings: commit is {commits[1]}, not {commits[0]}; delete"
     assert refusal in run.stderr
     assert not [r for r in hub_server.requests if r.startswith("GET") and r.endswith(".py")]
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_a_model_is_on_its_device_from_a_call_until_it_is_released(
+    kind: str, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves, move = [], torch.nn.Module.to
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *a, **k: moves.append(str(a[0])) or move(self, *a, **k))
+    extractor = make_extractor(kind, str(models[kind]), device="cpu:0")  # the processor by another name
+    assert not moves
+    (first,) = extractor(IMAGES[:1])
+    assert set(moves) == {"cpu:0"}
+    moves.clear()
+    extractor.release()
+    assert set(moves) == {"cpu"}
+    (again,) = extractor(IMAGES[:1])
+    assert moves[-1] == "cpu:0" and first.tobytes() == again.tobytes()

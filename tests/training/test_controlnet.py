@@ -13,6 +13,7 @@
 # limitations under the License.
 """ControlNet training: the branch learns, the rest stays, each row meets its own control image."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -21,7 +22,9 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
+from diffusers_difftune import conditions
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.conditions import make_extractor
 from diffusers_difftune.control import LORA_FILE, NEW_LAYERS, ControlBranch
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.images import ImageTransform
@@ -248,6 +251,50 @@ def test_mixed_precision_trains_and_validates(tiny_pipeline, tiny_conditions, tm
     folder = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags + " --gradient_checkpointing")
     assert all(tensor.dtype == torch.float32 for tensor in load_file(folder / WEIGHTS).values())
     assert (folder / "validation" / "step-4" / "0.png").is_file()
+
+
+@pytest.mark.parametrize("lora", [{}, {"rank": 2}])
+def test_the_copy_in_half_precision_is_a_copy(lora, backbone):
+    denoiser = backbone.load_denoiser(dtype=torch.bfloat16)
+    trained = ControlBranch(backbone, denoiser, backbone.new_controlnet(backbone.load_denoiser()), **lora)
+    for name, parameter in trained.model.named_parameters():
+        if "lora_B" in name:  # it starts at 0
+            torch.nn.init.ones_(parameter)
+    before = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    backbone.load_encoders(torch.device("cpu"), torch.bfloat16)
+    copied = trained.pipeline(torch.device("cpu"), torch.bfloat16).controlnet.state_dict()
+    backbone.release_encoders()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trained.model.state_dict().items())
+    plain = {name.replace(".base_layer", ""): name for name in before if "lora_" not in name}
+    assert copied.keys() == plain.keys()
+    for name, original in plain.items():
+        merged = original.endswith(".base_layer.weight")
+        assert torch.equal(copied[name], before[original].bfloat16()) != merged, name
+
+
+def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_conditions, tmp_path, monkeypatch):
+    calls, prepare = [], loop.prepare
+
+    def watched(*args, **kwargs):
+        extractor = make_extractor(*args, **kwargs)
+
+        def extract(images):
+            calls.append("extract")
+            return extractor(images)
+
+        return dataclasses.replace(extractor, extract=extract, release=lambda: calls.append("release"))
+
+    def watch(*args):
+        calls.append("train")
+        return prepare(*args)
+
+    monkeypatch.setattr(conditions, "make_extractor", watched)
+    monkeypatch.setattr(loop, "prepare", watch)
+    flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
+    flags += " --control_evaluation_steps 1 --max_train_steps 2 --bank_samples 4"
+    run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags)
+    measured = ["extract", "release"]
+    assert calls == [*measured, *measured, "train", *measured, "train", *measured]  # first of all, of the bank
 
 
 def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path, capsys):
