@@ -93,20 +93,43 @@ def denoising_loss_by_level(
     training = denoiser.training
     denoiser.eval()
     for place, index in enumerate(tqdm(chosen.tolist(), "loss by noise level", leave=False)):
-        signal, sigma = levels.signal[index].float().to(device), levels.noise[index].float().to(device)
         for batch in torch.arange(len(latents)).split(batch_size):
             clean = latents[batch].to(device, torch.float32)
+            given = {name: values[batch].to(device) for name, values in condition.items()}
             noise = fixed_noise(seed, place, batch, clean)
-            prediction = backbone.predict(
-                denoiser,
-                signal * clean + sigma * noise,
-                levels.timesteps[index].to(device).expand(len(batch)),
-                {name: values[batch].to(device) for name, values in condition.items()},
-            )
-            target = regression_target(objective.prediction_type, clean, noise, signal, sigma)
-            rows[place, batch] = (prediction.float() - target).double().square().flatten(1).mean(1).cpu()
+            rows[place, batch] = row_losses(denoiser, backbone, objective, index, clean, noise, given).cpu()
     denoiser.train(training)
     return LossByLevel(levels.timesteps[chosen], levels.height[chosen], rows)
+
+
+def row_losses(
+    denoiser: torch.nn.Module,
+    backbone: Backbone,
+    objective: DiffTuningObjective,
+    level: int,
+    clean: torch.Tensor,
+    noise: torch.Tensor,
+    condition: dict[str, torch.Tensor],
+) -> torch.Tensor:
+    """The denoising loss ℓ of each row at one noise level: the mean squared error of the prediction, unweighted.
+
+    Args:
+        denoiser, backbone, objective: As for [`denoising_loss_by_level`].
+        level (`int`): Index into the objective's noise levels.
+        clean (`torch.Tensor` of shape `(B, C, h, w)`): Clean latents, on the denoiser's device.
+        noise (`torch.Tensor` of shape `(B, C, h, w)`): ε.
+        condition (`dict[str, torch.Tensor]`): B entries each.
+
+    Returns:
+        `torch.Tensor` of shape `(B,)`, float64.
+    """
+    levels = objective.levels
+    signal, sigma = (factor[level].float().to(clean.device) for factor in (levels.signal, levels.noise))
+    timesteps = levels.timesteps[level].to(clean.device).expand(len(clean))
+    prediction = backbone.predict(denoiser, signal * clean + sigma * noise, timesteps, condition)
+    prediction = prediction[:, : clean.shape[1]]  # a learned variance, where there is one, comes after it
+    target = regression_target(objective.prediction_type, clean, noise, signal, sigma)
+    return (prediction.float() - target).double().square().flatten(1).mean(1)
 
 
 def fixed_noise(seed: int, level: int, rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,182 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How far fine-tuning moved the weights: plainly, and weighted by how much each weight matters to what was known."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ..backbones import Backbone
+from ..data.plan import counter_generator
+from ..errors import DiffTuneError
+from ..objective import DiffTuningObjective
+from ..timesteps import draw_levels
+from .forgetting import row_losses, standard_error
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The distance of fine-tuned weights θ from the pretrained θ*, in all of them or in one block.
+
+    Attributes:
+        l2 (`float`): ‖θ − θ*‖.
+        relative_l2 (`float`): ‖θ − θ*‖ / ‖θ*‖, over the weights compared.
+        ewc (`float`): ½ Σᵢ Fᵢ (θᵢ − θ*ᵢ)², the penalty of elastic weight consolidation at λ = 1 (Kirkpatrick et al., PNAS
+            2017, eq. 3), with F the diagonal Fisher information; see [`measure_distance`].
+        ewc_standard_error (`float`): Of `ewc`, by the choice of rows that F is estimated from.
+        num_compared (`int`): Weights compared.
+        num_changed (`int`): Weights in tensors that differ at all.
+    """
+
+    l2: float
+    relative_l2: float
+    ewc: float
+    ewc_standard_error: float
+    num_compared: int
+    num_changed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def per_parameter(self, trained: int) -> dict[str, float]:
+        """The distances per parameter that was trained, to compare methods that train more or fewer.
+
+        Args:
+            trained (`int`): How many parameters trained; of an adapter its own, of a whole model those that changed.
+
+        Returns:
+            `dict[str, float]`: `rms`, the root mean square l2 / √n, and `ewc`, the mean ewc / n.
+        """
+        return {"rms": self.l2 / max(trained, 1) ** 0.5, "ewc": self.ewc / max(trained, 1)}
+
+
+def measure_distance(
+    denoiser: torch.nn.Module,
+    finetuned: dict[str, torch.Tensor],
+    backbone: Backbone,
+    objective: DiffTuningObjective,
+    latents: torch.Tensor,
+    condition: dict[str, torch.Tensor],
+    draws: int = 4,
+    seed: int = 0,
+) -> tuple[Distance, dict[str, Distance]]:
+    """The distance of fine-tuned weights from the pretrained ones.
+
+    The diagonal Fisher information is that of the pretrained denoiser's loss on source data, Fᵢ = E[(∂ℓ/∂θᵢ)²], by
+    exact gradients of one example at a time: each row of source data is taken at `draws` noise levels, one from each of as
+    many equal parts of the law that plain training draws them by, under noise that depends on (seed, row, draw) alone. ℓ
+    is the training loss of the example, the mean squared error over its numbers. It is the Fisher information up to a
+    constant factor (of the Gaussian likelihood that has this loss), and empirical: at the noise that is there, and not at
+    answers drawn from the model.
+
+    Args:
+        denoiser (`torch.nn.Module`): The pretrained denoiser, in float32.
+        finetuned (`dict[str, torch.Tensor]`): Fine-tuned weights by their names in the denoiser; those that are not named
+            are left out.
+        backbone ([`Backbone`]): The family.
+        objective ([`DiffTuningObjective`]): Of the denoiser's prediction type.
+        latents (`torch.Tensor` of shape `(N, C, h, w)`): Source data, scaled as the denoiser expects them.
+        condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on, N entries each.
+        draws (`int`, *optional*, defaults to 4): Noise levels per row.
+        seed (`int`, *optional*, defaults to 0): Seed of noise levels and noise.
+
+    Returns:
+        `tuple[Distance, dict[str, Distance]]`: In all weights, and by block of the denoiser, in its order.
+
+    Raises:
+        DiffTuneError: The weights do not fit the denoiser.
+    """
+    parameters = dict(denoiser.named_parameters())
+    for name, values in finetuned.items():
+        if name not in parameters or parameters[name].shape != values.shape:
+            raise DiffTuneError(f"The fine-tuned weights do not fit the pretrained denoiser: see {name}.")
+    changes = {}
+    for name, values in finetuned.items():
+        before = parameters[name].detach()
+        after = values.detach().to(before)
+        if not torch.equal(before, after):
+            changes[name] = after - before
+    weighted = ewc_by_row(denoiser, changes, backbone, objective, latents, condition, draws, seed)
+
+    compared = [name for name in parameters if name in finetuned]
+    blocks: dict[str, list[str]] = {}
+    for name in compared:
+        blocks.setdefault(block_of(name), []).append(name)
+
+    def over(names: list[str]) -> Distance:
+        rows = sum((weighted[name] for name in names if name in weighted), torch.zeros(len(latents)).double())
+        squares = sum(changes[name].double().square().sum().item() for name in names if name in changes)
+        norm = sum(parameters[name].detach().double().square().sum().item() for name in names)
+        return Distance(
+            l2=squares**0.5,
+            relative_l2=(squares / norm) ** 0.5 if norm else 0.0,
+            ewc=rows.mean().item(),
+            ewc_standard_error=standard_error(rows),
+            num_compared=sum(parameters[name].numel() for name in names),
+            num_changed=sum(changes[name].numel() for name in names if name in changes),
+        )
+
+    return over(compared), {block: over(names) for block, names in blocks.items()}
+
+
+def ewc_by_row(
+    denoiser: torch.nn.Module,
+    changes: dict[str, torch.Tensor],
+    backbone: Backbone,
+    objective: DiffTuningObjective,
+    latents: torch.Tensor,
+    condition: dict[str, torch.Tensor],
+    draws: int,
+    seed: int,
+) -> dict[str, torch.Tensor]:
+    """½ Σᵢ (∂ℓ/∂θᵢ · Δᵢ)² of each row and tensor of weights, a mean over its draws; of each tensor of shape `(N,)`.
+
+    Its mean over rows is the Fisher-weighted distance, without the Fisher information of a billion weights in memory.
+    """
+    chosen = {name: parameter for name, parameter in denoiser.named_parameters() if name in changes}
+    found = torch.zeros(len(chosen), len(latents), dtype=torch.float64)
+    if not chosen:
+        return {}
+    frozen, training = [p for p in chosen.values() if not p.requires_grad], denoiser.training
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    denoiser.eval()
+    device = next(iter(chosen.values())).device
+    for row in tqdm(range(len(latents)), "Fisher information", leave=False):
+        clean = latents[row : row + 1].to(device, torch.float32)
+        given = {name: values[row : row + 1].to(device) for name, values in condition.items()}
+        for draw in range(draws):
+            random = counter_generator(seed, "fisher", draw, row)
+            uniform = torch.tensor((draw + random.random()) / draws, dtype=torch.float64)
+            level = int(draw_levels(objective.levels.base, uniform))
+            noise = torch.from_numpy(random.standard_normal(clean.shape, dtype="float32")).to(clean)
+            loss = row_losses(denoiser, backbone, objective, level, clean, noise, given)
+            gradients = torch.autograd.grad(loss.sum(), list(chosen.values()), materialize_grads=True)
+            moved = [
+                (gradient.float() * changes[name].float()).square().sum(dtype=torch.float64)
+                for name, gradient in zip(chosen, gradients, strict=True)
+            ]
+            found[:, row] += torch.stack(moved).cpu() / (2 * draws)  # one wait for the device
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    denoiser.train(training)
+    return dict(zip(chosen, found, strict=True))
+
+
+def block_of(name: str) -> str:
+    """The block of a denoiser that a parameter is in: `down_blocks.0`, `mid_block`, `transformer_blocks.7` …"""
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first

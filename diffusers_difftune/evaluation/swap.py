@@ -1,0 +1,169 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Swapping denoisers within one reverse process: the probe that the chain of forgetting was found with."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..errors import DiffTuneError
+
+
+ENDS = ("data", "noise")
+
+
+class SwappedDenoiser(torch.nn.Module):
+    """A fine-tuned denoiser that gives way to the pretrained one for a part of the reverse process.
+
+    This is the analysis of Zhong et al. (NeurIPS 2024, arXiv 2406.00773): if near the data the pretrained denoiser serves the
+    target as well as the fine-tuned one, then what was learned there was not needed, and what was forgotten there was
+    forgotten in vain.
+
+    It takes a denoiser's place in a pipeline and decides at every call by the timestep, so whatever calls a denoiser with
+    the timesteps of its scheduler can sample with it. What a pipeline asks of it besides (`config`, `dtype`, `device` …) is
+    the fine-tuned denoiser's.
+
+    Args:
+        finetuned (`torch.nn.Module`): The fine-tuned denoiser.
+        pretrained (`torch.nn.Module`): The pretrained one, called with the same arguments.
+        percent (`float`): x, the part of the sampler's steps that are the pretrained denoiser's, in [0, 100]; rounded to
+            whole steps. 0 is the fine-tuned model, 100 the pretrained one, bit for bit.
+        end (`str`): `"data"`: the last x % of the steps; `"noise"`: the first x %, as a control.
+        timesteps (`Callable`): Returns the sampler's own timesteps in the order of its steps, at the time of a call:
+            `lambda: pipeline.scheduler.timesteps`. A timestep that samplers go through twice belongs to its first place.
+
+    Raises:
+        DiffTuneError: The percentage is out of range, or `end` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        finetuned: torch.nn.Module,
+        pretrained: torch.nn.Module,
+        percent: float,
+        end: str,
+        timesteps: Callable[[], torch.Tensor],
+    ) -> None:
+        super().__init__()
+        if not 0 <= percent <= 100:
+            raise DiffTuneError(f"{percent} is no percentage of the reverse process; it must be from 0 to 100.")
+        if end not in ENDS:
+            raise DiffTuneError(f"'{end}' is no end of the reverse process; it must be {' or '.join(ENDS)}.")
+        self.finetuned, self.pretrained = finetuned, pretrained
+        self.percent, self.end, self.timesteps = percent, end, timesteps
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("finetuned"), name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        timestep = kwargs["timestep"] if "timestep" in kwargs else args[1]
+        denoiser = self.pretrained if self.is_swapped(timestep) else self.finetuned
+        return denoiser(*args, **kwargs)
+
+    def is_swapped(self, timestep: torch.Tensor | float) -> bool:
+        """Whether the pretrained denoiser answers at this timestep, one for all rows.
+
+        Raises:
+            DiffTuneError: It is none of the sampler's.
+        """
+        steps = self.timesteps().cpu().double()
+        value = float(timestep.flatten()[0] if isinstance(timestep, torch.Tensor) else timestep)
+        places = (steps == value).nonzero()
+        if not len(places):
+            raise DiffTuneError(
+                f"The denoiser is called at timestep {value:g}, which is not among its sampler's {len(steps)} (from"
+                f" {steps[0].item():g} to {steps[-1].item():g}); swapping needs those."
+            )
+        place, swapped = places[0].item(), swapped_steps(self.percent, len(steps))
+        return place >= len(steps) - swapped if self.end == "data" else place < swapped
+
+
+def swapped_steps(percent: float, steps: int) -> int:
+    """x % of the sampler's steps as a whole number, halves rounded up."""
+    return int(percent * steps / 100 + 0.5)
+
+
+class Adjusted(torch.nn.Module):
+    """A denoiser that gets some of its arguments changed, or not at all.
+
+    Args:
+        denoiser (`torch.nn.Module`): The denoiser. It is not owned: moving this module moves it, saving is not meant.
+        change (`Callable`): From the arguments by name to those to call with.
+    """
+
+    def __init__(self, denoiser: torch.nn.Module, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        super().__init__()
+        self.denoiser, self.change = denoiser, change
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.denoiser(**self.change(inspect.signature(self.denoiser.forward).bind(*args, **kwargs).arguments))
+
+
+def without_control(denoiser: torch.nn.Module) -> Adjusted:
+    """A denoiser that does not hear the ControlNet beside it: the bare model in a ControlNet pipeline."""
+    residuals = ("down_block_additional_residuals", "mid_block_additional_residual")
+    return Adjusted(denoiser, lambda given: {name: value for name, value in given.items() if name not in residuals})
+
+
+def without_class(denoiser: torch.nn.Module, null_class: int) -> Adjusted:
+    """A class-conditional denoiser that takes every class for the null class, because it does not know those that the
+    pipeline is asked for."""
+
+    def change(given: dict[str, Any]) -> dict[str, Any]:
+        return given | {"class_labels": torch.full_like(given["class_labels"], null_class)}
+
+    return Adjusted(denoiser, change)
+
+
+@contextmanager
+def swapped(
+    pipeline: Any, pretrained: torch.nn.Module, percent: float, end: str = "data"
+) -> Iterator[SwappedDenoiser]:
+    """A context in which a pipeline samples with its denoiser swapped for the pretrained one in part; see [`SwappedDenoiser`].
+
+    Args:
+        pipeline (`DiffusionPipeline`): Has the fine-tuned denoiser; gets it back on exit.
+        pretrained (`torch.nn.Module`): The pretrained denoiser, on the same device and of the same type.
+        percent (`float`): x, in [0, 100].
+        end (`str`, *optional*, defaults to `"data"`): `"data"` for the last steps, `"noise"` for the first.
+
+    Yields:
+        [`SwappedDenoiser`]: What samples.
+
+    Example:
+
+    ```python
+    from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+    pipeline = StableDiffusionPipeline.from_pretrained("outputs/my-model")
+    pretrained = UNet2DConditionModel.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5", subfolder="unet")
+    with swapped(pipeline, pretrained, 30):
+        image = pipeline("a watercolour of a lighthouse").images[0]
+    ```
+    """
+    name = "unet" if hasattr(pipeline, "unet") else "transformer"
+    finetuned = getattr(pipeline, name)
+    # the scheduler is asked for at the time of a call, because whoever samples may have set another
+    module = SwappedDenoiser(finetuned, pretrained, percent, end, lambda: pipeline.scheduler.timesteps)
+    setattr(pipeline, name, module)
+    try:
+        yield module
+    finally:
+        setattr(pipeline, name, finetuned)
