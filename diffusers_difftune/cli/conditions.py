@@ -62,7 +62,10 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="What estimates depth, normal or segmentation: a folder, a model id on the Hub, or"
         f" {DRAWING} (no model; for drawings on white). Default: a model of each kind on the Hub.",
     )
-    build.add_argument("--revision", help="Revision of that model on the Hub.")
+    build.add_argument(
+        "--revision",
+        help="Revision of that model on the Hub. Default: the newest; of a default model, a fixed commit.",
+    )
     build.add_argument(
         "--resolution",
         type=int,

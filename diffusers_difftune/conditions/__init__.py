@@ -78,7 +78,9 @@ def make_extractor(
         model (`str`, *optional*):
             For `depth`, `normal` and `segmentation`: `"drawing"`, a folder, or the id of a model on the Hub. `None` is
             the kind's default model.
-        revision (`str`, *optional*): Revision of the model on the Hub: a branch, a tag or a commit.
+        revision (`str`, *optional*):
+            Revision of the model on the Hub: a branch, a tag or a commit. `None` is the newest, but of a default model
+            one commit that is fixed in this library.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
             Where the model runs. It is there from the first call until [`Extractor`] is told to release it.
         cache_dir (`str`, *optional*): Where downloaded models are kept. `None` is the Hub's own cache.

@@ -37,10 +37,11 @@ from . import Extractor
 from .shapes import normal_colors
 
 
+# The model of each kind, and the commit of it that is used: what a condition is must not change from one day to another.
 DEFAULT_MODELS = {
-    "depth": "depth-anything/Depth-Anything-V2-Small-hf",
-    "normal": "prs-eth/marigold-normals-v1-1",
-    "segmentation": "openmmlab/upernet-convnext-small",
+    "depth": ("depth-anything/Depth-Anything-V2-Small-hf", "5426e4f0f36572d16453bbda7a8389317b1bef99"),
+    "normal": ("prs-eth/marigold-normals-v1-1", "09cfdd258cb281fa006cf1afcd2284376d16687d"),
+    "segmentation": ("openmmlab/upernet-convnext-small", "550b68d291f9a7e4874065c6eec0676b2ba821e6"),
 }
 # What a model of the kind is called in its config: transformers' own classes, or diffusers' pipeline.
 CLASSES = {
@@ -69,7 +70,8 @@ def model_extractor(
         kind (`str`): The kind.
         model (`str`, *optional*): A folder or the id of a model on the Hub. `None` is the kind's entry in
             `DEFAULT_MODELS`.
-        revision (`str`, *optional*): Its revision on the Hub.
+        revision (`str`, *optional*): Its revision on the Hub. `None` is the newest, but of a default model its commit in
+            `DEFAULT_MODELS`.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it runs.
         cache_dir (`str`, *optional*): Where downloaded models are kept.
         token (`str`, *optional*): Token for the Hub.
@@ -80,7 +82,9 @@ def model_extractor(
     Raises:
         DiffTuneError: There is no such model, or it is one for another task.
     """
-    model = model or DEFAULT_MODELS[kind]
+    if model is None:
+        model, pinned = DEFAULT_MODELS[kind]
+        revision = revision or pinned
     index = "model_index.json" if kind == "normal" else "config.json"
     local = Path(model).is_dir()
     where: dict[str, Any] = {} if local else {"cache_dir": cache_dir, "token": token}

@@ -40,8 +40,8 @@ class ModelConfig:
 
 
 @dataclass
-class TargetDataConfig:
-    """The target data, as every script takes it; the scripts' own groups build on it."""
+class ImageDataConfig:
+    """The images to train on, as every script takes them; the scripts' own groups build on it."""
 
     dataset_name: str | None = flag("A dataset on the Hub, or a folder that `datasets` can load.")
     dataset_config_name: str | None = flag("The configuration of the dataset, if it has several.")
@@ -49,24 +49,28 @@ class TargetDataConfig:
         "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a folder of Parquet files."
     )
     image_column: str = flag("The column that holds the image.", "image")
-    caption_column: str = flag("The column that holds a caption or a list of captions.", "text")
     max_train_samples: int | None = flag("Train on this many rows only, drawn with the seed.")
     resolution: int = flag("Images are resized so that their shorter side has this many pixels, then cropped.", 512)
     dataloader_num_workers: int = flag("Processes that prepare batches; 0 prepares them in the main process.", 0)
-    proportion_empty_prompts: float = flag(
-        "Fraction of target rows whose caption is replaced by the empty prompt, for classifier-free guidance.", 0.0
-    )
     no_cache: bool = flag("Encode images and captions in every step instead of once (upstream's behaviour).", False)
-    streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)
     verify_cache: bool = flag("Hash every image again instead of trusting size, time and inode of its file.", False)
     skip_bad_images: bool = flag("Leave out images that cannot be read instead of stopping.", False)
 
 
 @dataclass
-class DataConfig(TargetDataConfig):
-    """The target data of a text-to-image model, and what is done to images."""
+class TargetDataConfig(ImageDataConfig):
+    """Images with captions."""
 
-    _argument_group_name = "target data"
+    caption_column: str = flag("The column that holds a caption or a list of captions.", "text")
+    proportion_empty_prompts: float = flag(
+        "Fraction of target rows whose caption is replaced by the empty prompt, for classifier-free guidance.", 0.0
+    )
+    streaming: bool = flag("Read the dataset as a stream, without caching or knowing its length.", False)
+
+
+@dataclass
+class CropFlags:
+    """What is done to images."""
 
     center_crop: bool = flag("Crop in the centre instead of at random.", False)
     random_flip: bool = flag("Flip images horizontally at random.", False)
@@ -76,6 +80,40 @@ class DataConfig(TargetDataConfig):
         choices=["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"],
     )
     crops_per_image: int = flag("How many seeded random crops of an image that is not square are cached.", 4)
+
+
+@dataclass
+class DataConfig(CropFlags, TargetDataConfig):
+    """The target data of a text-to-image model."""
+
+    _argument_group_name = "target data"
+
+
+@dataclass
+class ClassDataConfig(CropFlags, ImageDataConfig):
+    """The target data of a class-conditional model."""
+
+    _argument_group_name = "target data"
+
+    train_data_dir: str | None = flag(
+        "A folder with a folder of images for each class, or one with a metadata.jsonl or metadata.csv that has the"
+        " labels, or a folder of Parquet files."
+    )
+    label_column: str = flag("The column that holds the label: a name or a number. Class folders need none.", "label")
+    class_dropout_prob: float = flag(
+        "Fraction of target rows that get the null class, for classifier-free guidance.", 0.1
+    )
+    resolution: int | None = flag(
+        "Side of the images in pixels; a model makes images of one size only. Default: that."
+    )
+    no_cache: bool = flag("Encode images in every step instead of once.", False)
+
+    streaming = False  # the classes are not known before the end of a stream
+
+    @property
+    def proportion_empty_prompts(self) -> float:
+        """The null class is the empty prompt of a class-conditional model."""
+        return self.class_dropout_prob
 
 
 @dataclass
@@ -181,7 +219,16 @@ class RunConfig:
 
 
 @dataclass
-class FullFineTuningConfig:
+class EmaFlags:
+    """The moving average of a model that trains whole."""
+
+    use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
+    offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
+    foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
+
+
+@dataclass
+class FullFineTuningConfig(EmaFlags):
     """What only full fine-tuning has."""
 
     _argument_group_name = "full fine-tuning"
@@ -189,9 +236,6 @@ class FullFineTuningConfig:
     input_perturbation: float = flag("Scale of the input perturbation, on target rows; 0.1 is recommended.", 0.0)
     dream_training: bool = flag("DREAM training, on target rows: one more forward pass per step.", False)
     dream_detail_preservation: float = flag("p of DREAM, above 0.", 1.0)
-    use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
-    offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
-    foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
     non_ema_revision: str | None = flag("Revision of the weights to start from when revision holds moving averages.")
     validation_prompts: list[str] | None = flag("Prompts to make validation images for.", nargs="+")
     validation_epochs: int = flag("Make validation images every this many epochs.", 5)
@@ -223,6 +267,48 @@ class LoraValidationConfig:
     num_validation_images: int = flag("How many validation images to make.", 4)
     validation_epochs: int = flag("Make validation images every this many epochs.", 1)
     validation_steps: int | None = flag("Make validation images every this many steps instead.")
+
+
+@dataclass
+class ClassConditionalConfig(EmaFlags):
+    """What only class-conditional fine-tuning has."""
+
+    _argument_group_name = "class-conditional fine-tuning"
+
+    class_embeddings: str = flag(
+        "What the new classes start from, in the rows of the class tables from 0: keep, what those rows held; reset,"
+        " small random numbers.",
+        "keep",
+        choices=["keep", "reset"],
+    )
+    variance_loss: str = flag(
+        "Of a model that learns its variance, the variational term is taken on: both, target and source rows, each"
+        " under its own law of noise levels, as the reference does; target, target rows alone; unskewed, both, weighted"
+        " so that the laws make no difference.",
+        "both",
+        choices=["both", "target", "unskewed"],
+    )
+    validation_classes: list[str] | None = flag("Names of classes to make validation images for.", nargs="+")
+    validation_epochs: int = flag("Make validation images every this many epochs.", 5)
+    validation_steps: int | None = flag("Make validation images every this many steps instead.")
+    tracker_project_name: str = flag("Name of the project in the tracker.", "class-conditional-fine-tune")
+
+
+@dataclass
+class ClassDiffTuningConfig(DiffTuningConfig):
+    """What Diff-Tuning adds, where classes stand for prompts."""
+
+    _argument_group_name = "Diff-Tuning"
+
+    retention_prompts: str = flag(
+        "empty: source rows carry the null class; sampled: the class they were made with, unless a new class has its row.",
+        "empty",
+        choices=["sampled", "empty"],
+    )
+    bank_prompts: str = flag(
+        "classes (all of the pretrained model's), empty (the null class), or a text file with an id or a name a line.",
+        "classes",
+    )
 
 
 @dataclass
@@ -259,7 +345,9 @@ class ControlConditionConfig:
         "What extracts depth, normal or segmentation: a folder, a model id on the Hub, or drawing (no model; for"
         " drawings on white). Default: a model of each kind on the Hub."
     )
-    condition_revision: str | None = flag("Revision of the condition model on the Hub.")
+    condition_revision: str | None = flag(
+        "Revision of the condition model on the Hub. Default: the newest; of a default model, a fixed commit."
+    )
     retention_condition: str | None = flag(
         "The control images of source rows: extracted from the samples themselves, or blank (black). Default: extracted"
         " if --condition_kind says how, else blank.",

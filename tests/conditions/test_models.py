@@ -158,7 +158,7 @@ def test_a_model_that_cannot_be_had_is_refused(kind: str, tmp_path: Path) -> Non
             DiffTuneError, match=f"^The {kind} model .* is neither a folder with a model nor one that"
         ) as e:
             make_extractor(kind, model)
-        assert "\n" not in str(e.value) and (model or DEFAULT_MODELS[kind]) in str(e.value)
+        assert "\n" not in str(e.value) and (model or DEFAULT_MODELS[kind][0]) in str(e.value)
 
 
 def test_a_damaged_model_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
@@ -177,6 +177,26 @@ def test_the_default_models_have_known_classes() -> None:
     assert set(DEFAULT_MODELS) == set(CLASSES) == set(MODEL_KINDS)
     assert "DepthAnythingForDepthEstimation" in CLASSES["depth"]
     assert "UperNetForSemanticSegmentation" in CLASSES["segmentation"]
+
+
+def test_default_models_are_asked_for_at_a_fixed_commit(hub_server: HubServer) -> None:
+    program = """
+        from diffusers_difftune.conditions import MODEL_KINDS, make_extractor
+        from diffusers_difftune.errors import DiffTuneError
+        for kind in MODEL_KINDS:
+            for revision in (None, "v2"):
+                try:
+                    make_extractor(kind, None, revision)
+                except DiffTuneError as error:
+                    print(error)
+    """
+    run = hub_server.run(program)
+    assert run.stdout.count("can be had from the Hub") == 2 * len(MODEL_KINDS), run.stdout + run.stderr
+    asked = {request.split(" /")[1].rpartition("/")[0] for request in hub_server.requests if "/resolve/" in request}
+    assert asked == {
+        f"{model}/resolve/{revision}" for model, commit in DEFAULT_MODELS.values() for revision in (commit, "v2")
+    }
+    assert all(len(commit) == 40 for _, commit in DEFAULT_MODELS.values())
 
 
 FROM_THE_HUB = textwrap.dedent(
