@@ -28,7 +28,7 @@ def kid_difference(real: torch.Tensor, one: torch.Tensor, other: torch.Tensor) -
     The KID (Bińkowski et al., ICLR 2018) is the squared maximum mean discrepancy with the kernel k(a, b) = (aᵀb / D + 1)³;
     here its unbiased estimate from all images at once (Gretton et al., JMLR 2012, eq. 3), where torchmetrics averages over
     random halves. The error is that of its linearisation: a mean over pairs of generated images plus a mean over real
-    ones (Hájek's projection).
+    ones (Hájek's projection). Of images that are as near as real ones it is too large rather than too small.
 
     Args:
         real (`torch.Tensor` of shape `(N, D)`): Features of real images.

