@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, conditions, convergence, push
+from . import bank, conditions, convergence, evaluate, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,5 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
     bank.add_parser(rooms)
     conditions.add_parser(rooms)
     convergence.add_parser(rooms)
+    evaluate.add_parser(rooms)
     push.add_parser(rooms)
     return parser

@@ -27,6 +27,7 @@ from .precision_recall import precision_recall
 from .quality import check_features, floor_pair, frechet_distance, kernel_distance
 
 
+FEWEST = 8  # KID needs random halves of two, and the floor two sets of that
 MEASURES = ("fid", "kid", "precision", "recall")
 
 
@@ -44,9 +45,18 @@ class RealImages:
 
     Attributes:
         floor (`dict`): The distances of real images among themselves; see [`distances`].
+
+    Raises:
+        DiffTuneError: There are fewer than 8 real images, or fewer than 4 others.
     """
 
     def __init__(self, features: torch.Tensor, other_features: torch.Tensor | None = None, seed: int = 0) -> None:
+        sizes = (len(features), None if other_features is None else len(other_features))
+        if sizes[0] < FEWEST or (sizes[1] is not None and sizes[1] < FEWEST // 2):
+            raise DiffTuneError(
+                f"{min(size for size in sizes if size is not None)} real images are too few to measure by; use at least"
+                f" {FEWEST}, and for the floor {FEWEST // 2} others."
+            )
         self.features, self.seed = features, seed
         self.floor = distances(*floor_pair(features, other_features, seed), seed)
 
@@ -95,19 +105,8 @@ def distances(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> dic
     }
 
 
-def drawn_rows(data: TargetData, count: int, what: str) -> list[int]:
-    """A draw of rows, always the same; the first rows of a folder may be of one kind.
-
-    Args:
-        data ([`TargetData`]): The rows.
-        count (`int`): How many.
-        what (`str`): How messages call the data.
-
-    Raises:
-        DiffTuneError: There are not as many.
-    """
-    if len(data) < count:
-        raise DiffTuneError(f"{what} has {len(data)} rows, which are fewer than the {count} that were asked for.")
+def drawn_rows(data: TargetData, count: int) -> list[int]:
+    """A draw of at most `count` rows, always the same; the first rows of a folder may be of one kind."""
     return seeded_order(0, "held-out rows", 0, len(data))[:count].tolist()
 
 

@@ -1,0 +1,339 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`difftune evaluate`"""
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DiffTuneError, renamed
+from ..training.config import DataConfig, ModelConfig, RunConfig
+from .conditions import LIKE_HUB_ID
+from .flags import add_flags
+
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..backbones import Backbone
+    from ..data.dataset import TargetData
+    from ..evaluation.clip_score import ClipScore
+    from ..evaluation.measurement import Measurement
+
+EVALUATE = """\
+How near are the samples of pipelines to real images? Samples each PIPELINE for the captions of held-out DATA (a
+class-conditional one for their classes), all from the same noise, and compares as many samples as real images by FID,
+KID, precision and recall, and samples with captions by the CLIP score. Beside every figure is its floor: what real images
+score against other real images. docs/evaluation.md says what the figures mean.
+"""
+DATA_FLAGS = ("dataset_config_name", "image_column", "caption_column", "skip_bad_images")
+MOST_IMAGES = 1000  # if --num_images is not given
+SHOWN = 8  # samples in a row of the picture
+
+
+def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds `evaluate`."""
+    parser = rooms.add_parser(
+        "evaluate",
+        help="how near samples are to real images",
+        usage="difftune evaluate PIPELINE [PIPELINE ...] DATA [flags]",
+        description=EVALUATE,
+        allow_abbrev=False,
+    )
+    parser.add_argument("pipelines", metavar="PIPELINE", nargs="+", help="A pipeline's folder, or its id on the Hub.")
+    parser.add_argument(
+        "data", metavar="DATA", help="Held-out images: what --train_data_dir or --dataset_name of training takes."
+    )
+    parser.add_argument("--pretrained", metavar="PIPELINE", help="Measure this pipeline, too, without an adapter.")
+    parser.add_argument("--adapter", metavar="PATH", help="What was trained on PIPELINE (on each): a run's folder.")
+    parser.add_argument(
+        "--prompts",
+        default="captions",
+        help="What to sample: captions (of the rows that samples are compared with; for a class-conditional pipeline"
+        " their classes), empty, a text file with one prompt a line, or DATASET#COLUMN. Default: captions.",
+    )
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        help="Images to sample, and real ones to compare them with. Default: as many as DATA has, at most"
+        f" {MOST_IMAGES}.",
+    )
+    parser.add_argument(
+        "--floor_data",
+        metavar="DATA",
+        help="More real images of the same kind, such as the training set, for the floor. Default: the rest of DATA; if"
+        " that is too little, one half of what is compared against the other.",
+    )
+    parser.add_argument(
+        "--features",
+        default="dinov2",
+        help="What images are compared by: inception, dinov2, clip, efficientnet, a vision model of transformers (a"
+        " folder or an id on the Hub), or the .safetensors file of a projection. Default: dinov2.",
+    )
+    parser.add_argument(
+        "--clip_model",
+        default="openai/clip-vit-large-patch14",
+        help="The model of the CLIP score: a folder or an id on the Hub; none leaves the score out. Default:"
+        " openai/clip-vit-large-patch14.",
+    )
+    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Classifier-free guidance. Default: 3.0.")
+    parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise. Default: 0.")
+    parser.add_argument(
+        "--resolution", type=int, help="Side of the images in pixels. Default: the first pipeline's own."
+    )
+    parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("evaluation.json"),
+        help="Where the figures go, and beside them a picture of the first samples. Default: evaluation.json.",
+    )
+    add_flags(parser, DataConfig, *DATA_FLAGS)
+    add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
+    add_flags(parser, RunConfig, "mixed_precision", "hub_token")
+    parser.set_defaults(run=evaluate)
+
+
+@dataclass
+class Candidate:
+    """A pipeline to measure, and what to put on it."""
+
+    name: str
+    backbone: "Backbone"
+    adapter: str | None = None
+
+    @property
+    def label(self) -> str:
+        return self.name if self.adapter is None else f"{self.name} + {self.adapter}"
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`difftune evaluate`"""
+    check_arguments(arguments)
+    candidates = find_candidates(arguments)
+
+    import torch
+    from accelerate import Accelerator
+
+    from ..atomic import write_bytes_atomic
+    from ..evaluation.contact_sheet import contact_sheet
+
+    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    measurement, facts = make_measurement(arguments, candidates, accelerator.device)
+    found: list[dict[str, Any]] = []
+    shown = {"real images": facts.pop("images")}
+    for candidate in candidates:
+        figures, images = measurement.measure(load_pipeline(candidate, accelerator.device, dtype), candidate.label)
+        found.append({"pipeline": candidate.name, "adapter": candidate.adapter, **figures})
+        shown[candidate.label] = images[:SHOWN]
+        content = {"settings": facts | {"precision": str(dtype).removeprefix("torch.")}, "results": found}
+        write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
+        write_bytes_atomic(picture(arguments), contact_sheet(shown, measurement.prompts[:SHOWN]))
+    print(table([candidate.label for candidate in candidates], found, facts))
+    print(f"The figures are in {arguments.output}, and the first samples in {picture(arguments)}.")
+    return 0
+
+
+def picture(arguments: argparse.Namespace) -> Path:
+    """Where the picture of samples goes."""
+    return arguments.output.with_suffix(".png")
+
+
+def check_arguments(arguments: argparse.Namespace) -> None:
+    """Stops on the first flag that cannot work."""
+    for name, least in (("num_images", 8), ("steps", 1), ("resolution", 1), ("batch_size", 1), ("seed", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
+    if not 1 <= arguments.guidance_scale < math.inf:
+        raise DiffTuneError(f"--guidance_scale is {arguments.guidance_scale}; it must be at least 1.0 and finite.")
+    if arguments.output.suffix != ".json":
+        raise DiffTuneError(f"--output is {arguments.output}; it must be the name of a .json file.")
+    if not arguments.output.resolve().parent.is_dir():
+        raise DiffTuneError(f"--output {arguments.output} cannot be written, because its folder does not exist.")
+    if arguments.adapter is not None and not Path(arguments.adapter).exists():
+        raise DiffTuneError(f"--adapter {arguments.adapter} is not there; name the folder of a run that trained one.")
+
+
+def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
+    """The pipelines to measure, by their configs; loads no weights."""
+    from ..backbones import load_backbone
+    from ..backbones.files import pipeline_folder
+
+    where = (arguments.revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
+    named = [(name, "PIPELINE", arguments.adapter) for name in arguments.pipelines]
+    if arguments.pretrained is not None:
+        named.insert(0, (arguments.pretrained, "--pretrained", None))
+    candidates = []
+    for name, flag, adapter in named:
+        with renamed({"--pretrained_model_name_or_path": flag}):
+            candidates.append(
+                Candidate(name, load_backbone(pipeline_folder(name, *where), arguments.variant), adapter)
+            )
+    return candidates
+
+
+def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
+    """The size of images that all pipelines are to make."""
+    from ..data.dataset import check_resolution
+
+    first = candidates[0].backbone
+    config: Any = first.empty_denoiser().config
+    resolution = int(arguments.resolution or first.resolution or config.sample_size * first.vae_scale_factor)
+    for candidate in candidates:
+        check_resolution(resolution, candidate.backbone.vae_scale_factor)
+        if candidate.backbone.resolution not in (None, resolution):
+            raise DiffTuneError(
+                f"--resolution: {candidate.name} makes images of {candidate.backbone.resolution} pixels only, not of"
+                f" {resolution}."
+            )
+    return resolution
+
+
+def open_data(arguments: argparse.Namespace, flag: str, name: str) -> "TargetData":
+    """Held-out or other real images: a folder, a file or a data set on the Hub."""
+    from ..data.dataset import load_target_data
+
+    config = DataConfig(**{each: getattr(arguments, each) for each in DATA_FLAGS})
+    if Path(name).exists():
+        config.train_data_dir = name
+    elif LIKE_HUB_ID.fullmatch(name):
+        config.dataset_name = name
+    else:
+        raise DiffTuneError(
+            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
+        )
+    with renamed({"--train_data_dir": flag, "--dataset_name": flag}):
+        return load_target_data(config, 0, arguments.cache_dir)
+
+
+def make_measurement(
+    arguments: argparse.Namespace, candidates: list[Candidate], device: "torch.device"
+) -> tuple["Measurement", dict[str, Any]]:
+    """What measures, and the facts that go beside the figures; loads no weights of the pipelines."""
+    from ..evaluation.features import make_features
+    from ..evaluation.measurement import Measurement
+    from ..evaluation.real import drawn_rows, read_images
+
+    resolution = find_resolution(arguments, candidates)
+    data = open_data(arguments, "DATA", arguments.data)
+    count = arguments.num_images or min(len(data), MOST_IMAGES)
+    if count > len(data):
+        raise DiffTuneError(
+            f"--num_images is {count}, and {arguments.data} has {len(data)} rows; give at most as many."
+        )
+    rows = drawn_rows(data, len(data))
+    captions = [data.captions(row)[0] for row in rows[:count]]
+    prompts = captions if arguments.prompts == "captions" else other_prompts(arguments, count)
+    others = None
+    if arguments.floor_data is not None:
+        more = open_data(arguments, "--floor_data", arguments.floor_data)
+        others = read_images(more, drawn_rows(more, min(count, len(more))), resolution)
+    elif len(rows) >= 2 * count:
+        others = read_images(data, rows[count : 2 * count], resolution)
+    with renamed({"The features ": "--features: the features "}):
+        extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
+    score = find_clip_score(arguments, device)
+    images = read_images(data, rows[:count], resolution)
+    measurement = Measurement(
+        extractor,
+        images,
+        prompts,
+        others,
+        score,
+        captions,
+        steps=arguments.steps,
+        guidance_scale=arguments.guidance_scale,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        device=device,
+    )
+    facts = {
+        "data": arguments.data,
+        "floor_data": arguments.floor_data,
+        "prompts": arguments.prompts,
+        "num_images": count,
+        "resolution": resolution,
+        "features": extractor.name,
+        "clip_model": None if score is None else score.name,
+        "sampler": "dpm++",
+        "steps": arguments.steps,
+        "guidance_scale": arguments.guidance_scale,
+        "seed": arguments.seed,
+        "images": images[:SHOWN],
+    }
+    return measurement, facts
+
+
+def other_prompts(arguments: argparse.Namespace, count: int) -> list[str]:
+    """As many prompts as `--num_images`, from what `--prompts` names."""
+    from ..bank.prompts import draw_prompts, read_prompts
+
+    with renamed({"--bank_prompts": "--prompts"}):
+        return draw_prompts(read_prompts(arguments.prompts), count, arguments.seed)
+
+
+def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":
+    """What compares samples with captions, unless `--clip_model none` leaves it out."""
+    from ..evaluation.clip_score import ClipScore
+
+    if arguments.clip_model == "none":
+        return None
+    with renamed({"The CLIP model": "--clip_model: the CLIP model"}):
+        return ClipScore(arguments.clip_model, device, arguments.cache_dir, arguments.hub_token)
+
+
+def load_pipeline(candidate: Candidate, device: "torch.device", dtype: "torch.dtype") -> Any:
+    """The whole pipeline to sample from."""
+    pipeline = candidate.backbone.pipeline(None, device, dtype)
+    if candidate.adapter is not None:
+        from .. import load_adapter
+
+        load_adapter(pipeline, candidate.adapter)
+    return pipeline
+
+
+def table(labels: list[str], found: list[dict[str, Any]], facts: dict[str, Any]) -> str:
+    """The figures, a line for each pipeline and one for the floor."""
+    first = found[0]
+    columns = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "clip_score": "CLIP score"}
+    columns = {name: title for name, title in columns.items() if name in first}
+    rows = [["", *columns.values()]]
+    rows += [[label, *(shown(name, figures[name]) for name in columns)] for label, figures in zip(labels, found)]
+    floors = {name: first.get(f"{name}_floor", first.get(f"{name}_real")) for name in columns}
+    rows.append(["real images (the floor)", *(shown(name, value) for name, value in floors.items())])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+    lines += [
+        "",
+        f"{first['num_generated']} samples against {first['num_real']} real images, floor of {first['num_floor']} against"
+        f" {first['num_floor']}; {facts['features']} ({first['num_features']} features), {facts['steps']} steps, guidance"
+        f" {facts['guidance_scale']:g}.",
+    ]
+    if first["fid"] is None or first["fid_floor"] is None:
+        lines.append(
+            f"FID needs more images than features, {first['num_features'] + 1} or more; KID needs no more than these."
+        )
+    return "\n".join(lines)
+
+
+def shown(name: str, value: float | None) -> str:
+    """A figure as it is printed."""
+    digits = {"fid": 2, "kid": 5, "clip_score": 2}.get(name, 3)
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,111 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How good the samples of a pipeline are: the same prompts, noise and numbers whatever pipeline is measured."""
+
+from typing import Any
+
+import torch
+
+from ..errors import DiffTuneError
+from .clip_score import ClipScore
+from .quality import extract_features
+from .real import RealImages
+from .samples import sample_images
+
+
+class Measurement:
+    """Samples pipelines and compares the samples with real images.
+
+    Args:
+        extractor (`torch.nn.Module`): What [`make_features`] returns.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): Real images that no pipeline was trained on, uint8; samples are
+            made in their size.
+        prompts (`list[str]`): What to sample, N prompts; class ids in decimal for class-conditional pipelines.
+        other_images (`torch.Tensor` of shape `(M, 3, H, W)`, *optional*): Other real images of the same kind, for the
+            floor. `None` compares one half of `images` with the other.
+        clip_score ([`ClipScore`], *optional*): Compares samples with their prompts, too.
+        captions (`list[str]`, *optional*): What `images` show, for their CLIP score.
+        steps (`int`, *optional*, defaults to 20): Sampling steps.
+        guidance_scale (`float`, *optional*, defaults to 3.0): Classifier-free guidance.
+        seed (`int`, *optional*, defaults to 0): Seed of the noise, and of the random halves of KID and floor.
+        batch_size (`int`, *optional*, defaults to 16): Images at once.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where features are computed; between
+            measurements the extractor is on the CPU.
+
+    Raises:
+        DiffTuneError: There are too few images, or not as many prompts.
+    """
+
+    def __init__(
+        self,
+        extractor: torch.nn.Module,
+        images: torch.Tensor,
+        prompts: list[str],
+        other_images: torch.Tensor | None = None,
+        clip_score: ClipScore | None = None,
+        captions: list[str] | None = None,
+        steps: int = 20,
+        guidance_scale: float = 3.0,
+        seed: int = 0,
+        batch_size: int = 16,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        if len(images) != len(prompts):
+            raise DiffTuneError(
+                f"{len(images)} real images would be compared with {len(prompts)} samples, not as many."
+            )
+        self.extractor, self.prompts, self.clip_score = extractor, prompts, clip_score
+        self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
+        self.batch_size, self.device = batch_size, device
+        self.height, self.width = images.shape[-2:]
+        self.real = RealImages(
+            self.features(images), None if other_images is None else self.features(other_images), seed
+        )
+        self.real_clip_score = None
+        if clip_score is not None and captions is not None:
+            self.real_clip_score = clip_score(images, captions, batch_size)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of images, float64, on the CPU."""
+        found = extract_features(self.extractor, images, self.batch_size, self.device)
+        self.extractor.cpu()
+        return found
+
+    def measure(self, pipeline: Any, title: str = "samples") -> tuple[dict[str, float | int | None], torch.Tensor]:
+        """Samples a pipeline and measures the samples.
+
+        Args:
+            pipeline (`DiffusionPipeline`): See [`sample_images`].
+            title (`str`, *optional*, defaults to `"samples"`): What the progress bar says.
+
+        Returns:
+            `tuple[dict, torch.Tensor]`: The figures, see [`RealImages.compare`], with `clip_score` and `clip_score_real`
+            if it is measured; and the samples, uint8 of shape `(N, 3, H, W)`.
+        """
+        images = sample_images(
+            pipeline,
+            self.prompts,
+            seed=self.seed,
+            steps=self.steps,
+            guidance_scale=self.guidance_scale,
+            batch_size=self.batch_size,
+            height=self.height,
+            width=self.width,
+            title=title,
+        )
+        figures = self.real.compare(self.features(images))
+        if self.clip_score is not None:
+            figures["clip_score"] = self.clip_score(images, self.prompts, self.batch_size)
+            figures["clip_score_real"] = self.real_clip_score
+        return figures, images
