@@ -15,7 +15,7 @@
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -24,14 +24,15 @@ class Trained(Protocol):
     """What the training room asks of whatever trains; [`FullDenoiser`] documents each part.
 
     Attributes:
-        result (`str`): What the result is: `"pipeline"`, `"lora"` or `"controlnet"`.
+        result (`str`): What the result is: `"pipeline"`, `"lora"` (for `load_lora_weights`), `"adapter"`, `"controlnet"` or
+            `"controlnet_adapter"`.
         model (`torch.nn.Module`): Has the parameters that train; the module that accelerate prepares.
     """
 
     result: str
     model: torch.nn.Module
 
-    def parameters(self) -> list[torch.nn.Parameter]: ...
+    def parameters(self) -> list[Any]: ...
     def to(self, device: torch.device) -> None: ...
     def after_step(self) -> None: ...
     def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor: ...

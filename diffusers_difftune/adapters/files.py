@@ -1,0 +1,150 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The files of an adapter: tensors as safetensors, everything else as JSON. A LoRA or DoRA of a pipeline that has
+`load_lora_weights` is one file, which that reads."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from peft.utils import get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from ..errors import DiffTuneError, first_sentence
+from .adapter import Adapter
+from .peft_layers import NAME
+from .settings import AdapterSettings
+
+
+TENSOR_FILE = "difftune_adapter.safetensors"
+CONFIG_FILE = "difftune_adapter_config.json"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+LORA_METADATA = "lora_adapter_metadata"
+
+
+@dataclass
+class SavedAdapter:
+    """What the files of an adapter say beside tensors.
+
+    Attributes:
+        settings ([`AdapterSettings`]): What was trained.
+        component (`str`): The component of the pipeline that it was trained on: `"unet"`, `"transformer"`, `"controlnet"`.
+        model_class (`str`, *optional*): The class of that component; a file for `load_lora_weights` does not say.
+        pipeline (`dict`): What the pipeline was told otherwise than the pretrained one: `prediction_type`, `id2label`.
+    """
+
+    settings: AdapterSettings
+    component: str
+    model_class: str | None = None
+    pipeline: dict[str, Any] = field(default_factory=dict)
+
+
+def write_adapter(folder: Path, adapter: Adapter, component: str, pipeline: dict[str, Any] | None = None) -> None:
+    """Writes `difftune_adapter.safetensors` and `difftune_adapter_config.json`.
+
+    Args:
+        folder (`Path`): Where to; it exists.
+        adapter ([`Adapter`]): The adapter.
+        component (`str`): The component of the pipeline that it is on.
+        pipeline (`dict`, *optional*): See [`SavedAdapter`].
+    """
+    save_file(adapter.tensors(), folder / TENSOR_FILE, metadata={"format": "pt"})
+    content = {
+        "adapter": adapter.settings.to_dict(),
+        "component": component,
+        "model_class": type(adapter.model).__name__,
+        "pipeline": pipeline or {},
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_lora(folder: Path, adapter: Adapter, component: str, pipeline_class: Any) -> None:
+    """Writes `pytorch_lora_weights.safetensors`, with rank, alpha and modules in it, as `load_lora_weights` reads it."""
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(adapter.model, adapter_name=NAME))
+    pipeline_class.save_lora_weights(
+        save_directory=folder,
+        **{
+            f"{component}_lora_layers": {name: tensor.float() for name, tensor in layers.items()},
+            f"{component}_lora_adapter_metadata": adapter.model.peft_config[NAME].to_dict(),
+        },
+    )
+
+
+def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
+    """Reads the files of an adapter, of either form.
+
+    Args:
+        folder (`Path`): A folder that [`write_adapter`] or [`write_lora`] wrote to.
+
+    Returns:
+        [`SavedAdapter`] and `dict[str, torch.Tensor]`: What it is, and its tensors by the names of [`Adapter.tensors`].
+
+    Raises:
+        DiffTuneError: There is no adapter in the folder, or its files are damaged.
+    """
+    if (folder / CONFIG_FILE).is_file():
+        try:
+            content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+            settings = AdapterSettings.from_dict(content["adapter"])
+            saved = SavedAdapter(settings, content["component"], content["model_class"], content["pipeline"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            what = first_sentence(error) if isinstance(error, DiffTuneError) else "it is not what was written"
+            raise DiffTuneError(f"{folder / CONFIG_FILE} cannot be read: {what}.") from error
+        return saved, read_tensors(folder / TENSOR_FILE)
+    if (folder / LORA_FILE).is_file():
+        return read_lora(folder / LORA_FILE)
+    raise DiffTuneError(f"There is no adapter in {folder}: it has neither {CONFIG_FILE} nor {LORA_FILE}.")
+
+
+def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
+    """Reads what [`write_lora`] wrote; see [`read_adapter`]."""
+    tensors = read_tensors(file)
+    try:
+        with safe_open(file, "pt") as opened:
+            facts = {
+                tuple(name.split(".", 1)): value
+                for name, value in json.loads(opened.metadata()[LORA_METADATA]).items()
+            }
+        (component,) = {name[0] for name in facts}
+        settings = AdapterSettings(
+            kind="dora" if facts[component, "use_dora"] else "lora",
+            rank=facts[component, "r"],
+            alpha=facts[component, "lora_alpha"],
+            dropout=facts[component, "lora_dropout"],
+            target_modules=tuple(sorted(facts[component, "target_modules"])),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DiffTuneError(
+            f"{file} does not say of what rank and for which modules it is, as other programs' files do not; load it with"
+            " pipeline.load_lora_weights."
+        ) from error
+    layers = {name.removeprefix(f"{component}."): tensor for name, tensor in tensors.items()}
+    layers = convert_unet_state_dict_to_peft(layers)
+    # The magnitudes of DoRA are a module in PEFT, and a tensor in the file.
+    end = ".lora_magnitude_vector"
+    return SavedAdapter(settings, component), {
+        f"{name}.weight" if name.endswith(end) else name: tensor for name, tensor in layers.items()
+    }
+
+
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a file."""
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise DiffTuneError(f"{file} is missing or damaged: {first_sentence(error)}.") from error

@@ -1,0 +1,125 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Putting a saved adapter on a pipeline of diffusers, and merging it into the pipeline's weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+
+from ..errors import DiffTuneError, about, first_sentence
+from .adapter import Adapter
+from .files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
+from .peft_layers import layers, merge_layers
+from .scales import SCALE, fold_scales
+
+
+def load_adapter(
+    pipeline: Any,
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+) -> None:
+    """Puts an adapter on a pipeline: on its denoiser, or on its ControlNet if the adapter was trained on one.
+
+    Args:
+        pipeline ([`~diffusers.DiffusionPipeline`]): The pipeline the adapter was trained for, as diffusers loads it.
+        name_or_path (`str` or `Path`): The run folder, a checkpoint in it, or an id on the Hub.
+        revision (`str`, *optional*): Revision on the Hub.
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept.
+        token (`str`, *optional*): Token for the Hub.
+
+    Raises:
+        DiffTuneError: There is no adapter, its files are damaged, it belongs to another model, or the pipeline has an
+            adapter already. The pipeline is then as it was.
+
+    Example:
+        ```python
+        pipeline = DiffusionPipeline.from_pretrained("stable-diffusion-v1-5/stable-diffusion-v1-5")
+        load_adapter(pipeline, "my-difffit")
+        ```
+    """
+    place = Path(name_or_path)
+    if not place.is_dir():
+        place = download(str(name_or_path), revision, cache_dir, token)
+    saved, tensors = read_adapter(place)
+    model = component_of(pipeline, saved, place)
+    if layers(model) or any(SCALE in module._parameters for module in model.modules()):
+        raise DiffTuneError(
+            f"The pipeline's {saved.component} has an adapter already, so {place} cannot be put on it; merge it with"
+            " merge_adapter first."
+        )
+    try:  # on a model without weights, so that the pipeline's own stays as it was if it does not fit
+        with torch.device("meta"):
+            empty = type(model).from_config(model.config)
+        Adapter(empty, saved.settings, saved.component).check(tensors)
+    except DiffTuneError as error:
+        raise about(f"{place} does not fit the pipeline's {saved.component}", error) from error
+    Adapter(model, saved.settings, saved.component, training=False).set_tensors(tensors)
+    model.requires_grad_(False).eval()
+    set_facts(pipeline, saved.pipeline)
+
+
+def merge_adapter(pipeline: Any) -> None:
+    """Works every adapter on a pipeline into its weights, so that what `pipeline.save_pretrained` writes is a pipeline
+    like any other.
+
+    Args:
+        pipeline ([`~diffusers.DiffusionPipeline`]): The pipeline; its weights change, and its images do not, but for
+            rounding.
+    """
+    for component in pipeline.components.values():
+        if isinstance(component, torch.nn.Module):
+            merge_layers(component)
+            fold_scales(component)
+
+
+def download(name: str, revision: str | None, cache_dir: str | Path | None, token: str | None) -> Path:
+    """The local folder of an adapter on the Hub."""
+    files = [CONFIG_FILE, TENSOR_FILE, LORA_FILE]
+    try:
+        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files))
+    except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
+        raise DiffTuneError(
+            f"{name} is neither a folder nor an adapter that can be had from the Hub: {first_sentence(error)}."
+        ) from error
+
+
+def component_of(pipeline: Any, saved: SavedAdapter, place: Path) -> Any:
+    """The component of the pipeline that an adapter belongs to."""
+    model = pipeline.components.get(saved.component)
+    if model is None:
+        raise DiffTuneError(
+            f"{place} is an adapter for a {saved.component}, and this {type(pipeline).__name__} has none; load it as the"
+            " pipeline it was trained for."
+        )
+    if saved.model_class not in (None, type(model).__name__):
+        raise DiffTuneError(
+            f"{place} is an adapter for a {saved.model_class}, and the pipeline's {saved.component} is a"
+            f" {type(model).__name__}; load it on the pipeline it was trained for."
+        )
+    return model
+
+
+def set_facts(pipeline: Any, facts: dict[str, Any]) -> None:
+    """Tells the pipeline what an adapter needs beside its weights; see [`SavedAdapter`]."""
+    if "prediction_type" in facts:
+        pipeline.scheduler.register_to_config(prediction_type=facts["prediction_type"])
+    if "id2label" in facts:
+        pipeline.register_to_config(id2label=facts["id2label"])
+        names = {name.strip(): int(key) for key, value in facts["id2label"].items() for name in value.split(",")}
+        pipeline.labels = dict(sorted(names.items()))

@@ -1,0 +1,74 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which of a model's own parameters an adapter trains."""
+
+from fnmatch import fnmatchcase
+
+import torch
+
+from ..errors import DiffTuneError
+from .settings import NAMED, AdapterSettings
+
+
+def own_parameters(model: torch.nn.Module, settings: AdapterSettings, what: str) -> dict[str, torch.nn.Parameter]:
+    """The parameters of the pretrained model that train, by the name they have in it.
+
+    Args:
+        model (`torch.nn.Module`): The model, frozen but for what an adapter added.
+        settings ([`AdapterSettings`]): The kind, and patterns of names.
+        what (`str`): What the model is called in messages.
+
+    Returns:
+        `dict[str, torch.nn.Parameter]`: The parameters, in the model's order.
+
+    Raises:
+        DiffTuneError: No parameter fits a pattern.
+    """
+    known = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in model.named_parameters()
+        if not parameter.requires_grad  # those that do are the adapter's
+    }
+    patterns = settings.always_trained
+    if settings.kind == NAMED:
+        patterns = (*patterns, *settings.train_parameters)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            raise DiffTuneError(
+                f"None of the {len(known)} parameters of the {what} has a name like {pattern}; the first is {next(iter(known))}."
+            )
+    norms = norm_parameters(model) if settings.kind == "difffit" else set()
+    biases = settings.kind in ("difffit", "bitfit")
+    return {
+        name: parameter
+        for name, parameter in known.items()
+        if (biases and name.rpartition(".")[2] == "bias")
+        or name in norms
+        or any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def norm_parameters(model: torch.nn.Module) -> set[str]:
+    """The names of weights and biases of normalisation layers. Such a layer is known by its class: there are many."""
+    return {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if "Norm" in type(module).__name__
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+
+
+def embedding_tables(model: torch.nn.Module) -> set[str]:
+    """The names of the weights of embeddings, of which few rows train."""
+    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)}

@@ -1,0 +1,101 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Layers of PEFT beside the frozen layers of a model: adding them, switching them off, merging them."""
+
+import torch
+from peft import BOFTConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+
+from ..errors import DiffTuneError, first_sentence
+from .settings import AdapterSettings
+
+
+NAME = "default"  # what PEFT calls an adapter that nobody named
+
+
+def peft_config(settings: AdapterSettings) -> PeftConfig:
+    """The config of PEFT. What a version of PEFT may choose otherwise is written out where it matters to a saved file."""
+    modules, rank = list(settings.target_modules), settings.rank
+    if settings.kind in ("lora", "dora"):
+        return LoraConfig(
+            r=rank,
+            lora_alpha=settings.scale_numerator,
+            lora_dropout=settings.dropout,
+            init_lora_weights="gaussian",
+            use_dora=settings.kind == "dora",
+            target_modules=modules,
+        )
+    if settings.kind in ("loha", "lokr"):
+        config = LoHaConfig if settings.kind == "loha" else LoKrConfig
+        return config(r=rank, alpha=settings.scale_numerator, target_modules=modules)
+    if settings.kind == "oft":
+        return OFTConfig(
+            r=0, oft_block_size=rank, use_cayley_neumann=True, num_cayley_neumann_terms=5, target_modules=modules
+        )
+    # With more butterfly factors PEFT needs a compiled extension, and makes other layers where there is none.
+    return BOFTConfig(boft_block_size=rank, boft_n_butterfly_factor=1, target_modules=modules)
+
+
+def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> None:
+    """Adds layers that train, and that change nothing before they have.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+        settings ([`AdapterSettings`]): The kind, and the modules.
+        what (`str`): What the model is called in messages.
+
+    Raises:
+        DiffTuneError: The model has no such module, or one that this kind cannot adapt.
+    """
+    modules = [f".{module}" for module, _ in model.named_modules()]
+    unknown = [each for each in settings.target_modules if not any(m.endswith(f".{each}") for m in modules)]
+    if unknown:
+        raise DiffTuneError(f"There is no module {', '.join(unknown)} in the {what}.")
+    try:
+        inject_adapter_in_model(peft_config(settings), model, NAME)
+    except (ValueError, NotImplementedError) as error:
+        raise DiffTuneError(
+            f"A {settings.kind} of rank {settings.rank} cannot be had there: {first_sentence(error)}."
+        ) from error
+    if hasattr(model, "_hf_peft_config_loaded"):
+        model._hf_peft_config_loaded = True  # so that diffusers' own calls about adapters work on it, too
+    for name, layer in layers(model):
+        if settings.kind == "oft" and layer.oft_block_size[NAME] != settings.rank:  # PEFT takes the nearest that does
+            raise DiffTuneError(
+                f"Blocks of {settings.rank} do not divide the {layer.in_features} inputs of {name}; give a --rank that does."
+            )
+
+
+def layers(model: torch.nn.Module) -> list[tuple[str, BaseTunerLayer]]:
+    """The layers of PEFT in a model, by name."""
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]
+
+
+def switch_layers(model: torch.nn.Module, on: bool) -> None:
+    """Lets the layers of PEFT have their effect, or none."""
+    for _, layer in layers(model):
+        layer.enable_adapters(on)
+
+
+def merge_layers(model: torch.nn.Module) -> None:
+    """Works the layers of PEFT into the weights beside them, and takes them out."""
+    for name, layer in layers(model):
+        layer.merge(safe_merge=True)
+        parent, _, child = name.rpartition(".")
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
+    for module in model.modules():
+        if hasattr(module, "peft_config"):
+            del module.peft_config
+        if getattr(module, "_hf_peft_config_loaded", False):
+            module._hf_peft_config_loaded = False

@@ -1,0 +1,78 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What an adapter is made of: its kind and the few numbers that go with it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..errors import DiffTuneError
+
+
+PEFT_KINDS = ("lora", "dora", "loha", "lokr", "oft", "boft")  # layers of PEFT beside frozen ones
+PARAMETER_KINDS = ("difffit", "bitfit")  # some of the model's own parameters train
+KINDS = (*PEFT_KINDS, *PARAMETER_KINDS)
+NAMED = "parameters"  # the kind without a name of its own: --train_parameters
+WITH_ALPHA = ("lora", "dora", "loha", "lokr")
+WITH_DROPOUT = ("lora", "dora")
+DEFAULT_RANK = 4
+
+
+@dataclass(frozen=True)
+class AdapterSettings:
+    """The kind of an adapter and its settings, complete: nothing is looked up elsewhere when it is loaded.
+
+    Args:
+        kind (`str`): `"lora"` (Hu et al., 2021), `"dora"` (Liu et al., 2024), `"loha"` (Hyeon-Woo et al., 2021), `"lokr"`
+            (Yeh et al., 2023), `"oft"` (Qiu et al., 2023), `"boft"` (Liu et al., 2023), `"difffit"` (Xie et al., 2023),
+            `"bitfit"` (Ben Zaken et al., 2021), or `"parameters"` for those that `train_parameters` names.
+        rank (`int`, *optional*, defaults to 4): Rank of the matrices; of OFT and BOFT the side of the rotated blocks.
+        alpha (`float`, *optional*): Numerator of the scale alpha / rank; `None` is the rank.
+        dropout (`float`, *optional*, defaults to 0.0): Dropout on the input of the layers of LoRA and DoRA, in [0, 1).
+        target_modules (`tuple[str, ...]`, *optional*): Ends of the names of the modules that get layers of PEFT.
+        train_parameters (`tuple[str, ...]`, *optional*): Patterns, with `*`, `?` and `[…]`, of the names of the
+            parameters that train.
+        always_trained (`tuple[str, ...]`, *optional*): Patterns of parameters that train along, whatever the kind.
+    """
+
+    kind: str
+    rank: int = DEFAULT_RANK
+    alpha: float | None = None
+    dropout: float = 0.0
+    target_modules: tuple[str, ...] = ()
+    train_parameters: tuple[str, ...] = ()
+    always_trained: tuple[str, ...] = ()
+
+    @property
+    def scale_numerator(self) -> float:
+        """alpha, which is the rank unless it is given."""
+        return self.rank if self.alpha is None else self.alpha
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as JSON has them."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "AdapterSettings":
+        """The inverse of [`to_dict`].
+
+        Raises:
+            DiffTuneError: A value is missing, unknown, or of the wrong type.
+        """
+        try:
+            made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        except TypeError as error:
+            raise DiffTuneError(f"These are not the settings of an adapter: {error}.") from error
+        if made.kind not in (*KINDS, NAMED):
+            raise DiffTuneError(f"The kind of adapter is '{made.kind}'; known are {', '.join((*KINDS, NAMED))}.")
+        return made
