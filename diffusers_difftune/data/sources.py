@@ -107,8 +107,14 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
             streaming=streaming,
         )
     except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # not found, wrong configuration, a script …
+        advice = ""
+        if "scripts are no longer supported" in str(error):  # fusing/fill50k of diffusers' ControlNet example is one
+            advice = (
+                f"; if the Hub has made a Parquet copy, `hf download {config.dataset_name} --repo-type dataset --revision"
+                " refs/convert/parquet --local-dir FOLDER` gets it for --train_data_dir FOLDER"
+            )
         raise DiffTuneError(
-            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(error)}."
+            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(error)}{advice}."
         ) from error
     if "train" not in splits:
         raise DiffTuneError(

@@ -230,6 +230,12 @@ def metadata_lines(folder: Path, *records: dict | str) -> Path:
     return folder
 
 
+def script(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    (folder / f"{folder.name}.py").write_text("raise SystemExit('it ran')")
+    return folder
+
+
 def damaged_images(folder: Path) -> Path:
     save_tiny_images(folder, 5)
     content = (folder / "01.png").read_bytes()
@@ -389,6 +395,12 @@ BAD_INPUT = {
     "unknown dataset": (
         lambda folder: {"dataset_name": str(folder / "nowhere")},
         "--dataset_name: {folder}/nowhere cannot be loaded: *",
+    ),
+    "dataset that is a script": (
+        lambda folder: {"dataset_name": script(folder / "circles")},
+        "--dataset_name: {folder}/circles cannot be loaded: Dataset scripts are no longer supported, but found circles.py;"
+        " if the Hub has made a Parquet copy, `hf download {folder}/circles --repo-type dataset --revision"
+        " refs/convert/parquet --local-dir FOLDER` gets it for --train_data_dir FOLDER.",
     ),
     "no train split": (
         lambda folder: {"dataset_name": save_tiny_images(folder / "test").parent},
