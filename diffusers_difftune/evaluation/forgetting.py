@@ -159,7 +159,7 @@ def forgetting(finetuned: LossByLevel, pretrained: LossByLevel) -> tuple[float, 
     Returns:
         `tuple[float, float]`: The forgetting, and the standard error that comes from the choice of rows.
     """
-    per_row = row_influences(finetuned, pretrained)
+    per_row = row_influences(finetuned, pretrained).mean(0)
     return relative_increase(finetuned, pretrained).mean().item(), standard_error(per_row)
 
 
@@ -179,16 +179,22 @@ def forgetting_difference(one: LossByLevel, other: LossByLevel, pretrained: Loss
     Returns:
         `tuple[float, float]`: [`forgetting`] of `one` minus that of `other`, and its standard error.
     """
-    per_row = row_influences(one, pretrained) - row_influences(other, pretrained)
+    per_row = (row_influences(one, pretrained) - row_influences(other, pretrained)).mean(0)
     increases = relative_increase(one, pretrained) - relative_increase(other, pretrained)
     return increases.mean().item(), standard_error(per_row)
 
 
 def row_influences(finetuned: LossByLevel, pretrained: LossByLevel) -> torch.Tensor:
-    """How much each row moves the forgetting, of shape `(N,)`: the ratio of means, linearised about them, is a mean over
-    rows of these (and each level counts the same)."""
+    """How much each row moves the relative increase of each level, of shape `(L, N)`: the ratio of means, linearised about
+    them, is a mean over rows of these."""
     ratio = finetuned.mean / pretrained.mean
-    return ((finetuned.rows - ratio[:, None] * pretrained.rows) / pretrained.mean[:, None]).mean(0)
+    return (finetuned.rows - ratio[:, None] * pretrained.rows) / pretrained.mean[:, None]
+
+
+def increase_error(finetuned: LossByLevel, pretrained: LossByLevel) -> torch.Tensor:
+    """The standard error of [`relative_increase`] at each level, of shape `(L,)`; both on the same rows under the same
+    noise."""
+    return row_influences(finetuned, pretrained).std(1) / finetuned.rows.shape[1] ** 0.5
 
 
 def standard_error(values: torch.Tensor) -> float:

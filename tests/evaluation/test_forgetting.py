@@ -27,6 +27,7 @@ from diffusers_difftune.evaluation.forgetting import (
     equally_spaced_levels,
     forgetting,
     forgetting_difference,
+    increase_error,
     relative_increase,
 )
 from diffusers_difftune.evaluation.plots import plot_forgetting
@@ -117,6 +118,7 @@ def test_forgetting_is_the_mean_relative_increase_and_knows_its_error():
     # rows (2 − 1.5·1) / 2 = 0.25 and (4 − 1.5·3) / 2 = −0.25 at the first level, halved by the mean over levels
     assert error == pytest.approx(0.125 * 2**0.5 / 2**0.5)
     assert forgetting(pretrained, pretrained) == (0, 0)
+    assert increase_error(finetuned, pretrained).tolist() == pytest.approx([0.25, 0])  # 0.25 · √2 / √2 of two rows
 
 
 def test_error_of_the_forgetting_is_its_spread_over_draws_of_rows():
