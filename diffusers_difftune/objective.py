@@ -21,6 +21,10 @@ import torch
 from .errors import DiffTuneError
 from .parameterization import regression_target, resolve_prediction_type, snr_weight
 from .timesteps import NoiseLevels, NoiseScheduler, draw_levels
+from .variance import VariationalTerm
+
+
+MOST_UNSKEWED = 10.0  # the largest importance weight of a row's variational term
 
 
 @dataclass
@@ -50,6 +54,8 @@ class NoisyBatch:
         target (`torch.Tensor` of shape `(B, ...)`): The regression target.
         noise (`torch.Tensor` of shape `(B, ...)`): The noise the target was made of.
         weight (`torch.Tensor` of shape `(B,)`): The loss weight of each row.
+        variance_weight (`torch.Tensor` of shape `(B,)`): The weight of each row's variational term, where the model
+            learns its variance.
         is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
         height (`torch.Tensor` of shape `(B,)`): The noise level in (0, 1], 1 being noise.
     """
@@ -59,6 +65,7 @@ class NoisyBatch:
     target: torch.Tensor
     noise: torch.Tensor
     weight: torch.Tensor
+    variance_weight: torch.Tensor
     is_source: torch.Tensor
     height: torch.Tensor
 
@@ -114,6 +121,11 @@ class DiffTuningObjective:
             Scale of a noise that is added to x_t and not to the target, on target rows only.
         weighting_scheme (`str`, *optional*, defaults to `"none"`), logit_mean, logit_std, mode_scale:
             Flow matching only; see [`NoiseLevels.of`].
+        variance_loss (`str`, *optional*):
+            For a network that learns its variance, and so answers with twice the channels: the variational term
+            ([`VariationalTerm`]) is added to each row's loss. `"both"` takes it on target and source rows, each under
+            its own law of noise levels, as the reference does; `"target"` on target rows alone; `"unskewed"` on both,
+            with importance weights (at most 10) that undo the laws. `None` is a network without.
 
     Raises:
         DiffTuneError: A value is out of range or does not go with the scheduler.
@@ -135,6 +147,7 @@ class DiffTuningObjective:
         logit_mean: float = 0.0,
         logit_std: float = 1.0,
         mode_scale: float = 1.29,
+        variance_loss: str | None = None,
     ) -> None:
         check_range("source_share", source_share, 0 <= source_share < 1, "at least 0 and below 1")
         check_range("retention_weight", retention_weight, retention_weight >= 0, "at least 0")
@@ -158,6 +171,15 @@ class DiffTuningObjective:
         else:
             self.laws = (self.levels.base, self.levels.base)
             weights = torch.stack([self.levels.weight(psi), self.levels.weight(xi)])
+        if variance_loss not in (None, "both", "target", "unskewed"):
+            raise DiffTuneError(f"--variance_loss is '{variance_loss}'; it must be both, target or unskewed.")
+        self.variational_term = None if variance_loss is None else VariationalTerm(noise_scheduler)
+        variance_weights = weights.clone()
+        if variance_loss == "target":
+            variance_weights[1] = 0
+        if variance_loss == "unskewed":
+            variance_weights = (self.levels.base / torch.stack(self.laws)).clamp(max=MOST_UNSKEWED)
+        self.variance_weights = variance_weights  # (2, T), like the weights below
         weights = weights * self.levels.loss_weight
         if snr_gamma is not None:
             snr = (self.levels.signal / self.levels.noise) ** 2
@@ -200,7 +222,8 @@ class DiffTuningObjective:
 
         per_row = (-1, *[1] * (latents.ndim - 1))
         signal, sigma = at_level(self.levels.signal).view(per_row), at_level(self.levels.noise).view(per_row)
-        weight = moved(self.weights.to(index.device, torch.float32)[is_source.long(), index])
+        weights = torch.stack([self.weights, self.variance_weights]).to(index.device, torch.float32)
+        weight, variance_weight = moved(weights[:, is_source.long(), index])
         is_source = moved(is_source)
         is_target = (~is_source).view(per_row)
         noise = moved(draws.noise).to(latents)
@@ -219,6 +242,7 @@ class DiffTuningObjective:
             target=regression_target(self.prediction_type, latents, noise, signal, sigma),
             noise=noise,
             weight=weight,
+            variance_weight=variance_weight,
             is_source=is_source,
             height=at_level(self.levels.height),
         )
@@ -247,7 +271,8 @@ class DiffTuningObjective:
         """The two losses of a batch, or of the part of a global batch that one process sees in one micro-step.
 
         Args:
-            prediction (`torch.Tensor` of shape `(B, ...)`): What the network answered to `noisy`.
+            prediction (`torch.Tensor` of shape `(B, ...)`): What the network answered to `noisy`; with a
+                `variance_loss`, of twice its channels.
             noisy ([`NoisyBatch`]): The batch from [`add_noise`].
             pretrained_prediction (`torch.Tensor` of shape `(B, ...)`, *optional*): What the pretrained network
                 answered; if given, source rows are held to it instead of to the noise (the paper's distillation
@@ -259,10 +284,22 @@ class DiffTuningObjective:
             [`DiffTuningLoss`]: The losses, float32.
         """
         is_source, target = noisy.is_source, noisy.target.float()
+        channels = target.shape[1]
+        expected = channels if self.variational_term is None else 2 * channels
+        if prediction.shape[1] != expected:
+            raise DiffTuneError(
+                f"The network answers with {prediction.shape[1]} channels to {channels} of noise, not {expected}; variance_loss is"
+                " for networks that learn their variance, and for no others."
+            )
+        mean = prediction[:, :channels].float()
         if pretrained_prediction is not None:
             per_row = is_source.view(-1, *[1] * (target.ndim - 1))
-            target = torch.where(per_row, pretrained_prediction.detach().float(), target)
-        rows = (prediction.float() - target).square().flatten(1).mean(1) * noisy.weight
+            target = torch.where(per_row, pretrained_prediction[:, :channels].detach().float(), target)
+        rows = (mean - target).square().flatten(1).mean(1) * noisy.weight
+        if self.variational_term is not None:
+            values = prediction[:, channels:]
+            bits = self.variational_term(values, mean, noisy.noise, noisy.sample, noisy.timesteps)
+            rows = rows + bits * noisy.variance_weight
         batch_size = batch_size or len(rows)
         reconsolidation = (rows * ~is_source).sum() / ((1 - self.source_share) * batch_size)
         retention = rows.new_zeros(())

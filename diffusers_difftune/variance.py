@@ -1,0 +1,113 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The variational term that trains a learned variance (Nichol and Dhariwal, ICML 2021).
+
+Such a network answers with twice the channels: its prediction of the noise, and v, which places the log variance of a
+denoising step between its two bounds, log β̃ (v = −1) and log β (v = 1).
+"""
+
+import math
+
+import torch
+
+from .errors import DiffTuneError
+from .timesteps import DIFFUSION_SCHEDULERS, NoiseScheduler
+
+
+BIN = 1 / 255  # half the width of a grey level on [−1, 1]
+
+
+class VariationalTerm:
+    """−log p of a denoising step in bits per dimension, as a function of v; the predicted mean is taken as given.
+
+    At t > 0 it is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), at t = 0 the negative log-likelihood of x_0 in bins of a
+    256th of [−1, 1] (Nichol and Dhariwal, equations 4 to 6 and 15; the reference treats latents in the same way).
+
+    Args:
+        scheduler ([`DDPMScheduler`], [`DDIMScheduler`] or [`PNDMScheduler`]):
+            The scheduler the model was pretrained with. The model must predict the noise.
+
+    Raises:
+        DiffTuneError: The scheduler is not one of these, or the model predicts something else than the noise.
+    """
+
+    def __init__(self, scheduler: NoiseScheduler) -> None:
+        if not isinstance(scheduler, DIFFUSION_SCHEDULERS) or scheduler.config.prediction_type != "epsilon":
+            raise DiffTuneError(
+                f"The model learns its variance, which is trained with a diffusion scheduler that predicts epsilon, not with"
+                f" a {type(scheduler).__name__} that predicts {scheduler.config.get('prediction_type', 'the velocity')}."
+            )
+        alphas_bar = scheduler.alphas_cumprod.double().cpu()
+        before = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
+        betas = 1 - alphas_bar / before
+        variance = betas * (1 - before) / (1 - alphas_bar)  # β̃, of q(x_{t−1} | x_t, x_0); 0 at t = 0
+        variance = torch.cat([variance[1:2], variance[1:]])  # whose logarithm is taken, so its neighbour's stands in
+        from_clean = betas * before.sqrt() / (1 - alphas_bar)
+        # How far an error in the noise moves the mean: x_0 − x̂_0 = (ε̂ − ε) √(1/ᾱ − 1), and the mean has that times this.
+        self.mean_per_noise = (from_clean * (1 / alphas_bar - 1).sqrt()).float()
+        self.log_lower, self.log_upper = variance.log().float(), betas.log().float()
+        self.signal_0, self.noise_0 = alphas_bar[0].sqrt().item(), (1 - alphas_bar[0]).sqrt().item()
+
+    def __call__(
+        self,
+        values: torch.Tensor,
+        predicted_noise: torch.Tensor,
+        noise: torch.Tensor,
+        sample: torch.Tensor,
+        timesteps: torch.Tensor,
+    ) -> torch.Tensor:
+        """The term of each row.
+
+        Args:
+            values (`torch.Tensor` of shape `(B, C, h, w)`): v, mostly in [−1, 1].
+            predicted_noise (`torch.Tensor` of shape `(B, C, h, w)`): The network's ε̂; no gradient reaches it.
+            noise (`torch.Tensor` of shape `(B, C, h, w)`): ε.
+            sample (`torch.Tensor` of shape `(B, C, h, w)`): x_t.
+            timesteps (`torch.Tensor` of shape `(B,)`): t.
+
+        Returns:
+            `torch.Tensor` of shape `(B,)`, float32: Bits per dimension.
+        """
+        values, noise, sample = values.float(), noise.float(), sample.float()
+        per_row = (-1, *[1] * (values.ndim - 1))
+
+        def at(table: torch.Tensor) -> torch.Tensor:
+            return table.to(timesteps.device)[timesteps].view(per_row)
+
+        lower, upper = at(self.log_lower), at(self.log_upper)
+        log_variance = lower + (values + 1) / 2 * (upper - lower)
+        error = at(self.mean_per_noise) * (predicted_noise.detach().float() - noise)
+        divergence = 0.5 * (log_variance - lower - 1 + (lower - log_variance).exp() + error**2 * (-log_variance).exp())
+
+        clean = (sample - self.noise_0 * noise) / self.signal_0  # where t = 0
+        likelihood = bin_log_likelihood(clean, clean + error, log_variance)
+        first = (timesteps == 0).view(per_row)
+        return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2)
+
+
+def bin_log_likelihood(values: torch.Tensor, means: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
+    """The log-probability that a normal variable falls into the grey level of `values`, on [−1, 1]; the first and the
+    last level reach to infinity (Ho et al., NeurIPS 2020, equation 13).
+
+    Args:
+        values, means, log_variances (`torch.Tensor`): Of one shape.
+
+    Returns:
+        `torch.Tensor` of that shape.
+    """
+    scale = (-0.5 * log_variances).exp()
+    above, below = scale * (values - means + BIN), scale * (values - means - BIN)
+    inside = (torch.special.ndtr(above) - torch.special.ndtr(below)).clamp(min=1e-12).log()
+    first, last = torch.special.log_ndtr(above), torch.special.log_ndtr(-below)
+    return torch.where(values < -0.999, first, torch.where(values > 0.999, last, inside))
