@@ -56,6 +56,19 @@ def another_tokenizer(lab: Lab) -> None:
     assert not same(uncached, lab.run(no_cache=True))
     assert "--tokenizer_name user/nowhere" in lab.refused(tokenizer_name="user/nowhere")
 
+    # a bank is sampled with the tokenizer that its prompts are trained with
+    plain = lab.tuned()
+    assert same(lab.tuned(tokenizer_name=lab.tmp_path / "same"), plain)
+    shared = {"objective": "difftune", "knowledge_bank": lab.room.bank, "tokenizer_name": lab.tmp_path / "turned"}
+    assert "/turned reads prompts otherwise than the pipeline's own tokenizer" in lab.refused(**shared)
+    building = {"objective": "difftune", "bank_samples": 4, "bank_steps": 2}
+    built, alike = (lab.run(**building, tokenizer_name=lab.tmp_path / name) for name in ("turned", "same"))
+    banks = [lab.room.bank, alike.folder / "knowledge_bank", built.folder / "knowledge_bank"]
+    own_tokenizer, same_reading, turned_samples = ((bank / "data/shard-00000.parquet").read_bytes() for bank in banks)
+    assert own_tokenizer == same_reading != turned_samples
+    assert same(lab.run(**shared | {"knowledge_bank": banks[-1]}), built)
+    assert "or with another tokenizer" in lab.refused(objective="difftune", knowledge_bank=banks[-1])
+
 
 @row("prediction_type", scripts=ONLY)
 def what_the_frozen_denoiser_predicts(lab: Lab) -> None:

@@ -44,7 +44,7 @@ class LatentBackbone:
         self.latent_channels: int = vae_config["latent_channels"]
         self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
         self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
-        self.tokenizer_key: str | None = None  # set when --tokenizer_name names another
+        self.tokenizer_key: str | None = None  # set when --tokenizer_name names one that reads otherwise
         self.prediction_type: str | None = None  # set when --prediction_type overrides the scheduler's
         self.encoders: dict[str, Any] = {}
 

@@ -56,10 +56,10 @@ class StableDiffusionBackbone(LatentBackbone):
         return self.encoders["text_encoder"]
 
     def set_tokenizer(self, tokenizer: CLIPTokenizer) -> None:
-        """Uses another tokenizer than the pipeline's own."""
+        """Uses another tokenizer than the pipeline's own, for all that reads prompts: encodings, samples, the bank."""
+        key = reading_key(tokenizer)
+        self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
         self.tokenizer = tokenizer
-        vocabulary = json.dumps([tokenizer.get_vocab(), tokenizer.model_max_length], sort_keys=True)
-        self.tokenizer_key = hashlib.sha256(vocabulary.encode()).hexdigest()
 
     def source_prompts(self, prompts: list[str]) -> list[str]:
         """The prompts to sample a knowledge bank with, as given."""
@@ -154,3 +154,12 @@ class StableDiffusionBackbone(LatentBackbone):
             pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
+
+
+def reading_key(tokenizer: CLIPTokenizer) -> str:
+    """What tells one tokenizer from another that reads prompts otherwise."""
+    reader = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    for name in ("truncation", "padding"):  # are those of its last call
+        reader.pop(name, None)
+    facts = [reader, tokenizer.model_max_length, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -119,7 +119,7 @@ class KnowledgeBank:
             )
         if fingerprint is not None and fingerprint != manifest.weights_fingerprint:
             return (
-                f"was sampled from other weights than the model's ({manifest.model}, fingerprint"
+                f"was sampled from other weights than the model's or with another tokenizer ({manifest.model}, fingerprint"
                 f" {manifest.weights_fingerprint[:12]}, not {fingerprint[:12]}); build one from this model"
             )
         if latent_shape is not None and tuple(latent_shape) != tuple(manifest.latent_shape):

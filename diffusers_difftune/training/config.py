@@ -320,7 +320,9 @@ class ControlNetConfig:
     controlnet_model_name_or_path: str | None = flag(
         "A ControlNet to train on: a folder or a model id on the Hub. Default: a copy of the denoiser's first half."
     )
-    tokenizer_name: str | None = flag("A tokenizer in place of the model's own: a folder or an id on the Hub.")
+    tokenizer_name: str | None = flag(
+        "A tokenizer in place of the model's own: a folder or an id on the Hub. The run's bank is sampled with it."
+    )
     lr_num_cycles: int = flag("Restarts of the cosine_with_restarts schedule.", 1)
     lr_power: float = flag("Power of the polynomial schedule.", 1.0)
     set_grads_to_none: bool = flag("Free gradients between steps instead of setting them to zero.", False)

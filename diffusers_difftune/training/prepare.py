@@ -32,6 +32,7 @@ from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
+from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
 from .checks import uses_bank
 from .run import Run
@@ -92,6 +93,11 @@ def open_bank(run: Run, backbone: Backbone) -> KnowledgeBank | None:
     if place is None:
         return None
     bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
+    if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
+        raise DiffTuneError(
+            f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
+            f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
+        )
     return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
 
 
@@ -136,6 +142,15 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
 def fingerprint(run: Run, backbone: Backbone) -> str:
     """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
     return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
+    """What a knowledge bank must have been sampled from: the pretrained weights, and what `--tokenizer_name` makes of
+    prompts, if that is something else than the pipeline's own tokenizer does."""
+    weights = own_fingerprint(run, backbone)
+    if backbone.tokenizer_key is None:
+        return weights
+    return hashlib.sha256(f"{weights} {backbone.tokenizer_key}".encode()).hexdigest()
+
+
+def own_fingerprint(run: Run, backbone: Backbone) -> str:
 
 
 def make_batches(
