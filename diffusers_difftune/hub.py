@@ -134,7 +134,7 @@ def inputs_inside(folder: Path) -> tuple[str, ...]:
         flags = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))["flags"]
     except (OSError, ValueError, KeyError):
         return ()
-    inputs = ("cache_dir", "knowledge_bank", "train_data_dir", "control_evaluation_data")
+    inputs = ("cache_dir", "knowledge_bank", "train_data_dir", "evaluation_data", "control_evaluation_data")
     paths = [Path(flags[name]) for name in inputs if flags.get(name)]
     paths += [folder / flags["logging_dir"]] if flags.get("logging_dir") else []
     top, inside = folder.resolve(), [path.resolve() for path in paths]

@@ -59,7 +59,7 @@ from diffusers_difftune.training.control import (
     make_bank_conditions,
     validation_pairs,
 )
-from diffusers_difftune.training.control_evaluation import ControlEvaluation, open_control_evaluation
+from diffusers_difftune.training.control_evaluation import control_evaluation, open_control_evaluation
 from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
@@ -132,9 +132,7 @@ def main(argv: list[str] | None = None) -> None:
 
     prompts, controls = validation_pairs(config)
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)), controls)
-    evaluation = None
-    if held_out is not None:
-        evaluation = ControlEvaluation(run, backbone, trained, extractor, held_out)
+    evaluation = control_evaluation(run, backbone, trained, extractor, held_out)
     train(run, backbone, objective, batches, state, validation, evaluation)
     finish_run(run, backbone, state, batches, validation, repo_id)
 

@@ -38,6 +38,7 @@ from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
     DataConfig,
     DiffTuningConfig,
+    EvaluationConfig,
     FullFineTuningConfig,
     ModelConfig,
     RunConfig,
@@ -46,6 +47,7 @@ from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
@@ -58,7 +60,7 @@ from diffusers_difftune.training.validation import Validation
 
 
 @dataclass
-class TextToImageConfig(ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, DiffTuningConfig):
+class TextToImageConfig(ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, EvaluationConfig, DiffTuningConfig):
     """The flags of this script."""
 
 
@@ -72,6 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     backbone = find_backbone(run)
     objective = make_objective(run, backbone)
     target = open_target(run)
+    quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
@@ -96,7 +99,8 @@ def main(argv: list[str] | None = None) -> None:
     state.prepare(trained, optimizer, lr_scheduler)
 
     validation = Validation(run, backbone, trained, config.validation_prompts or [], run.steps_per_epoch(len(target)))
-    train(run, backbone, objective, batches, state, validation)
+    evaluation = quality and quality.while_training(trained)
+    train(run, backbone, objective, batches, state, validation, evaluation)
     finish_run(run, backbone, state, batches, validation, repo_id)
 
 

@@ -39,6 +39,7 @@ from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
     DataConfig,
     DiffTuningConfig,
+    EvaluationConfig,
     LoraFlags,
     LoraValidationConfig,
     ModelConfig,
@@ -49,6 +50,7 @@ from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
@@ -61,7 +63,9 @@ from diffusers_difftune.training.validation import Validation
 
 
 @dataclass
-class TextToImageLoraConfig(ModelConfig, DataConfig, RunConfig, LoraFlags, LoraValidationConfig, DiffTuningConfig):
+class TextToImageLoraConfig(
+    ModelConfig, DataConfig, RunConfig, LoraFlags, LoraValidationConfig, EvaluationConfig, DiffTuningConfig
+):
     """The flags of this script."""
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned-lora")
@@ -78,6 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     LoraDenoiser(backbone, backbone.empty_denoiser(), target_modules=config.lora_target_modules)  # are there such?
     objective = make_objective(run, backbone)
     target = open_target(run)
+    quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
@@ -103,7 +108,8 @@ def main(argv: list[str] | None = None) -> None:
 
     prompts = [config.validation_prompt] * config.num_validation_images if config.validation_prompt else []
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)))
-    train(run, backbone, objective, batches, state, validation)
+    evaluation = quality and quality.while_training(trained)
+    train(run, backbone, objective, batches, state, validation, evaluation)
     finish_run(run, backbone, state, batches, validation, repo_id)
 
 

@@ -11,3 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+"""What was learned, what was forgotten, and how surely we know."""
+
+# Figures of fewer images say nothing: KID needs random halves of two images, and its floor two sets of that.
+FEWEST_IMAGES = 8

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Real images to compare generated ones with, and what real images score among themselves."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,11 +23,11 @@ from ..data.dataset import TargetData
 from ..data.images import ImageTransform, load_rgb
 from ..data.plan import seeded_order
 from ..errors import DiffTuneError
+from . import FEWEST_IMAGES
 from .precision_recall import precision_recall
 from .quality import check_features, floor_pair, frechet_distance, kernel_distance
 
 
-FEWEST = 8  # KID needs random halves of two, and the floor two sets of that
 MEASURES = ("fid", "kid", "precision", "recall")
 
 
@@ -52,10 +52,10 @@ class RealImages:
 
     def __init__(self, features: torch.Tensor, other_features: torch.Tensor | None = None, seed: int = 0) -> None:
         sizes = (len(features), None if other_features is None else len(other_features))
-        if sizes[0] < FEWEST or (sizes[1] is not None and sizes[1] < FEWEST // 2):
+        if sizes[0] < FEWEST_IMAGES or (sizes[1] is not None and sizes[1] < FEWEST_IMAGES // 2):
             raise DiffTuneError(
                 f"{min(size for size in sizes if size is not None)} real images are too few to measure by; use at least"
-                f" {FEWEST}, and for the floor {FEWEST // 2} others."
+                f" {FEWEST_IMAGES}, and for the floor {FEWEST_IMAGES // 2} others."
             )
         self.features, self.seed = features, seed
         self.floor = distances(*floor_pair(features, other_features, seed), seed)
@@ -108,6 +108,32 @@ def distances(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> dic
 def drawn_rows(data: TargetData, count: int) -> list[int]:
     """A draw of at most `count` rows, always the same; the first rows of a folder may be of one kind."""
     return seeded_order(0, "held-out rows", 0, len(data))[:count].tolist()
+
+
+def row_prompts(data: TargetData, rows: Sequence[int], ids: Mapping[str, int] | None = None) -> list[str]:
+    """What to sample so that it can be compared with these rows: the first caption of each, or its class.
+
+    Args:
+        data ([`TargetData`]): The rows.
+        rows (`Sequence[int]`): Which of them.
+        ids (`Mapping[str, int]`, *optional*): The model's classes by their names, where the data have classes.
+
+    Returns:
+        `list[str]`: The prompts.
+
+    Raises:
+        DiffTuneError: The data have a class that the model does not have.
+    """
+    captions = [data.captions(row)[0] for row in rows]
+    if data.class_names is None:
+        return captions
+    names = [data.class_names[int(caption)] for caption in captions]
+    unknown = sorted(set(names) - set(ids or ()))
+    if unknown:
+        raise DiffTuneError(
+            f"The held-out data have the class {unknown[0]}, which is none of the model's {len(ids or ())}."
+        )
+    return [str((ids or {})[name]) for name in names]
 
 
 def read_images(

@@ -26,6 +26,7 @@ from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
 from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError
+from ..evaluation import FEWEST_IMAGES
 
 
 # Trackers that send the command line, too, or may.
@@ -44,6 +45,8 @@ AT_LEAST_ONE = (
     "control_evaluation_steps",
     "control_evaluation_samples",
     "control_evaluation_inference_steps",
+    "evaluation_steps",
+    "evaluation_inference_steps",
     "lr_num_cycles",
 )
 AT_LEAST_ZERO = (
@@ -113,6 +116,14 @@ def check_ranges(config: Any) -> None:
     schedules = [schedule.value for schedule in SchedulerType if schedule.value != "piecewise_constant"]
     if config.lr_scheduler not in schedules:
         raise DiffTuneError(f"--lr_scheduler is '{config.lr_scheduler}'; it must be one of {', '.join(schedules)}.")
+    if getattr(config, "evaluation_samples", FEWEST_IMAGES) < FEWEST_IMAGES:
+        raise DiffTuneError(
+            f"--evaluation_samples is {config.evaluation_samples}; it must be at least {FEWEST_IMAGES}."
+        )
+    for name in ("evaluation_guidance_scale", "control_evaluation_guidance_scale"):
+        value = getattr(config, name, 1.0)
+        if not 1 <= value < math.inf:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least 1.0 and finite.")
     if config.prediction_type not in (None, "epsilon", "v_prediction", "sample"):
         raise DiffTuneError(
             f"--prediction_type is '{config.prediction_type}'; it must be epsilon, v_prediction or sample."
@@ -134,6 +145,9 @@ def check_conflicts(config: Any) -> None:
             f"--non_ema_revision is a revision on the Hub, and {config.pretrained_model_name_or_path} is a folder; leave"
             " it out, or give the model id."
         )
+    for name in ("evaluation", "control_evaluation"):
+        if getattr(config, f"{name}_steps", None) is not None and getattr(config, f"{name}_data") is None:
+            raise DiffTuneError(f"--{name}_steps needs --{name}_data, the rows to measure on.")
     if config.report_to in UPLOADS_COMMAND_LINE and config.hub_token is not None:
         raise DiffTuneError(
             f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
@@ -154,6 +168,8 @@ def check_installed(config: Any) -> None:
         wanted.append(("--use_8bit_adam", "bitsandbytes"))
     if config.enable_xformers_memory_efficient_attention:
         wanted.append(("--enable_xformers_memory_efficient_attention", "xformers"))
+    if getattr(config, "evaluation_data", None) is not None:
+        wanted.append(("--evaluation_data", "torchmetrics"))
     if config.report_to not in ("all", "none"):
         trackers = [name for name in LoggerType.list() if name != "all"]
         if config.report_to not in trackers:

@@ -312,6 +312,27 @@ class ClassDiffTuningConfig(DiffTuningConfig):
 
 
 @dataclass
+class EvaluationConfig:
+    """Measuring while a run trains."""
+
+    _argument_group_name = "evaluation"
+
+    evaluation_data: str | None = flag(
+        "A folder of held-out data, like the target data. Samples for its captions are compared with its images by FID,"
+        " KID, precision and recall before the first step, while training and after the last."
+    )
+    evaluation_steps: int | None = flag("Measure every so many steps. Default: --checkpointing_steps.")
+    evaluation_samples: int = flag("How many samples, and held-out images, are compared.", 256)
+    evaluation_features: str = flag(
+        "What images are compared by: inception, dinov2, clip, efficientnet, a vision model of transformers (a folder or"
+        " an id on the Hub), or the .safetensors file of a projection.",
+        "dinov2",
+    )
+    evaluation_guidance_scale: float = flag("Classifier-free guidance of the samples that are measured.", 3.0)
+    evaluation_inference_steps: int = flag("Sampling steps of the samples that are measured.", 20)
+
+
+@dataclass
 class ControlNetConfig:
     """What only ControlNet training has."""
 

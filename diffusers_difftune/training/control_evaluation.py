@@ -14,7 +14,6 @@
 """Convergence of a ControlNet, measured while it trains: images are made for held-out control images, the conditions
 found in them are compared with those that were asked for."""
 
-import copy
 import statistics
 from typing import TYPE_CHECKING
 
@@ -25,12 +24,12 @@ from tqdm import tqdm
 from ..adapters import Trained
 from ..backbones import Backbone
 from ..data.batches import control_image
-from ..data.dataset import TargetData, load_target_data
+from ..data.dataset import TargetData
 from ..data.images import ImageTransform
 from ..data.plan import counter_generator
 from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
-from ..turns import from_main
+from .evaluation import Evaluation, open_held_out
 from .run import Run
 from .validation import sampling
 
@@ -55,27 +54,14 @@ class ControlEvaluation:
     ) -> None:
         self.run, self.backbone, self.trained, self.extractor = run, backbone, trained, extractor
         config = run.config
-        self.every = config.control_evaluation_steps or config.validation_steps
         transform = ImageTransform(config.resolution, config.image_interpolation_mode)
         rows = range(config.control_evaluation_samples)
         self.prompts = [held_out.captions(row)[0] for row in rows]
         self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
         self.given = (self.controls * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-    def due(self, step: int) -> bool:
-        """Whether to measure after this many steps."""
-        return step % self.every == 0
-
-    def measure(self) -> dict[str, dict[str, float]]:
-        """The mean dissimilarity over the held-out rows; call it on every process.
-
-        Returns:
-            `dict`: `condition_error`, by the name of the measure; see [`condition_error`].
-        """
-        return {"condition_error": from_main(self.run.accelerator, self.mean_errors)}
-
     def mean_errors(self) -> dict[str, float]:
-        """The mean of each measure over the held-out rows, on this process alone."""
+        """The mean over the held-out rows of each measure of dissimilarity; see [`condition_error`]."""
         found = self.extractor(self.sample())
         self.extractor.release()  # a model that measures must not take memory from the training
         per_image = condition_error(self.run.config.condition_kind, self.given, found)
@@ -124,17 +110,15 @@ def open_control_evaluation(run: Run) -> TargetData | None:
         condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
     except DiffTuneError as error:
         raise about("--control_evaluation_data", error) from error
-    held_out = copy.copy(config)
-    held_out.dataset_name = held_out.dataset_config_name = held_out.max_train_samples = None
-    held_out.train_data_dir = config.control_evaluation_data
-    try:
-        data = load_target_data(held_out, run.seed, config.cache_dir)
-    except DiffTuneError as error:
-        message = str(error).removeprefix("--train_data_dir: ")
-        raise DiffTuneError(f"--control_evaluation_data: {message}") from error
-    if len(data) < config.control_evaluation_samples:
-        raise DiffTuneError(
-            f"--control_evaluation_data {config.control_evaluation_data} has {len(data)} rows, and"
-            f" --control_evaluation_samples is {config.control_evaluation_samples}; give more rows or measure fewer."
-        )
-    return data
+    return open_held_out(run, "control_evaluation")
+
+
+def control_evaluation(
+    run: Run, backbone: Backbone, trained: Trained, extractor: "Extractor | None", held_out: TargetData | None
+) -> Evaluation | None:
+    """What measures the condition error while the run trains, if it is asked for; see [`ControlEvaluation`]."""
+    if extractor is None or held_out is None:
+        return None
+    measured = ControlEvaluation(run, backbone, trained, extractor, held_out)
+    every = run.config.control_evaluation_steps or run.config.validation_steps
+    return Evaluation(run, "condition_error", every, measured.mean_errors)

@@ -33,7 +33,7 @@ from .validation import Validation
 
 
 if TYPE_CHECKING:
-    from .control_evaluation import ControlEvaluation
+    from .evaluation import Evaluation
 
 
 def train(
@@ -43,7 +43,7 @@ def train(
     batches: PlannedBatches,
     state: TrainingState,
     validation: Validation,
-    evaluation: "ControlEvaluation | None" = None,
+    evaluation: "Evaluation | None" = None,
 ) -> None:
     """Trains from where `state` is to the end of the run, with checkpoints, validation and the loss log.
 
@@ -54,8 +54,7 @@ def train(
         batches ([`PlannedBatches`]): The batch of each micro-step of this process.
         state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
         validation ([`Validation`]): Makes images every now and then.
-        evaluation ([`ControlEvaluation`], *optional*): Measures every now and then, and at the end, how well images
-            keep to conditions.
+        evaluation ([`Evaluation`], *optional*): Measures before the first step, every now and then, and at the end.
     """
     trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
     start_step, total_steps = state.start_step, state.total_steps

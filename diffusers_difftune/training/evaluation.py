@@ -1,0 +1,76 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Measuring while a run trains: when, on which process, and on which held-out data."""
+
+import copy
+from collections.abc import Callable
+
+from ..data.dataset import TargetData, load_target_data
+from ..errors import DiffTuneError
+from ..turns import from_main
+from .run import Run
+
+
+class Evaluation:
+    """Figures that are measured before the first step, every so many steps, and after the last.
+
+    Args:
+        run ([`Run`]): The run.
+        name (`str`): What the figures are called in the log.
+        every (`int`): How many optimiser steps lie between two measurements.
+        figures (`Callable`): Measures on the main process alone, and returns numbers by their names.
+    """
+
+    def __init__(self, run: Run, name: str, every: int, figures: Callable[[], dict[str, float]]) -> None:
+        self.run, self.name, self.every, self.figures = run, name, every, figures
+
+    def due(self, step: int) -> bool:
+        """Whether to measure after this many steps."""
+        return step % self.every == 0
+
+    def measure(self) -> dict[str, dict[str, float]]:
+        """The figures of now, under their name; call it on every process."""
+        return {self.name: from_main(self.run.accelerator, self.figures)}
+
+
+def open_held_out(run: Run, flag: str) -> TargetData | None:
+    """Opens and checks held-out data, as the target data are opened; loads no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        flag (`str`): The flag that names them, `"evaluation"` for `--evaluation_data`. How many rows are needed is what
+            `--evaluation_samples` says.
+
+    Returns:
+        [`TargetData`] or `None`: The held-out rows; `None` without the flag.
+
+    Raises:
+        DiffTuneError: The data cannot be opened, or have too few rows.
+    """
+    folder, samples = getattr(run.config, f"{flag}_data"), getattr(run.config, f"{flag}_samples")
+    if folder is None:
+        return None
+    config = copy.copy(run.config)
+    config.dataset_name = config.dataset_config_name = config.max_train_samples = None
+    config.train_data_dir = folder
+    try:
+        data = load_target_data(config, run.seed, config.cache_dir)
+    except DiffTuneError as error:
+        raise DiffTuneError(f"--{flag}_data: {str(error).removeprefix('--train_data_dir: ')}") from error
+    if len(data) < samples:
+        raise DiffTuneError(
+            f"--{flag}_data {folder} has {len(data)} rows, and --{flag}_samples is {samples}; give more rows or measure"
+            " fewer."
+        )
+    return data

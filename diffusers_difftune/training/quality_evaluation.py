@@ -1,0 +1,114 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The quality of samples, measured while a run trains: FID, KID, precision and recall against held-out images."""
+
+from typing import TYPE_CHECKING
+
+from ..adapters import Trained
+from ..backbones import Backbone
+from ..data.dataset import TargetData
+from ..data.stream import StreamedTarget
+from ..errors import renamed
+from ..turns import from_main
+from .evaluation import Evaluation, open_held_out
+from .run import Run
+from .validation import sampling
+
+
+if TYPE_CHECKING:
+    from ..evaluation.measurement import Measurement
+
+
+class QualityEvaluation:
+    """Measures the weights that would be saved now, always by the same held-out images, prompts and noise.
+
+    The floor beside each figure is that of held-out images against as many images that are trained on.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target ([`TargetData`] or [`StreamedTarget`]): The target data.
+        held_out ([`TargetData`]): The held-out rows.
+
+    Raises:
+        DiffTuneError: The features cannot be had.
+    """
+
+    def __init__(
+        self, run: Run, backbone: Backbone, target: TargetData | StreamedTarget, held_out: TargetData
+    ) -> None:
+        self.run, self.backbone, self.target, self.held_out = run, backbone, target, held_out
+        self.measurement: Measurement | None = None  # on the main process
+        from_main(run.accelerator, self.prepare)
+
+    def prepare(self) -> None:
+        """Loads the feature extractor, and looks at the real images."""
+        from ..evaluation.features import make_features  # these are slow to import
+        from ..evaluation.measurement import Measurement
+        from ..evaluation.real import drawn_rows, read_images, row_prompts
+
+        config, count = self.run.config, self.run.config.evaluation_samples
+        with renamed({"The features ": "--evaluation_features: the features "}):
+            extractor = make_features(config.evaluation_features, config.cache_dir, config.hub_token)
+        rows = drawn_rows(self.held_out, count)
+        others = None
+        if isinstance(self.target, TargetData) and len(self.target) >= count:
+            others = read_images(self.target, drawn_rows(self.target, count), config.resolution)
+        self.measurement = Measurement(
+            extractor,
+            read_images(self.held_out, rows, config.resolution),
+            row_prompts(self.held_out, rows, class_ids(self.target)),
+            others,
+            steps=config.evaluation_inference_steps,
+            guidance_scale=config.evaluation_guidance_scale,
+            batch_size=config.train_batch_size,
+            device=self.run.accelerator.device,
+        )
+
+    def figures(self, trained: Trained) -> dict[str, float]:
+        """The figures of now, on this process alone; without a FID where there are not more images than features."""
+        with sampling(self.run, self.backbone, trained) as pipeline:
+            found, _ = self.measurement.measure(pipeline, "Measuring")
+        return {name: value for name, value in found.items() if value is not None}
+
+    def while_training(self, trained: Trained) -> Evaluation:
+        """What [`train`] calls."""
+        every = self.run.config.evaluation_steps or self.run.config.checkpointing_steps
+        return Evaluation(self.run, "quality", every, lambda: self.figures(trained))
+
+
+def class_ids(target: TargetData | StreamedTarget) -> dict[str, int] | None:
+    """The id of each class that is trained on; `None` where there are captions."""
+    names = getattr(target, "class_names", None)
+    return None if names is None else {name: number for number, name in enumerate(names)}
+
+
+def open_quality_evaluation(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget
+) -> QualityEvaluation | None:
+    """Opens `--evaluation_data`, if it is given, and the feature extractor; loads no weights of the pipeline.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target ([`TargetData`] or [`StreamedTarget`]): The target data.
+
+    Returns:
+        [`QualityEvaluation`] or `None`: What measures; `None` without the flag.
+
+    Raises:
+        DiffTuneError: The data cannot be opened or have too few rows, or the features cannot be had.
+    """
+    held_out = open_held_out(run, "evaluation")
+    return None if held_out is None else QualityEvaluation(run, backbone, target, held_out)
