@@ -37,6 +37,7 @@ def sample_images(
     batch_size: int = 32,
     height: int | None = None,
     width: int | None = None,
+    first: int = 0,
     title: str = "samples",
     **inputs: Any,
 ) -> torch.Tensor:
@@ -55,6 +56,7 @@ def sample_images(
         batch_size (`int`, *optional*, defaults to 32): Images at once.
         height (`int`, *optional*): In pixels, a multiple of the VAE's factor. `None` is what the denoiser was trained at.
         width (`int`, *optional*): Likewise.
+        first (`int`, *optional*, defaults to 0): The number of the first image, where these are a part of more.
         title (`str`, *optional*, defaults to `"samples"`): What the progress bar says.
         inputs: More for every call of the pipeline, such as the control image of a ControlNet.
 
@@ -84,7 +86,7 @@ def sample_images(
     try:
         for start in tqdm(range(0, len(prompts), batch_size), title, leave=False):
             batch = prompts[start : start + batch_size]
-            noise = [first_noise(seed, start + i, shape) for i in range(len(batch))]
+            noise = [first_noise(seed, first + start + i, shape) for i in range(len(batch))]
             pixels = pipeline(
                 prompt=batch,
                 height=height,

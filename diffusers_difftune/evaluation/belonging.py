@@ -1,0 +1,132 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Whether a fine-tuned model belongs to a pretrained one: same architecture, same noise levels, same prediction. Nothing
+here loads weights of models."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import SchedulerMixin
+
+from ..adapters.adapter import Adapter
+from ..adapters.files import SavedAdapter
+from ..backbones import Backbone
+from ..backbones.files import weight_files
+from ..control import NEW_LAYERS
+from ..errors import DiffTuneError, first_sentence
+from ..timesteps import NoiseLevels
+
+
+def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuses an adapter for another model."""
+    empty = backbone.empty_denoiser()
+    if saved.component != backbone.denoiser_name or saved.model_class not in (None, type(empty).__name__):
+        raise DiffTuneError(
+            f"FINETUNED {folder} is an adapter for a {saved.model_class or saved.component}, and the denoiser of PRETRAINED"
+            f" is a {type(empty).__name__}; name the pipeline it was trained on."
+        )
+    refuse_other_prediction(folder, saved.pipeline.get("prediction_type"), backbone)
+    try:
+        Adapter(empty, saved.settings, saved.component).check(tensors)
+    except DiffTuneError as error:
+        raise DiffTuneError(
+            f"FINETUNED {folder} does not fit the {backbone.denoiser_name} of PRETRAINED: {first_sentence(error)}; name the"
+            " pipeline it was trained on."
+        ) from error
+
+
+def check_denoiser(backbone: Backbone, folder: Path) -> None:
+    """Refuses a denoiser of another architecture, prediction type or noise schedule."""
+    component = folder / backbone.denoiser_name
+    check_weights(component)
+    empty = backbone.empty_denoiser()
+    config = read_config(type(empty), component)
+    refuse_other_shapes(folder, shapes(type(empty), config), shapes_of(empty))
+    file = folder / "scheduler" / "scheduler_config.json"
+    if not file.is_file():  # a checkpoint, whose run has it
+        return
+    scheduler: Any = backbone.noise_scheduler  # type: ignore[attr-defined]
+    own: Any = type(scheduler).from_pretrained(file.parent)
+    refuse_other_prediction(folder, own.config.prediction_type, backbone)
+    if not torch.equal(NoiseLevels.of(own).signal, NoiseLevels.of(scheduler).signal):
+        raise DiffTuneError(
+            f"FINETUNED {folder} was trained on other noise levels than PRETRAINED (see the betas of both schedulers), so"
+            " that neither losses nor sampling steps of the two belong together."
+        )
+
+
+def check_controlnet(backbone: Backbone, folder: Path) -> None:
+    """Refuses a ControlNet whose copy of the denoiser is of another architecture."""
+    check_weights(folder)
+    found = shapes(backbone.controlnet_class, read_config(backbone.controlnet_class, folder))
+    copied = {name: shape for name, shape in found.items() if not name.startswith(NEW_LAYERS)}
+    refuse_other_shapes(folder, copied, shapes_of(backbone.empty_denoiser()), whole=False)
+
+
+def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:
+    """Refuses a model that predicts something else than the pretrained one."""
+    scheduler: SchedulerMixin = backbone.noise_scheduler  # type: ignore[attr-defined]
+    expected = scheduler.config.prediction_type
+    if found not in (None, expected):
+        raise DiffTuneError(
+            f"FINETUNED {folder} predicts {found} and PRETRAINED {expected}, so that neither losses nor sampling steps of the"
+            " two belong together."
+        )
+
+
+def check_weights(component: Path) -> None:
+    """Refuses a folder without weights."""
+    if not weight_files(component):
+        raise DiffTuneError(f"FINETUNED: {component} has no weights.")
+
+
+def read_config(model_class: Any, component: Path) -> dict[str, Any]:
+    """The config of a component."""
+    try:
+        return model_class.load_config(component)
+    except (OSError, ValueError) as error:
+        raise DiffTuneError(
+            f"FINETUNED: {component / 'config.json'} cannot be read: {first_sentence(error)}."
+        ) from error
+
+
+def shapes(model_class: Any, config: dict[str, Any]) -> dict[str, list[int]]:
+    """The shape of every weight of a model of this config."""
+    try:
+        with torch.device("meta"):
+            return shapes_of(model_class.from_config(config))
+    except (TypeError, ValueError) as error:
+        raise DiffTuneError(
+            f"FINETUNED: the config is of no {model_class.__name__}: {first_sentence(error)}."
+        ) from error
+
+
+def shapes_of(model: torch.nn.Module) -> dict[str, list[int]]:
+    """The shape of every weight of a model."""
+    return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def refuse_other_shapes(
+    folder: Path, found: dict[str, list[int]], expected: dict[str, list[int]], whole: bool = True
+) -> None:
+    """Refuses another architecture: weights that the pretrained denoiser has not, or (of a whole one) has besides."""
+    names = [*found, *expected] if whole else [*found]
+    different = next((name for name in names if found.get(name) != expected.get(name)), None)
+    if different is not None:
+        was, now = (f"of shape {x[different]}" if different in x else "missing" for x in (expected, found))
+        raise DiffTuneError(
+            f"FINETUNED {folder} is of another architecture than PRETRAINED: {different} is {now}, and in the pretrained"
+            f" denoiser it is {was}; name the pipeline that the fine-tuning began with."
+        )

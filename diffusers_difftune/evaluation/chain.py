@@ -1,0 +1,216 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What fine-tuning did along the chain of noise levels: where the loss rose and fell, and how far the weights went."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..backbones import Backbone
+from ..errors import DiffTuneError
+from ..objective import DiffTuningObjective
+from .distance import measure_distance
+from .finetuned import Finetuned
+from .forgetting import (
+    LossByLevel,
+    denoising_loss_by_level,
+    forgetting,
+    increase_error,
+    relative_increase,
+)
+
+
+LEAST_ROWS = 2  # of one row there is no standard error
+FISHER_DRAWS = 4
+THIRDS = {"near_data": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "near_noise": (2 / 3, 1.0)}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Images as the models see them.
+
+    Attributes:
+        latents (`torch.Tensor` of shape `(N, C, h, w)`): Scaled as the denoiser expects them.
+        prompts (`list[str]`): A prompt for each.
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): A control image for each, in [0, 1].
+    """
+
+    latents: torch.Tensor
+    prompts: list[str]
+    controls: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def encode_rows(
+    backbone: Backbone,
+    images: torch.Tensor,
+    prompts: list[str],
+    controls: torch.Tensor | None = None,
+    batch_size: int = 16,
+) -> Rows:
+    """Rows of images, by the means of the VAE's posteriors; the encoders must be in memory.
+
+    Args:
+        backbone ([`Backbone`]): The family.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): uint8.
+        prompts (`list[str]`): A prompt for each.
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): Control images, in [0, 1].
+        batch_size (`int`, *optional*, defaults to 16): Images encoded at once.
+
+    Returns:
+        [`Rows`]: The rows, on the CPU.
+    """
+    means = [backbone.encode_images(batch.float() / 127.5 - 1)[0].cpu() for batch in images.split(batch_size)]
+    return Rows(backbone.scale_latents(torch.cat(means)), prompts, controls)
+
+
+def conditions(
+    backbone: Backbone, finetuned: Finetuned, rows: Rows, is_source: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What the fine-tuned and the pretrained model are conditioned on.
+
+    Both get the rows' prompts, where they mean the same to both. Where they do not, because the two have different
+    classes, source rows are shown to both under the null class, which both have, and target rows to the pretrained
+    model. A ControlNet gets the control images of target rows, and a blank one with source rows, which are to be what
+    they were without it.
+
+    Returns:
+        `tuple[dict, dict]`: The fine-tuned model's and the pretrained one's.
+    """
+    nothing = [""] * len(rows)
+    own = nothing if is_source and not finetuned.knows_classes else rows.prompts
+    condition = backbone.encode_prompts(own)
+    pretrained = condition if finetuned.knows_classes else backbone.encode_prompts(nothing)
+    if finetuned.kind == "controlnet":
+        side = backbone.vae_scale_factor * rows.latents.shape[-1]
+        blank = torch.zeros(1, 3, side, side).expand(len(rows), -1, -1, -1)
+        condition = condition | {"control": blank if is_source or rows.controls is None else rows.controls}
+    return condition, pretrained
+
+
+def measure_losses(
+    backbone: Backbone,
+    finetuned: Finetuned,
+    objective: DiffTuningObjective,
+    rows: Rows,
+    is_source: bool,
+    num_levels: int = 20,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The denoising losses of both models by noise level, on the same rows under the same noise.
+
+    Args:
+        backbone ([`Backbone`]): The pretrained pipeline, with its encoders in memory.
+        finetuned ([`Finetuned`]): The fine-tuned model, loaded.
+        objective ([`DiffTuningObjective`]): Of the pretrained scheduler.
+        rows ([`Rows`]): Source or target rows, at least two.
+        is_source (`bool`): Which; see [`conditions`].
+        num_levels (`int`, *optional*, defaults to 20): Noise levels.
+        batch_size (`int`, *optional*, defaults to 16): Rows at once.
+        seed (`int`, *optional*, defaults to 0): Seed of the noise.
+
+    Returns:
+        `dict[str, Any]`: [`loss_report`].
+
+    Raises:
+        DiffTuneError: There are fewer than two rows.
+    """
+    if len(rows) < LEAST_ROWS:
+        raise DiffTuneError(f"Of {len(rows)} rows there is no standard error; at least {LEAST_ROWS} are needed.")
+    own, pretrained = conditions(backbone, finetuned, rows, is_source)
+    options = {"num_levels": num_levels, "batch_size": batch_size, "seed": seed}
+    return loss_report(
+        denoising_loss_by_level(finetuned.model, finetuned, objective, rows.latents, own, **options),  # type: ignore[arg-type]
+        denoising_loss_by_level(finetuned.pretrained, backbone, objective, rows.latents, pretrained, **options),
+    )
+
+
+def loss_report(finetuned: LossByLevel, pretrained: LossByLevel) -> dict[str, Any]:
+    """The losses as they go into a JSON file.
+
+    Returns:
+        `dict[str, Any]`: By level, from data to noise: `noise_level` (t / T), `timestep`, `finetuned` and `pretrained` loss,
+        `change` (relative) and its `change_standard_error` from the paired rows. Means over the levels:
+        `mean_change`, `mean_change_standard_error`, and `thirds` of the noise scale, with the same two. And `num_rows`.
+    """
+    mean, error = forgetting(finetuned, pretrained)
+    return {
+        "num_rows": finetuned.rows.shape[1],
+        "mean_change": mean,
+        "mean_change_standard_error": error,
+        "thirds": {name: part(finetuned, pretrained, *third) for name, third in THIRDS.items()},
+        "noise_level": finetuned.heights.tolist(),
+        "timestep": finetuned.timesteps.tolist(),
+        "finetuned": finetuned.mean.tolist(),
+        "pretrained": pretrained.mean.tolist(),
+        "change": relative_increase(finetuned, pretrained).tolist(),
+        "change_standard_error": increase_error(finetuned, pretrained).tolist(),
+    }
+
+
+def part(finetuned: LossByLevel, pretrained: LossByLevel, low: float, high: float) -> dict[str, float] | None:
+    """The mean change over the levels in a part of the noise scale; `None` if there are none."""
+    inside = (finetuned.heights > low) & (finetuned.heights <= high)
+    if not inside.any():
+        return None
+    halves = (LossByLevel(x.timesteps[inside], x.heights[inside], x.rows[inside]) for x in (finetuned, pretrained))
+    mean, error = forgetting(*halves)
+    return {"mean_change": mean, "mean_change_standard_error": error}
+
+
+def distance_report(
+    backbone: Backbone,
+    finetuned: Finetuned,
+    objective: DiffTuningObjective,
+    source: Rows,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How far the weights went; see [`measure_distance`]. Of an adapter this is the last thing to measure, because it is
+    merged.
+
+    Args:
+        backbone ([`Backbone`]): The pretrained pipeline, with its encoders in memory.
+        finetuned ([`Finetuned`]): The fine-tuned model, loaded.
+        objective ([`DiffTuningObjective`]): Of the pretrained scheduler.
+        source ([`Rows`]): Source rows, for the Fisher information.
+        seed (`int`, *optional*, defaults to 0): Seed of its noise.
+
+    Returns:
+        `dict[str, Any]`: `total`, `blocks` (by name), `num_trained`, `per_trained_parameter` (`rms` and `ewc`), and
+        `num_rows` and `draws` of the Fisher information.
+    """
+    _, condition = conditions(backbone, finetuned, source, is_source=True)
+    total, blocks = measure_distance(
+        finetuned.pretrained,
+        finetuned.weights(),
+        backbone,
+        objective,
+        source.latents,
+        condition,
+        draws=FISHER_DRAWS,
+        seed=seed,
+    )
+    trained = total.num_changed if finetuned.num_trained is None else finetuned.num_trained
+    return {
+        "total": total.to_dict(),
+        "num_trained": trained,
+        "per_trained_parameter": total.per_parameter(trained),
+        "blocks": {name: distance.to_dict() for name, distance in blocks.items()},
+        "num_rows": len(source),
+        "draws": FISHER_DRAWS,
+    }

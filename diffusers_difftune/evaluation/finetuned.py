@@ -1,0 +1,257 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What was fine-tuned from a pretrained pipeline: its denoiser, an adapter on it, or a ControlNet beside it. Each knows how
+it is called beside the pretrained denoiser; what can be wrong is found before weights are loaded."""
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from huggingface_hub import hf_hub_download, snapshot_download
+
+from ..adapters.adapter import ROWS
+from ..adapters.files import CONFIG_FILE, LORA_FILE, read_adapter
+from ..adapters.loading import load_adapter, merge_adapter
+from ..backbones import Backbone, family_of
+from ..backbones.files import pipeline_folder
+from ..control import NEW_LAYERS
+from ..errors import DiffTuneError, first_sentence
+from .belonging import check_adapter, check_controlnet, check_denoiser
+from .swap import without_class, without_control
+
+
+class Finetuned(Protocol):
+    """A fine-tuned model beside the pretrained one; [`FinetunedDenoiser`] documents each part."""
+
+    kind: str
+    folder: Path
+    num_trained: int | None
+    knows_classes: bool
+    class_ids: dict[str, int] | None
+    pretrained: torch.nn.Module
+    model: torch.nn.Module
+    pipeline: Any
+
+    def load(self, device: torch.device) -> None: ...
+    def predict(
+        self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
+    ) -> torch.Tensor: ...
+    def stand_in(self) -> torch.nn.Module: ...
+    def weights(self) -> dict[str, torch.Tensor]: ...
+
+
+class FinetunedDenoiser:
+    """A fine-tuned denoiser: a whole one, or the pretrained one with an adapter.
+
+    Args:
+        backbone ([`Backbone`]): The pretrained pipeline.
+        folder (`Path`): The run folder, a checkpoint in it, or an adapter's folder.
+
+    Attributes:
+        kind (`str`): `"full"`, or the kind of the adapter: `"lora"`, `"difffit"` …
+        num_trained (`int`, *optional*): Parameters of the adapter; `None` of a whole denoiser.
+        knows_classes (`bool`): Whether both models mean the same by a prompt; not if they have class ids for prompts and
+            different classes.
+        class_ids (`dict[str, int]`, *optional*): The fine-tuned model's classes by name, of a class-conditional family.
+        pretrained (`torch.nn.Module`): The pretrained denoiser, once [`load`] was called.
+        model (`torch.nn.Module`): The fine-tuned one.
+        pipeline (`DiffusionPipeline`): Samples with the fine-tuned one.
+
+    Raises:
+        DiffTuneError: It is of another architecture, another prediction type or another noise schedule, or has no weights.
+    """
+
+    pretrained: torch.nn.Module
+    model: torch.nn.Module
+    pipeline: Any
+
+    def __init__(self, backbone: Backbone, folder: Path) -> None:
+        self.backbone, self.folder = backbone, folder
+        self.is_adapter = holds_adapter(folder)
+        if self.is_adapter:
+            saved, tensors = read_adapter(folder)
+            check_adapter(backbone, folder, saved, tensors)
+            self.kind = saved.settings.kind
+            self.num_trained: int | None = sum(
+                tensor.numel() for name, tensor in tensors.items() if not name.endswith(ROWS)
+            )
+            classes = saved.pipeline.get("id2label")
+        else:
+            check_denoiser(backbone, folder)
+            self.kind, self.num_trained = "full", None
+            classes = saved_classes(folder)
+        known = getattr(backbone, "id2label", None)  # of class-conditional families
+        own = None if classes is None else {int(key): name for key, name in classes.items()}
+        self.knows_classes = known is None or known == own
+        self.class_ids = None if known is None or own is None else {name: key for key, name in own.items()}
+
+    def load(self, device: torch.device) -> None:
+        """Loads both denoisers in float32, and the pipeline around the fine-tuned one."""
+        self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
+        start = self.backbone.load_denoiser(None if self.is_adapter else self.folder).requires_grad_(False).eval()
+        self.pipeline = self.backbone.pipeline(start, device, torch.float32)
+        if self.is_adapter:
+            load_adapter(self.pipeline, self.folder)
+        self.model = self.pipeline.components[self.backbone.denoiser_name]
+
+    def predict(
+        self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The fine-tuned model's output for x_t."""
+        return self.backbone.predict(model, sample, timesteps, condition)
+
+    def stand_in(self) -> torch.nn.Module:
+        """The pretrained model in the fine-tuned one's place: called as the pipeline calls that."""
+        return self.pretrained if self.knows_classes else without_class(self.pretrained, null_class(self.backbone))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The fine-tuned weights by the pretrained denoiser's names. An adapter is merged into them, for good: rounding
+        aside, the model does the same as before."""
+        merge_adapter(self.pipeline)
+        return dict(self.model.named_parameters())
+
+
+class FinetunedControlNet:
+    """A ControlNet beside the pretrained denoiser, which it left as it was. Both together are the fine-tuned model.
+
+    Args:
+        backbone ([`Backbone`]): The pretrained pipeline.
+        folder (`Path`): What `ControlNetModel.from_pretrained` loads.
+
+    Attributes: As of [`FinetunedDenoiser`]; `pretrained` is the bare denoiser, `model` the ControlNet.
+
+    Raises:
+        DiffTuneError: It belongs to another architecture, or has no weights.
+    """
+
+    kind = "controlnet"
+    num_trained = None
+    knows_classes = True
+    class_ids = None
+    pretrained: torch.nn.Module
+    model: torch.nn.Module
+    pipeline: Any
+
+    def __init__(self, backbone: Backbone, folder: Path) -> None:
+        self.backbone, self.folder = backbone, folder
+        check_controlnet(backbone, folder)
+
+    def load(self, device: torch.device) -> None:
+        """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
+        self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
+        controlnet = self.backbone.controlnet_class.from_pretrained(self.folder, dtype=torch.float32)  # type: ignore[attr-defined]
+        self.model = controlnet.requires_grad_(False).eval()
+        self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=self.model)
+
+    def predict(
+        self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The pair's output for x_t, under the control images in `condition["control"]`."""
+        return self.backbone.predict_controlled(self.pretrained, model, sample, timesteps, condition)
+
+    def stand_in(self) -> torch.nn.Module:
+        """The bare denoiser, which does not hear the ControlNet."""
+        return without_control(self.pretrained)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
+        layers have nothing to be compared with."""
+        return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(NEW_LAYERS)}
+
+
+def open_finetuned(
+    backbone: Backbone, name: str, cache_dir: str | None = None, token: str | None = None
+) -> FinetunedDenoiser | FinetunedControlNet:
+    """Finds out what was fine-tuned, and checks that it belongs to the pretrained pipeline. Loads no weights of models.
+
+    Args:
+        backbone ([`Backbone`]): The pretrained pipeline.
+        name (`str`): A folder or an id on the Hub: a pipeline, a checkpoint of a run, an adapter or a ControlNet.
+        cache_dir (`str`, *optional*): Where downloads are kept.
+        token (`str`, *optional*): Token for the Hub.
+
+    Returns:
+        [`FinetunedDenoiser`] or [`FinetunedControlNet`]: The model.
+
+    Raises:
+        DiffTuneError: There is no model, or it was not fine-tuned from one like this.
+    """
+    folder = local_folder(name, cache_dir, token)
+    if holds_adapter(folder):
+        return FinetunedDenoiser(backbone, folder)
+    index = folder / "model_index.json"
+    if index.is_file():
+        found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
+        if found != backbone.pipeline_class.__name__:
+            raise DiffTuneError(
+                f"FINETUNED {name} is a {found} and PRETRAINED a {backbone.pipeline_class.__name__}; name the pipeline that"
+                " the fine-tuning began with."
+            )
+    if (folder / backbone.denoiser_name / "config.json").is_file():
+        return FinetunedDenoiser(backbone, folder)
+    for place in (folder, folder / "controlnet"):
+        if class_name(place / "config.json") == getattr(getattr(backbone, "controlnet_class", None), "__name__", ""):
+            return FinetunedControlNet(backbone, place)
+    raise DiffTuneError(
+        f"FINETUNED {name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
+        f" {backbone.pipeline_class.__name__}; name the output_dir of a training run, or a checkpoint in it."
+    )
+
+
+def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
+    """The folder of a fine-tuned model; one on the Hub is downloaded first."""
+    if Path(name).is_dir():
+        return Path(name)
+    if Path(name).exists():
+        raise DiffTuneError(f"FINETUNED {name} is a file; name the folder it is in.")
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+    try:
+        hf_hub_download(name, "model_index.json", **where)
+        return pipeline_folder(name, **where)
+    except DiffTuneError:
+        raise
+    except Exception:  # not a pipeline, or nothing at all: the next download says
+        try:
+            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **where))
+        except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
+            raise DiffTuneError(
+                f"FINETUNED {name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
+            ) from error
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether the files of an adapter are in a folder."""
+    return any((folder / name).is_file() for name in (CONFIG_FILE, LORA_FILE))
+
+
+def class_name(config: Path) -> str | None:
+    """The class that a config is of, if there is one."""
+    try:
+        return json.loads(config.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def saved_classes(folder: Path) -> dict[str, str] | None:
+    """The classes of a fine-tuned pipeline; those of a checkpoint are its run's."""
+    for place in (folder, folder.parent):
+        if (place / "model_index.json").is_file():
+            return json.loads((place / "model_index.json").read_text()).get("id2label") or {}
+    return None
+
+
+def null_class(backbone: Backbone) -> int:
+    """The class that stands for none."""
+    return int(backbone.encode_prompts([""])["class_labels"][0])
