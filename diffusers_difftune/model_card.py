@@ -96,7 +96,7 @@ def write_model_card(
     data = ModelCardData(
         **inherited_license(base, base_folder, config.get("revision"), token),
         library_name="diffusers",
-        pipeline_tag="text-to-image",
+        pipeline_tag="unconditional-image-generation" if pipeline_class == "DiTPipeline" else "text-to-image",
         base_model=base,
         base_model_relation=("finetune" if result == "pipeline" else "adapter") if base else None,
         datasets=[dataset] if dataset else None,
@@ -109,7 +109,7 @@ def write_model_card(
         summary(facts, base, dataset, result, num_rows, steps),
         gallery_text(gallery),
         "## Use",
-        usage(facts, base, repo_id, result, gallery),
+        usage(facts, base, repo_id, result, gallery, pipeline_class),
         "## Training",
         table("Setting", {name: facts[name] for name in SETTINGS if facts.get(name) not in (None, False)}),
         bank_text(bank),
@@ -160,7 +160,8 @@ def hub_id(name: str | None) -> str | None:
 
 def tags(facts: Mapping[str, Any], result: str, pipeline_class: str) -> list[str]:
     """The tags by which the Hub finds it; those of Stable Diffusion are the ones diffusers' own scripts set."""
-    found = ["text-to-image", "diffusers", "diffusers-training"]
+    kind = "class-conditional" if pipeline_class == "DiTPipeline" else "text-to-image"
+    found = [kind, "diffusers", "diffusers-training"]
     found += ["diff-tuning"] if facts.get("objective") != "standard" else []
     found += ["stable-diffusion", "stable-diffusion-diffusers"] if pipeline_class == "StableDiffusionPipeline" else []
     return found + ([] if result == "pipeline" else [result])
@@ -208,6 +209,7 @@ def usage(
     repo_id: str | None,
     result: str,
     gallery: Mapping[str, Sequence[str]],
+    pipeline_class: str = "StableDiffusionPipeline",
 ) -> str:
     """Code that makes an image with the result."""
     this = repo_id or "path/to/this/folder"
@@ -233,6 +235,9 @@ def usage(
             f'pipeline = StableDiffusionControlNetPipeline.from_pretrained("{start}", controlnet=controlnet).to(device)',
             f'condition = load_image("{place + images[0] if images else "condition.png"}")',
         ]
+    if pipeline_class == "DiTPipeline":  # names with commas are several names of one class to it
+        name = json.dumps(prompt.split(",")[0].strip(), ensure_ascii=False) if gallery else None
+        arguments = f"class_labels=pipeline.get_label_ids([{name}])" if name else "class_labels=[0]"
     lines += ['device = "cuda" if torch.cuda.is_available() else "cpu"', *load]
     lines += [f"image = pipeline({arguments}).images[0]", 'image.save("image.png")']
     return "\n".join(["```python", *lines, "```"])

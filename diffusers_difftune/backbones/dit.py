@@ -50,6 +50,7 @@ class DiTBackbone(LatentBackbone):
     pipeline_class = DiTPipeline
     denoiser_class = DiTTransformer2DModel
     denoiser_name = "transformer"
+    conditioned_on = "classes"
     weight_components = ("transformer", "vae")
     lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
     always_trained = ("*.class_embedder.embedding_table.weight",)  # no adapter could learn a new class without
@@ -104,6 +105,10 @@ class DiTBackbone(LatentBackbone):
     def source_classes(self) -> list[str]:
         """Every class the pretrained model has, as prompts."""
         return [str(key) for key in sorted(self.id2label)] or [str(key) for key in range(NULL_CLASS)]
+
+    def renamed_prompts(self) -> frozenset[str]:
+        """The classes of the pretrained model whose rows are new classes' by now."""
+        return frozenset(map(str, range(len(self.new_classes or []))))
 
     def load_denoiser(
         self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs

@@ -34,6 +34,8 @@ class LatentBackbone:
     denoiser_name: str
     encoder_classes: dict[str, type] = {"vae": AutoencoderKL}
     always_trained: tuple[str, ...] = ()  # patterns of parameters that train along with every adapter
+    conditioned_on = "prompts"
+    learned_variance = False
     resolution: int | None = None  # of the only images that the model makes; None is any
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:

@@ -65,6 +65,10 @@ class StableDiffusionBackbone(LatentBackbone):
         """The prompts to sample a knowledge bank with, as given."""
         return prompts
 
+    def renamed_prompts(self) -> frozenset[str]:
+        """Prompts mean what they meant."""
+        return frozenset()
+
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
         """What the denoiser is conditioned on, one entry a prompt.

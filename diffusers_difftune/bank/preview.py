@@ -17,6 +17,7 @@ import io
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 from PIL import Image
 
@@ -40,7 +41,7 @@ def preview_png(pipeline: DiffusionPipeline, latents: list[torch.Tensor]) -> byt
     images = []
     for sample in latents:  # one by one, so that this never needs more memory than sampling
         decoded = vae.decode(sample[None].to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
-        image = pipeline.image_processor.postprocess(decoded.float(), output_type="pil")[0]
+        image = VaeImageProcessor().postprocess(decoded.float(), output_type="pil")[0]
         images.append(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     columns = min(COLUMNS, len(images))
     images += [Image.new("RGB", (SIDE, SIDE), "white")] * (-len(images) % columns)

@@ -19,13 +19,14 @@ from ..data.plan import seeded_order
 from ..errors import DiffTuneError, first_sentence
 
 
-def read_prompts(source: str) -> list[str]:
+def read_prompts(source: str, own: str = "captions") -> list[str]:
     """The prompts that `--bank_prompts` names, other than the captions of the target data.
 
     Args:
         source (`str`):
             `"empty"`, a text file with one prompt a line, or `DATASET#COLUMN` for a column of a dataset, which is a
             folder or an id on the Hub.
+        own (`str`, *optional*, defaults to `"captions"`): What else the flag may say, for its message.
 
     Returns:
         `list[str]`: The prompts. Blank lines and missing values are left out, repeated prompts are not.
@@ -46,7 +47,7 @@ def read_prompts(source: str) -> list[str]:
         prompts = column_prompts(*source.rsplit("#", 1))
     else:
         raise DiffTuneError(
-            f"--bank_prompts is '{source}', and there is no such file; give captions, empty, a text file with one"
+            f"--bank_prompts is '{source}', and there is no such file; give {own}, empty, a text file with one"
             " prompt a line, or DATASET#COLUMN."
         )
     kept = [prompt.strip() for prompt in prompts if prompt and prompt.strip()]

@@ -115,6 +115,8 @@ class PlannedBatches(Dataset):
         bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
         empty_source_prompts (`bool`, *optional*, defaults to `False`):
             Give source rows the empty prompt instead of the one they were made with.
+        renamed_prompts (`frozenset[str]`, *optional*): Prompts that mean something else by now; source rows that were made
+            with one of them get the empty prompt.
         empty_prompts (`float`, *optional*, defaults to 0.0): Fraction of target rows that get the empty prompt.
         random_flip (`bool`, *optional*, defaults to `False`): Flip half of the target rows.
         center_crop (`bool`, *optional*, defaults to `False`): Without caches: crop in the centre.
@@ -138,6 +140,7 @@ class PlannedBatches(Dataset):
     scale_latents: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
     bank: "KnowledgeBank | None" = None
     empty_source_prompts: bool = False
+    renamed_prompts: frozenset[str] = frozenset()
     empty_prompts: float = 0.0
     random_flip: bool = False
     center_crop: bool = False
@@ -192,7 +195,8 @@ class PlannedBatches(Dataset):
         )
         if slot.is_source:
             row.latents = self.bank.latents(slot.row)
-            row.prompt = "" if self.empty_source_prompts else self.bank.prompt(slot.row)
+            sampled = self.bank.prompt(slot.row)
+            row.prompt = "" if self.empty_source_prompts or sampled in self.renamed_prompts else sampled
             row.control = self.source_control(slot.row) if self.with_control else None
             return row
 

@@ -33,8 +33,9 @@ from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from .images import UnreadableImage, decode
+from .labels import read_labels
 from .plan import Slot
-from .sources import as_captions, difftune_cache_dir, open_source
+from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
 
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class TargetData:
         captions (`list[list[str]]`): The captions of each row.
         index_dir (`Path`): Where file hashes, and what was learned about images, are remembered.
         conditions ([`ImageColumn`], *optional*): The control image of each row, for ControlNet training.
+        class_names (`list[str]`, *optional*): The classes, if captions are the ids of these.
     """
 
     def __init__(
@@ -141,9 +143,11 @@ class TargetData:
         captions: list[list[str]],
         index_dir: Path,
         conditions: ImageColumn | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
         self.images = images
         self.conditions = conditions
+        self.class_names = class_names
         self._captions = captions
         self.index_dir = index_dir
 
@@ -175,7 +179,7 @@ class TargetData:
         """Some of the rows."""
         captions = [self._captions[row] for row in rows]
         conditions = None if self.conditions is None else self.conditions.select(rows)
-        return TargetData(self.images.select(rows), captions, self.index_dir, conditions)
+        return TargetData(self.images.select(rows), captions, self.index_dir, conditions, self.class_names)
 
     @property
     def images_key(self) -> str:
@@ -184,8 +188,9 @@ class TargetData:
 
     @cached_property
     def content_key(self) -> str:
-        """SHA-256 over the bytes of the images, the captions and the control images, in order."""
+        """SHA-256 over the bytes of the images, the captions, the control images and the names of classes, in order."""
         parts = [self.images_key, self._captions, *([] if self.conditions is None else [self.conditions.key])]
+        parts += [] if self.class_names is None else [self.class_names]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -233,15 +238,21 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     if not len(rows):
         raise DiffTuneError("The target data has no rows; --dataset_name or --train_data_dir must name some.")
 
-    values = dataset.select_columns([config.caption_column]).select(rows)[:][config.caption_column]
-    captions = [as_captions(value, config.caption_column) for value in values]
+    text_flag, text_column = named_text_column(config)
+    class_names = None
+    if text_flag == "label_column":
+        labels, class_names = read_labels(dataset.select_columns([text_column]), rows, text_column)
+        captions = [[] if label is None else [str(label)] for label in labels]
+    else:
+        values = dataset.select_columns([text_column]).select(rows)[:][text_column]
+        captions = [as_captions(value, text_column) for value in values]
 
     def column(name: str) -> ImageColumn:
         return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
 
     condition_column = getattr(config, "conditioning_image_column", None)  # a flag of the ControlNet script alone
     conditions = None if condition_column is None else column(condition_column)
-    target = TargetData(column(config.image_column), captions, index_dir, conditions)
+    target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names)
 
     bad = bad_images(target)
     if bad and not config.skip_bad_images:
@@ -259,8 +270,8 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     blank = [row for row in range(len(target)) if not has_captions(target.captions(row))]
     if blank:
         raise DiffTuneError(
-            f"--caption_column: {len(blank)} of {len(target)} rows have an empty caption or none in the column "
-            f"{config.caption_column}: {listed([target.name(row) for row in blank])}; every row needs one."
+            f"--{text_flag}: {len(blank)} of {len(target)} rows have an empty {text_flag.split('_')[0]} or none in the column "
+            f"{text_column}: {listed([target.name(row) for row in blank])}; every row needs one."
         )
     return target
 

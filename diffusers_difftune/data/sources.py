@@ -27,6 +27,7 @@ from huggingface_hub.constants import HF_HOME
 
 from ..errors import DiffTuneError, first_sentence
 from ..filehash import file_sha256
+from .labels import as_label, open_class_folders
 
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
 def open_source(
     config: "DataConfig", cache_dir: str | Path | None = None, streaming: bool = False
 ) -> Dataset | IterableDataset:
-    """The target data with its image column not yet decoded; at least the image and the caption column are there.
+    """The target data with its image column not yet decoded; the image and the caption or label column are there.
 
     Args:
         config ([`DataConfig`]): The flags.
@@ -66,12 +67,13 @@ def open_source(
         )
     columns = dataset.column_names or list(next(iter(dataset), {}))
     image_columns = named_image_columns(config)
-    for flag, column in (image_columns | {"caption_column": config.caption_column}).items():
+    text_flag, text_column = named_text_column(config)
+    for flag, column in (image_columns | {text_flag: text_column}).items():
         if column not in columns:
             raise missing_column(flag, column, columns)
     if dataset.features is None:  # a stream of CSV or JSON files
         raise DiffTuneError("--streaming: this dataset does not say what its columns hold; leave the flag out.")
-    dataset = dataset.select_columns(list(dict.fromkeys([*image_columns.values(), config.caption_column])))
+    dataset = dataset.select_columns(list(dict.fromkeys([*image_columns.values(), text_column])))
     for flag, column in image_columns.items():
         feature = dataset.features[column]
         if not may_be_images(feature):
@@ -85,6 +87,13 @@ def named_image_columns(config: "DataConfig") -> dict[str, str]:
     """The columns that hold images, by the flags that name them; control images are the ControlNet script's alone."""
     flags = ("image_column", "conditioning_image_column")
     return {flag: getattr(config, flag) for flag in flags if getattr(config, flag, None) is not None}
+
+
+def named_text_column(config: "DataConfig") -> tuple[str, str]:
+    """The column that says what is in an image, after the flag that names it; labels are the class-conditional
+    script's alone."""
+    flag = "label_column" if hasattr(config, "label_column") else "caption_column"
+    return flag, getattr(config, flag)
 
 
 def may_be_images(feature: object) -> bool:
@@ -134,6 +143,8 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
         return dataset.to_iterable_dataset() if streaming else dataset
     if parquet := [path for path in files if path.suffix == ".parquet"]:
         return open_parquet(parquet, cache_dir, streaming, config.verify_cache)
+    if hasattr(config, "label_column"):
+        return open_class_folders(folder, files, config)
     found = f"{len(files)} other files, {files[0].relative_to(folder)} for one" if files else "nothing at all"
     raise DiffTuneError(
         f"--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but {found}; write a "
@@ -153,8 +164,9 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
     `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
     """
     image_columns = named_image_columns(config)
+    text_flag, text_column = named_text_column(config)
     images: dict[str, list[str]] = {column: [] for column in image_columns.values()}
-    captions = []
+    texts: list = []
     for file in files:
         if others := [other.name for other in files if other.parent == file.parent and other != file]:
             raise DiffTuneError(
@@ -166,18 +178,21 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
         for flag, column in image_columns.items():
             if records and file_columns[column] not in columns:
                 raise missing_column(flag, file_columns[column], columns, f"{file} has no column")
-        if records and config.caption_column not in columns:
-            raise missing_column("caption_column", config.caption_column, columns, f"{file} has no column")
+        if records and text_column not in columns:
+            raise missing_column(text_flag, text_column, columns, f"{file} has no column")
         for line, record in enumerate(records, 1):
             for column, file_column in file_columns.items():
                 name = record.get(file_column)
                 if not isinstance(name, str) or not name:
                     raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
                 images[column].append(str(file.parent / name))
-            captions.append(as_captions(record.get(config.caption_column), config.caption_column))
-    if not captions:
+            text = record.get(text_column)
+            texts.append(
+                as_captions(text, text_column) if text_flag == "caption_column" else as_label(text, text_column)
+            )
+    if not texts:
         raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
-    return Dataset.from_dict({**images, config.caption_column: captions})
+    return Dataset.from_dict({**images, text_column: texts})
 
 
 def name_of_files(column: str, columns: list[str]) -> str:

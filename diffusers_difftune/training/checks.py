@@ -97,10 +97,10 @@ def check_ranges(config: Any) -> None:
     BankSettings.from_flags(config, num_samples=1 if config.bank_samples is None else config.bank_samples)
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
-    if not 0 <= config.proportion_empty_prompts <= 1:
-        raise DiffTuneError(
-            f"--proportion_empty_prompts is {config.proportion_empty_prompts}; it must be at least 0 and at most 1."
-        )
+    for name in ("proportion_empty_prompts", "class_dropout_prob"):
+        value = getattr(config, name, 0.0)
+        if not 0 <= value <= 1:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least 0 and at most 1.")
     if config.snr_gamma is not None and config.snr_gamma <= 0:
         raise DiffTuneError(f"--snr_gamma is {config.snr_gamma}; it must be above 0 (5.0 is recommended).")
     if config.max_grad_norm <= 0:
@@ -158,8 +158,9 @@ def check_conflicts(config: Any) -> None:
                 f"The accelerate config asks for {plugin}, which these scripts do not support; choose plain multi-GPU"
                 " training or a single process in `accelerate config`."
             )
-    if config.bank_prompts != "captions":
-        read_prompts(config.bank_prompts)
+    own = "classes" if hasattr(config, "label_column") else "captions"
+    if config.bank_prompts != own:
+        read_prompts(config.bank_prompts, own)
 
 
 def check_installed(config: Any) -> None:

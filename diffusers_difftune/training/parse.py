@@ -35,7 +35,9 @@ class Parser(HfArgumentParser):
     """A parser for the flags of a config class, one argument group for each of its bases."""
 
     def __init__(self, config_class: type, description: str | None = None) -> None:
-        groups = [base for base in config_class.__mro__ if "_argument_group_name" in vars(base)]
+        named = [base for base in config_class.__mro__ if "_argument_group_name" in vars(base)]
+        # A script's own version of a shared group stands for the group.
+        groups = [base for base in named if not any(issubclass(other, base) for other in named if other is not base)]
         super().__init__(
             groups,
             description=description,

@@ -46,7 +46,7 @@ LARGEST_DEFAULT_BANK = 1000
 # The flags that decide the course of a run, beside its seed, model, data and bank.
 DECISIVE_FLAGS = """
     resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
-    proportion_empty_prompts tokenizer_name
+    proportion_empty_prompts tokenizer_name class_dropout_prob class_embeddings variance_loss
     objective retention_weight reconsolidation_power retention_power coefficients retention_target retention_prompts
     prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
     learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
@@ -122,8 +122,10 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
     num_samples = bank_size(run, total_steps)
     if config.bank_prompts == "captions":
         prompts = target.first_captions(num_samples) if config.streaming else target.distinct_captions()
+    elif config.bank_prompts == "classes":
+        prompts = backbone.source_classes()
     else:
-        prompts = read_prompts(config.bank_prompts)
+        prompts = backbone.source_prompts(read_prompts(config.bank_prompts))
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     return build_bank(
@@ -140,8 +142,6 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
 
 
 def fingerprint(run: Run, backbone: Backbone) -> str:
-    """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
-    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
     """What a knowledge bank must have been sampled from: the pretrained weights, and what `--tokenizer_name` makes of
     prompts, if that is something else than the pipeline's own tokenizer does."""
     weights = own_fingerprint(run, backbone)
@@ -151,6 +151,8 @@ def fingerprint(run: Run, backbone: Backbone) -> str:
 
 
 def own_fingerprint(run: Run, backbone: Backbone) -> str:
+    """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
+    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
 
 
 def make_batches(
@@ -186,7 +188,7 @@ def make_batches(
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
-        if config.proportion_empty_prompts:
+        if config.proportion_empty_prompts or backbone.renamed_prompts():
             wanted = [*wanted, ""]
         prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
         backbone.release_encoders()
@@ -212,6 +214,7 @@ def make_batches(
         scale_latents=backbone.scale_latents if cached else None,  # workers must not get the encoders in memory
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
+        renamed_prompts=backbone.renamed_prompts(),
         empty_prompts=config.proportion_empty_prompts,
         random_flip=config.random_flip,
         center_crop=config.center_crop,

@@ -157,8 +157,35 @@ def find_backbone(run: Run) -> Backbone:
         config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
     )
     backbone = load_backbone(folder, config.variant)
-    check_resolution(config.resolution, backbone.vae_scale_factor)
+    takes = "classes" if hasattr(config, "label_column") else "prompts"
+    if backbone.conditioned_on != takes:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
+            f" {backbone.conditioned_on}; this script trains models that are conditioned on {takes}."
+        )
+    config.resolution = backbone_resolution(config.resolution, backbone)
     return backbone
+
+
+def backbone_resolution(resolution: int | None, backbone: Backbone) -> int:
+    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
+
+    Args:
+        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
+        backbone ([`Backbone`]): The pretrained pipeline.
+
+    Returns:
+        `int`: The side.
+
+    Raises:
+        DiffTuneError: The model cannot make images of this size.
+    """
+    own = backbone.resolution
+    if own is not None and resolution not in (None, own):
+        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
+    resolution = resolution or own or 512
+    check_resolution(resolution, backbone.vae_scale_factor)
+    return resolution
 
 
 def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -213,6 +240,7 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
         snr_gamma=config.snr_gamma,
         noise_offset=config.noise_offset,
         input_perturbation=getattr(config, "input_perturbation", 0.0),
+        variance_loss=config.variance_loss if backbone.learned_variance else None,
     )
     pretrained_type = backbone.noise_scheduler.config.prediction_type
     if config.retention_target == "pretrained" and objective.prediction_type != pretrained_type:

@@ -43,6 +43,7 @@ class Validation:
         prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
         steps_per_epoch (`int`): Optimiser steps of an epoch.
         controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
+        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
 
     Attributes:
         images (`list[Path]`): The newest images.
@@ -56,8 +57,10 @@ class Validation:
         prompts: list[str],
         steps_per_epoch: int,
         controls: list[Image.Image] | None = None,
+        titles: list[str] | None = None,
     ) -> None:
         self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
+        self.titles = prompts if titles is None else titles
         self.steps_per_epoch, self.controls = steps_per_epoch, controls
         self.images: list[Path] = []
         self.last_step: int | None = None
@@ -90,7 +93,7 @@ class Validation:
             image.save(path)
         for path, control in zip(paths, self.controls or [], strict=False):
             control.save(condition_file(path))
-        shown = list(zip(images, self.prompts, strict=True))
+        shown = list(zip(images, self.titles, strict=True))
         if self.controls is not None:  # each before the image that was made from it
             controls = [(control, f"control image: {prompt}") for control, prompt in zip(self.controls, self.prompts)]
             shown = [each for pair in zip(controls, shown, strict=True) for each in pair]
@@ -98,10 +101,10 @@ class Validation:
         return paths
 
     def images_by_prompt(self) -> dict[str, list[Path]]:
-        """The newest images of each prompt; each control image before the images that were made from it."""
+        """The newest images by the title of their prompt; each control image before the images that were made from it."""
         found: dict[str, list[Path]] = {}
         seen: list[tuple[str, Image.Image]] = []
-        for i, (prompt, path) in enumerate(zip(self.prompts, self.images, strict=False)):
+        for i, (prompt, path) in enumerate(zip(self.titles, self.images, strict=False)):
             paths = found.setdefault(prompt, [])
             if self.controls is not None and (prompt, self.controls[i]) not in seen:
                 seen.append((prompt, self.controls[i]))

@@ -1,0 +1,141 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Labels of a class-conditional model: the class of each row, as the id that stands for its prompt."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+
+from ..errors import DiffTuneError
+
+
+if TYPE_CHECKING:
+    from ..training.config import ClassDataConfig
+
+MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+
+class Labels(NamedTuple):
+    """The classes of a set of rows.
+
+    Attributes:
+        ids (`list[int | None]`): The class of each row, or `None` where the data have none.
+        names (`list[str]`): The name of each class.
+    """
+
+    ids: list[int | None]
+    names: list[str]
+
+
+def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
+    """The labels of some rows. The classes are those of the whole data set, also of rows that are not used.
+
+    Classes of a `ClassLabel` column keep their numbers; other labels are numbered in their order, names by the alphabet
+    and numbers by size.
+
+    Args:
+        dataset (`datasets.Dataset`): Has the column.
+        rows (`np.ndarray`): The rows in use.
+        column (`str`): The column with the labels.
+
+    Returns:
+        [`Labels`]: The labels of the rows.
+
+    Raises:
+        DiffTuneError: The column holds no labels, or too many or too few different ones.
+    """
+    values = dataset[:][column]
+    feature = dataset.features[column]
+    if isinstance(feature, ClassLabel):
+        names = feature.names
+        ids = [None if value is None or value < 0 else value for value in values]
+    else:
+        kinds = {type(value) for value in values} - {type(None)}
+        if kinds not in ({str}, {int}):
+            found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
+            raise DiffTuneError(
+                f"--label_column: the column {column} holds {found}; a label is a name or a whole number."
+            )
+        blank = {value for value in values if value is None or (isinstance(value, str) and not value.strip())}
+        distinct = sorted(set(values) - blank)
+        if kinds == {str} and all(name.isdecimal() for name in distinct):
+            distinct.sort(key=int)
+        numbers = {value: number for number, value in enumerate(distinct)}
+        names, ids = [str(value) for value in distinct], [numbers.get(value) for value in values]
+    check_classes(names, len(rows), column)
+    return Labels([ids[row] for row in rows], names)
+
+
+def as_label(value: object, column: str) -> str | None:
+    """The label of a row of a metadata file. All become names, since a column holds values of one type."""
+    if value is not None and not (isinstance(value, (str, int)) and not isinstance(value, bool)):
+        raise DiffTuneError(
+            f"--label_column: the column {column} holds {value!r} of type {type(value).__name__}; a label is a name or a"
+            " whole number."
+        )
+    return None if value is None else str(value)
+
+
+def check_classes(names: list[str], num_rows: int, column: str) -> None:
+    """Raises a [`DiffTuneError`] if nothing can be learned with these classes."""
+    if len(names) > MOST_CLASSES:
+        raise DiffTuneError(
+            f"--label_column: the column {column} has {len(names)} classes; a class table has room for {MOST_CLASSES}."
+        )
+    if len(names) > num_rows:
+        raise DiffTuneError(
+            f"--label_column: the column {column} has {len(names)} classes for {num_rows} rows; is it the right column?"
+        )
+    if len(names) < 2:
+        only = f" only, {names[0]}" if names else "es"
+        raise DiffTuneError(
+            f"--label_column: the column {column} has {len(names)} class{only}; a class-conditional model needs two."
+        )
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise DiffTuneError(f"--label_column: two classes of the column {column} are called {min(twice)}.")
+
+
+def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig") -> Dataset:
+    """The images in the folders of a folder, each named for its class.
+
+    Args:
+        folder (`Path`): `--train_data_dir`.
+        files (`list[Path]`): The files in it.
+        config ([`ClassDataConfig`]): The flags.
+
+    Returns:
+        `datasets.Dataset`: Names of files, and a `ClassLabel`.
+
+    Raises:
+        DiffTuneError: There are no images, or some lie in no class folder.
+    """
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    loose = [file.name for file in images if file.parent == folder]
+    if loose or not images:
+        what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"
+        raise DiffTuneError(
+            f"--train_data_dir: {folder} has {what}; put the images of each class into a folder named for it, or write a"
+            f' metadata.jsonl with a line {{"file_name": "cat.png", "{config.label_column}": "cat"}} for each image.'
+        )
+    classes = [file.relative_to(folder).parts[0] for file in images]
+    names = sorted(set(classes))
+    labels = {name: number for number, name in enumerate(names)}
+    data = Dataset.from_dict(
+        {config.image_column: [str(file) for file in images], config.label_column: [labels[name] for name in classes]}
+    )
+    return data.cast_column(config.label_column, ClassLabel(names=names))

@@ -1,0 +1,45 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What class-conditional training has of its own: the new label space, and the classes of validation images."""
+
+from ..backbones.dit import DiTBackbone
+from ..data.dataset import TargetData
+from ..errors import DiffTuneError
+from .run import Run
+
+
+def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str]:
+    """Makes the classes of the target data the model's own.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`DiTBackbone`]): Gets them.
+        target ([`TargetData`]): Has them.
+
+    Returns:
+        `list[str]`: The ids of `--validation_classes`, as prompts.
+
+    Raises:
+        DiffTuneError: `--validation_classes` names a class that the target data do not have.
+    """
+    names = target.class_names or []
+    backbone.set_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
+    wanted = run.config.validation_classes or []
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise DiffTuneError(
+            f"--validation_classes: there is no class {unknown[0]} in the target data; the classes are"
+            f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
+        )
+    return [str(names.index(name)) for name in wanted]
