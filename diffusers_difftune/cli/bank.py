@@ -14,10 +14,10 @@
 """`difftune bank build | inspect | push`"""
 
 import argparse
-import logging
 
 from ..errors import DiffTuneError
 from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from .common import fingerprint, open_pipeline, show_log
 from .flags import add_flags
 
 
@@ -76,30 +76,20 @@ def bank_build(arguments: argparse.Namespace) -> int:
     import torch
     from accelerate import Accelerator
 
-    from ..backbones import load_backbone
-    from ..backbones.files import pipeline_folder
     from ..bank.build import build_bank
-    from ..bank.fingerprint import hub_commit, weights_fingerprint
+    from ..bank.fingerprint import hub_commit
     from ..bank.settings import BankSettings
     from ..data.dataset import check_resolution
-    from ..data.sources import difftune_cache_dir
 
     settings = BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    if accelerator.is_main_process:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+    show_log(accelerator)
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
         prompts = bank_prompts(arguments)
-        folder = pipeline_folder(
-            model, arguments.revision, arguments.variant, arguments.cache_dir, arguments.hub_token
-        )
-        backbone = load_backbone(folder, arguments.variant)
+        backbone = open_pipeline(model, arguments.revision, arguments)
         check_resolution(arguments.resolution, backbone.vae_scale_factor)
-        fingerprint = weights_fingerprint(
-            folder, backbone.weight_components, arguments.variant, difftune_cache_dir(arguments.cache_dir)
-        )
+        weights = fingerprint(backbone, arguments)
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     bank = build_bank(
         backbone.pipeline(None, accelerator.device, precision),
@@ -108,8 +98,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
         settings,
         latent_shape=backbone.latent_shape(arguments.resolution),
         model=model,
-        weights_fingerprint=fingerprint,
-        revision=hub_commit(folder),
+        weights_fingerprint=weights,
+        revision=hub_commit(backbone.folder),
         accelerator=accelerator,
     )
     if accelerator.is_main_process:

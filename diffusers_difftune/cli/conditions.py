@@ -14,7 +14,6 @@
 """`difftune conditions`: control images from images."""
 
 import argparse
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING
 from ..conditions import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
 from ..training.config import DataConfig, ModelConfig, RunConfig
+from .common import fingerprint, open_pipeline, show_log
 from .flags import add_flags
 
 
@@ -107,9 +107,7 @@ def conditions_build(arguments: argparse.Namespace) -> int:
     from ..conditions import make_extractor
 
     accelerator = Accelerator()
-    if accelerator.is_main_process:
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+    show_log(accelerator)
 
     def extractor() -> "Extractor":
         with accelerator.main_process_first():
@@ -171,12 +169,8 @@ def build_of_bank(
     arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
 ) -> str:
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
-    from ..backbones import load_backbone
-    from ..backbones.files import pipeline_folder
     from ..bank.bank import KnowledgeBank
-    from ..bank.fingerprint import weights_fingerprint
     from ..conditions.bank import bank_conditions
-    from ..data.sources import difftune_cache_dir
     from ..training.control import sample_decoder
 
     bank = KnowledgeBank.load(arguments.dataset).check()
@@ -184,12 +178,9 @@ def build_of_bank(
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision
     with accelerator.main_process_first():
-        folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-        backbone = load_backbone(folder, arguments.variant)
-        fingerprint = weights_fingerprint(
-            folder, backbone.weight_components, arguments.variant, difftune_cache_dir(arguments.cache_dir)
-        )
-    if fingerprint != bank.manifest.weights_fingerprint:
+        backbone = open_pipeline(model, revision, arguments)
+        weights = fingerprint(backbone, arguments)
+    if weights != bank.manifest.weights_fingerprint:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is {model}, whose weights are not those that the bank in {bank.folder} was"
             f" sampled from ({bank.manifest.model}); name that pipeline."

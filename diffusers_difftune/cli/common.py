@@ -1,0 +1,61 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What commands that build something begin with."""
+
+import argparse
+import logging
+from typing import TYPE_CHECKING
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..backbones import Backbone
+
+
+def show_log(accelerator: "Accelerator") -> None:
+    """Makes the main process say what it does."""
+    if accelerator.is_main_process:
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+
+
+def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespace) -> "Backbone":
+    """The backbone of a pipeline, which is downloaded if need be; loads no weights.
+
+    Args:
+        model (`str`): A folder, or an id on the Hub.
+        revision (`str`, *optional*): Its revision on the Hub.
+        arguments (`argparse.Namespace`): With `--variant`, `--cache_dir` and `--hub_token`.
+
+    Returns:
+        [`Backbone`]: The backbone.
+
+    Raises:
+        DiffTuneError: There is no such pipeline, or it is of an unsupported class.
+    """
+    from ..backbones import load_backbone
+    from ..backbones.files import pipeline_folder
+
+    folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
+    return load_backbone(folder, arguments.variant)
+
+
+def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
+    """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
+    from ..bank.fingerprint import weights_fingerprint
+    from ..data.sources import difftune_cache_dir
+
+    cache_dir = difftune_cache_dir(arguments.cache_dir)
+    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, cache_dir)
