@@ -1,0 +1,156 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The picture of the chain of forgetting, drawn from the figures that go into its JSON file."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure  # not pyplot: no global state, no display
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from .chain_words import CLEAR, metric_of, of_end, standing
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart; told apart by dashes and markers as well.
+DATA, NOISE, GREY, LIGHT = "#0072B2", "#D55E00", "#595959", "#e4e4e4"
+WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # behind words, so that no line goes through them
+MOST_BLOCKS = 14
+
+
+def plot_chain(report: dict[str, Any], path: str | Path) -> None:
+    """Draws what changed at which noise level, the two swap curves, and how far each block went.
+
+    Args:
+        report (`dict[str, Any]`): As `difftune forgetting` writes it.
+        path (`str` or `Path`): The picture to write; its suffix says of which format.
+    """
+    figure = Figure(figsize=(10.4, 7.6), dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
+    (loss, target), (blocks, source) = figure.subplots(2, 2)
+    draw_losses(loss, report["losses"])
+    draw_blocks(blocks, report["distance"])
+    draw_swap(target, report["swap"], "target")
+    if report["swap"]["source_floor"] is None:
+        source.set_axis_off()
+    else:
+        draw_swap(source, report["swap"], "source")
+    for axis in (loss, target, source):
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="y", color=LIGHT, linewidth=0.8)
+        axis.set_axisbelow(True)
+    figure.savefig(path)
+
+
+def draw_losses(axis: Axes, losses: dict[str, Any]) -> None:
+    """How the denoising loss changed, by noise level, on source and on target data."""
+    axis.set_title("What was forgotten, and what was learned", fontsize=11, loc="left")
+    axis.axhline(0, color=GREY, linewidth=1)
+    for name, color, marker in (("source", NOISE, "o"), ("target", DATA, "s")):
+        found = losses[name]
+        change, error = (100 * np.array(found[key]) for key in ("change", "change_standard_error"))
+        levels = found["noise_level"]
+        axis.fill_between(levels, change - CLEAR * error, change + CLEAR * error, color=color, alpha=0.18, linewidth=0)
+        axis.plot(levels, change, color=color, linewidth=2, marker=marker, markersize=4)
+        label = f"on {name} data\n{100 * found['mean_change']:+.1f} % on average".replace("-", "−")
+        axis.text(1.03, change[-1], label, color=color, fontsize=9, va="center", bbox=WHITE)
+    spread_texts(axis)
+    axis.set_xlim(0, 1.45)  # room for the labels
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    axis.set_xlabel("noise level t / T   (0: data, 1: noise)", fontsize=9)
+    axis.set_ylabel("change of the denoising loss, %", fontsize=9)
+
+
+def draw_swap(axis: Axes, swap: dict[str, Any], data: str) -> None:
+    """The two swap curves, against target or against source images, with the floor of real images."""
+    name, metric = metric_of(swap, data)
+    of_target = data == "target"
+    axis.set_title(f"Swapping steps: {name} to the {data} images", fontsize=11, loc="left")
+    for end, label, color, dashes in (
+        ("data", "the last x %  (data end)", DATA, "-"),
+        ("noise", "the first x %  (noise end)", NOISE, "--"),
+    ):
+        points = of_end(swap, end)
+        places, values = [point["percent"] for point in points], [point[data][metric] for point in points]
+        axis.plot(places, values, color=color, linewidth=2, linestyle=dashes, label=label)
+        # filled where the target is clearly farther than for the fine-tuned model
+        worse = [of_target and standing(point) > 0 for point in points]
+        for filled in (False, True):
+            chosen = [(x, y) for x, y, is_worse in zip(places, values, worse, strict=True) if is_worse == filled]
+            if chosen:
+                face = color if filled or not of_target else "white"
+                axis.plot(*zip(*chosen), "o", color=color, markerfacecolor=face, markersize=5, zorder=3)
+    draw_floor(axis, swap[f"{data}_floor"][metric])
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.34 * (high - low))  # room for the legend
+    axis.legend(fontsize=8.5, frameon=False, loc="upper left", handlelength=2.8)
+    if of_target:
+        words = "filled: clearly farther\nthan the fine-tuned model\n(KID, 2 standard errors)"
+        axis.text(0.99, 0.97, words, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=GREY)
+    axis.set_xlim(-3, 103)
+    axis.set_xticks([0, 20, 40, 60, 80, 100], ["0\nfine-tuned", "20", "40", "60", "80", "100\npretrained"], fontsize=9)
+    axis.set_xlabel("x: part of the steps that the pretrained model makes, %", fontsize=9)
+    axis.set_ylabel(f"{name} (lower is nearer)", fontsize=9)
+
+
+def draw_blocks(axis: Axes, distance: dict[str, Any]) -> None:
+    """How far each block went, and how much of what was known hangs on it."""
+    axis.set_title("How far the weights went, by block", fontsize=11, loc="left")
+    chosen = shown_blocks(distance["blocks"])
+    places = np.arange(len(chosen))[::-1]  # the first block on top
+    far = [100 * block["relative_l2"] for block in chosen.values()]
+    total = distance["total"]["ewc"]
+    share = [100 * block["ewc"] / total if total else 0.0 for block in chosen.values()]
+    axis.barh(places + 0.2, far, height=0.36, color=DATA, label="L2, % of the block's norm")
+    axis.set_yticks(places, list(chosen), fontsize=8.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_xlabel("L2 distance, % of the block's norm", color=DATA, fontsize=9)
+    axis.tick_params(axis="x", colors=DATA)
+    other = axis.twiny()
+    other.barh(places - 0.2, share, height=0.36, color=NOISE)
+    other.set_xlabel("share of the Fisher-weighted distance (EWC), %", color=NOISE, fontsize=9)
+    other.tick_params(axis="x", colors=NOISE)
+    other.spines[["right", "bottom"]].set_visible(False)
+
+
+def shown_blocks(blocks: dict[str, Any]) -> dict[str, Any]:
+    """The blocks that went anywhere; of very many those that weigh most, in the denoiser's order."""
+    moved = {name: block for name, block in blocks.items() if block["num_changed"]}
+    heaviest = sorted(moved, key=lambda name: moved[name]["ewc"], reverse=True)[:MOST_BLOCKS]
+    return {name: block for name, block in moved.items() if name in heaviest}
+
+
+def draw_floor(axis: Axes, floor: float | None) -> None:
+    """What real images have among themselves: a line, or words where a line would press the curves flat."""
+    low, high = axis.get_ylim()
+    if floor is None:
+        return
+    if low - floor < 0.6 * (high - low):
+        axis.axhline(floor, color=GREY, linewidth=1.2, linestyle=":", label="real images among themselves")
+        return
+    axis.set_ylim(low - 0.12 * (high - low), high)
+    words = f"↓ real images among themselves: {floor:.3g}"
+    axis.text(0.01, 0.02, words, transform=axis.transAxes, va="bottom", fontsize=8.5, color=GREY, bbox=WHITE)
+
+
+def spread_texts(axis: Axes) -> None:
+    """Moves two labels apart where they would touch."""
+    low, high = axis.get_ylim()
+    gap = 0.16 * (high - low)
+    texts = sorted(axis.texts, key=lambda text: text.get_position()[1])
+    for below, above in zip(texts, texts[1:], strict=False):
+        overlap = gap - (above.get_position()[1] - below.get_position()[1])
+        if overlap > 0:
+            below.set_y(below.get_position()[1] - overlap / 2)
+            above.set_y(above.get_position()[1] + overlap / 2)
