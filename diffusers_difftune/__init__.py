@@ -23,6 +23,7 @@ from .version import __version__
 
 
 if TYPE_CHECKING:
+    from .adapters.loading import load_adapter, merge_adapter
     from .backbones import Backbone, load_backbone
     from .bank.bank import KnowledgeBank
     from .bank.build import build_bank
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "adapters.loading": ("load_adapter", "merge_adapter"),
     "backbones": ("Backbone", "load_backbone"),
     "bank.bank": ("KnowledgeBank",),
     "bank.build": ("build_bank",),
@@ -60,7 +62,9 @@ __all__ = [
     "Slot",
     "__version__",
     "build_bank",
+    "load_adapter",
     "load_backbone",
+    "merge_adapter",
 ]
 
 

@@ -20,61 +20,55 @@ from typing import Any
 
 import torch
 from diffusers import UniPCMultistepScheduler
-from safetensors.torch import load_file, save_file
 
-from .adapters import add_lora
+from .adapters import Adapter, AdapterSettings
+from .adapters.files import read_adapter, write_adapter
+from .adapters.peft_layers import merge_layers
+from .adapters.scales import fold_scales
 from .backbones import Backbone
-from .errors import DiffTuneError
 
 
-# What a ControlNet has beside its copy of the denoiser: new layers, trained whole also where the copy gets a LoRA.
+# What a ControlNet has beside its copy of the denoiser: new layers, trained whole also where the copy gets an adapter.
 NEW_LAYERS = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
-LORA_FILE = "controlnet_lora.safetensors"
+ALWAYS_TRAINED = tuple(f"{layer}.*" for layer in NEW_LAYERS)
 
 
 class ControlBranch:
-    """Trains a ControlNet (Zhang et al., 2023) beside a frozen denoiser: all of it, or LoRA matrices on its copy of the
+    """Trains a ControlNet (Zhang et al., 2023) beside a frozen denoiser: all of it, or an adapter on its copy of the
     denoiser together with its new layers.
 
     Args:
         backbone ([`Backbone`]): The model family.
         denoiser (`torch.nn.Module`): The pretrained denoiser, in the precision it is to be frozen in.
         controlnet (`torch.nn.Module`): The ControlNet, float32.
-        rank (`int`, *optional*): Rank of the LoRA matrices; `None` trains the whole ControlNet.
-        alpha (`float`, *optional*): Numerator of LoRA's scale alpha / rank; `None` is the rank.
-        dropout (`float`, *optional*, defaults to 0.0): Dropout on the input of the LoRA layers, in [0, 1).
-        target_modules (`list[str]`, *optional*): Names of the modules that get LoRA matrices; `None` is the backbone's
-            attention projections.
+        settings ([`AdapterSettings`], *optional*): The adapter, with [`ALWAYS_TRAINED`]; `None` trains the whole ControlNet.
 
     Raises:
-        DiffTuneError: No module has one of the names.
+        DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
     """
-
-    result = "controlnet"
 
     def __init__(
         self,
         backbone: Backbone,
         denoiser: torch.nn.Module,
         controlnet: torch.nn.Module,
-        rank: int | None = None,
-        alpha: float | None = None,
-        dropout: float = 0.0,
-        target_modules: list[str] | None = None,
+        settings: AdapterSettings | None = None,
     ) -> None:
         self.backbone = backbone
         self.denoiser = denoiser.requires_grad_(False).eval()
         self.model = controlnet
-        self.has_lora = rank is not None
-        if rank is None:
+        self.adapter: Adapter | None = None
+        self.result = "controlnet"
+        if settings is None:
             controlnet.requires_grad_(True)
         else:
-            add_lora(controlnet, backbone, "ControlNet", rank, alpha, dropout, target_modules)
-            for name in NEW_LAYERS:
-                getattr(controlnet, name).requires_grad_(True)
+            self.adapter = Adapter(controlnet, settings, "ControlNet")
+            self.result = "controlnet_adapter"
 
-    def parameters(self) -> list[torch.nn.Parameter]:
+    def parameters(self) -> list[Any]:
         """The parameters that train."""
+        if self.adapter is not None:
+            return self.adapter.parameters()
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def to(self, device: torch.device) -> None:
@@ -108,32 +102,29 @@ class ControlBranch:
         return pipeline
 
     def save(self, folder: Path) -> None:
-        """Writes `controlnet/`, which `ControlNetModel.from_pretrained` loads, or what trains beside it with LoRA."""
-        if self.has_lora:
-            save_file(self._trained_tensors(), folder / LORA_FILE)
+        """Writes `controlnet/`, which `ControlNetModel.from_pretrained` loads, or the adapter."""
+        if self.adapter is not None:
+            write_adapter(folder, self.adapter, "controlnet")
         else:
             self.model.save_pretrained(folder / "controlnet")
 
     def load(self, folder: Path) -> None:
         """Reads what [`save`] wrote."""
-        if not self.has_lora:
+        if self.adapter is not None:
+            self.adapter.load(read_adapter(folder)[1], folder)
+        else:
             self.model.load_state_dict(type(self.model).from_pretrained(folder / "controlnet").state_dict())
-            return
-        saved, own = load_file(folder / LORA_FILE), self._trained_tensors()
-        if {name: tensor.shape for name, tensor in saved.items()} != {n: tensor.shape for n, tensor in own.items()}:
-            raise DiffTuneError(
-                f"{folder / LORA_FILE} does not fit this run's LoRA; use the --lora_target_modules and --rank it was"
-                " trained with."
-            )
-        self.model.load_state_dict(saved, strict=False)
 
     def save_result(self, folder: Path) -> None:
-        """Writes the ControlNet as `ControlNetModel.from_pretrained` loads it; LoRA matrices are merged into it."""
-        model = self._plain_copy() if self.has_lora else self.model
-        model.save_pretrained(folder)
+        """Writes the ControlNet as `ControlNetModel.from_pretrained` loads it, or the adapter and the ControlNet's config."""
+        if self.adapter is not None:
+            self.save(folder)
+            self.model.save_config(folder)
+        else:
+            self.model.save_pretrained(folder)
 
     def _plain_copy(self) -> torch.nn.Module:
-        """The ControlNet without accelerate's wrapper, which answers in float32, and with LoRA matrices merged; on the
+        """The ControlNet without accelerate's wrapper, which answers in float32, and with the adapter merged; on the
         processor, so that the device has no second one to hold in full precision."""
         memo: dict[int, Any] = {
             id(p): torch.nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad)
@@ -141,10 +132,6 @@ class ControlBranch:
         }
         model = copy.deepcopy(self.model, memo).to("cpu")
         vars(model).pop("forward", None)
-        if self.has_lora:
-            model.fuse_lora()
-            model.unload_lora()
+        merge_layers(model)
+        fold_scales(model)
         return model
-
-    def _trained_tensors(self) -> dict[str, torch.Tensor]:
-        return {name: p.detach().contiguous() for name, p in self.model.named_parameters() if p.requires_grad}

@@ -41,10 +41,20 @@ CITATION = """\
 ```"""
 
 # The flags worth a line of the card, in this order, where the run had them.
+ADAPTERS = {
+    "lora": "LoRA",
+    "dora": "DoRA",
+    "loha": "LoHa",
+    "lokr": "LoKr",
+    "oft": "OFT",
+    "boft": "BOFT",
+    "difffit": "DiffFit",
+    "bitfit": "BitFit",
+}
 SETTINGS = (
     *("objective", "source_share", "retention_weight", "reconsolidation_power", "retention_power", "coefficients"),
-    *("retention_target", "retention_prompts", "condition_kind", "condition_model", "retention_condition", "rank"),
-    *("lora_alpha", "lora_dropout", "lora_target_modules"),
+    *("retention_target", "retention_prompts", "condition_kind", "condition_model", "retention_condition", "adapter"),
+    *("rank", "lora_alpha", "lora_dropout", "lora_target_modules", "train_parameters"),
     *("resolution", "center_crop", "random_flip", "learning_rate", "lr_scheduler", "lr_warmup_steps"),
     *("train_batch_size", "gradient_accumulation_steps", "snr_gamma", "noise_offset", "input_perturbation"),
     *("dream_training", "use_ema", "mixed_precision", "seed"),
@@ -74,7 +84,7 @@ def write_model_card(
         repo_id (`str`, *optional*): Where it will be uploaded; the example loads it from there.
         base_folder (`str` or `Path`, *optional*): Where the base model lies on this machine.
         result (`str`, *optional*, defaults to `"pipeline"`): What is in the folder: `"pipeline"`, `"lora"` (weights for
-            `load_lora_weights`) or `"controlnet"`.
+            `load_lora_weights`), `"adapter"` (for [`load_adapter`]), `"controlnet"` or `"controlnet_adapter"`.
         pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
         steps (`int`, *optional*): Optimiser steps that were made.
         num_rows (`int`, *optional*): Rows of target data.
@@ -88,6 +98,8 @@ def write_model_card(
     """
     folder = Path(folder)
     facts = public_facts(dict(config))
+    if facts.get("adapter") in ("difffit", "bitfit"):
+        facts.pop("rank", None)  # the LoRA script has one by default
     base, dataset = model_of(config), dataset_of(config)
     gallery = {
         prompt: [os.path.relpath(path, folder).replace(os.sep, "/") for path in paths]
@@ -101,7 +113,7 @@ def write_model_card(
         base_model_relation=("finetune" if result == "pipeline" else "adapter") if base else None,
         datasets=[dataset] if dataset else None,
         tags=tags(facts, result, pipeline_class),
-        widget=None if result == "controlnet" else widget(gallery),
+        widget=None if result.startswith("controlnet") else widget(gallery),
     )
     title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     parts = [
@@ -164,7 +176,9 @@ def tags(facts: Mapping[str, Any], result: str, pipeline_class: str) -> list[str
     found = [kind, "diffusers", "diffusers-training"]
     found += ["diff-tuning"] if facts.get("objective") != "standard" else []
     found += ["stable-diffusion", "stable-diffusion-diffusers"] if pipeline_class == "StableDiffusionPipeline" else []
-    return found + ([] if result == "pipeline" else [result])
+    found += ["controlnet"] if result.startswith("controlnet") else []
+    found += [facts["adapter"]] if result.endswith("adapter") and facts.get("adapter") else []
+    return found + (["lora"] if result == "lora" else [])
 
 
 def widget(gallery: Mapping[str, Sequence[str]]) -> list[dict[str, Any]] | None:
@@ -185,9 +199,15 @@ def summary(
     data = f"[{dataset}](https://huggingface.co/datasets/{dataset})" if dataset else "a set of images"
     rows = f" ({num_rows:,} rows)" if num_rows else ""
     length = f" for {steps:,} steps" if steps else ""
-    kinds = {"pipeline": "A fine-tuned version of", "lora": "LoRA weights for", "controlnet": "A ControlNet for"}
-    if result == "controlnet" and facts.get("condition_kind"):
-        kinds[result] = f"A ControlNet ({facts['condition_kind']}) for"
+    weights = f"{ADAPTERS.get(facts.get('adapter', 'lora'), 'Some')} weights"
+    controlnet = f"A ControlNet ({facts['condition_kind']})" if facts.get("condition_kind") else "A ControlNet"
+    kinds = {
+        "pipeline": "A fine-tuned version of",
+        "lora": f"{weights} for",
+        "adapter": f"{weights} for",
+        "controlnet": f"{controlnet} for",
+        "controlnet_adapter": f"{controlnet}, as {weights}, for",
+    }
     how = (
         "[Diff-Tuning](https://arxiv.org/abs/2406.00773), which learns the new images mostly at high noise levels and "
         "goes on denoising samples of the base model mostly at low ones, so that the model keeps what it knew"
@@ -217,14 +237,14 @@ def usage(
     size = facts.get("resolution")
     prompt, images = next(iter(gallery.items()), ("an example prompt", []))
     arguments = json.dumps(prompt, ensure_ascii=False)
-    if result == "controlnet":
+    if result.startswith("controlnet"):
         arguments += ", image=condition"
     arguments += f", height={size}, width={size}" if size else ""
     lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
     load = [f'pipeline = DiffusionPipeline.from_pretrained("{start}").to(device)']
     if result == "lora":
         load.append(f'pipeline.load_lora_weights("{this}")')
-    if result == "controlnet":
+    if result.startswith("controlnet"):
         lines[1:2] = [
             "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline",
             "from diffusers.utils import load_image",
@@ -235,12 +255,29 @@ def usage(
             f'pipeline = StableDiffusionControlNetPipeline.from_pretrained("{start}", controlnet=controlnet).to(device)',
             f'condition = load_image("{place + images[0] if images else "condition.png"}")',
         ]
+        if result == "controlnet_adapter":
+            load[0] = controlnet_before_training(facts, start, this)
+            lines[1] = "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel"
+    if result.endswith("adapter"):
+        lines.insert(-1, "from diffusers_difftune import load_adapter")
+        load.insert(1 + result.startswith("controlnet"), f'load_adapter(pipeline, "{this}")')
     if pipeline_class == "DiTPipeline":  # names with commas are several names of one class to it
         name = json.dumps(prompt.split(",")[0].strip(), ensure_ascii=False) if gallery else None
         arguments = f"class_labels=pipeline.get_label_ids([{name}])" if name else "class_labels=[0]"
     lines += ['device = "cuda" if torch.cuda.is_available() else "cpu"', *load]
     lines += [f"image = pipeline({arguments}).images[0]", 'image.save("image.png")']
     return "\n".join(["```python", *lines, "```"])
+
+
+def controlnet_before_training(facts: Mapping[str, Any], start: str, this: str) -> str:
+    """Code that makes the ControlNet that an adapter was trained on."""
+    if name := facts.get("controlnet_model_name_or_path"):
+        return f'controlnet = ControlNetModel.from_pretrained("{name}")'
+    channels = f'ControlNetModel.load_config("{this}")["conditioning_embedding_out_channels"]'
+    return (
+        f'unet = UNet2DConditionModel.from_pretrained("{start}", subfolder="unet")\n'
+        f"controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels={channels})"
+    )
 
 
 def bank_text(bank: Mapping[str, Any] | None) -> str:

@@ -141,24 +141,28 @@ def validation_of_pairs(lab: Lab) -> None:
     assert "--validation_image" in lab.refused(validation_image=[wide])
 
 
-# LoRA
+# Adapters
 
 
-@row("rank", "lora_alpha", "lora_dropout", "lora_target_modules", scripts=ONLY)
-def lora_on_the_control_branch(lab: Lab) -> None:
+@row("adapter", "rank", "lora_alpha", "lora_dropout", "lora_target_modules", "train_parameters", scripts=ONLY)
+def an_adapter_on_the_control_branch(lab: Lab) -> None:
     # The matrices' gradients are 0 in the first step, behind zero convolutions.
-    given = {"rank": 2, "max_train_steps": 3, "learning_rate": 1e-2}
-    lora, start = lab.run(**given, checkpointing_steps=3), lab.run(max_train_steps=1, learning_rate=0.0)
-    before, after = start.weights(), lora.weights()
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert any(".attn1.to_q." in name for name in changed) and not any(".ff." in name for name in changed)
-    assert {name for name in before if name.startswith(NEW_LAYERS)} <= changed
-    for more in ({"rank": 4}, {"lora_alpha": 40.0}, {"lora_dropout": 0.5}, {"lora_target_modules": ["ff.net.0.proj"]}):
-        other = lab.run(**given | more)
-        assert other.moved(lora) > 1e-6, more
-    assert any(".ff.net.0.proj." in name for name, t in other.weights().items() if not torch.equal(before[name], t))
-    assert "--lora_target_modules" in lab.refused(rank=2, lora_target_modules=["nothing"])
-    assert "--lora_alpha needs --rank" in lab.refused(lora_alpha=2.0)
+    given = {"adapter": "lora", "rank": 2, "max_train_steps": 4, "learning_rate": 1e-2}
+    lora = lab.run(**given)
+    own = {name for name in lora.weights() if not name.startswith(NEW_LAYERS)}
+    assert any(".attn1.to_q.lora_A" in name for name in own) and all(".attn" in name for name in own)
+    assert {name for name in lab.plain.weights() if name.startswith(NEW_LAYERS)} == lora.weights().keys() - own
+    assert not same(lab.run(**given | {"lora_alpha": 40.0}), lora)
+    assert not same(lab.run(**given | {"lora_dropout": 0.5}), lora)
+    found = lab.run(**given | {"rank": 4, "lora_target_modules": ["ff.net.0.proj"]}).weights()
+    shapes = {tuple(t.shape[:1]) for name, t in found.items() if name.endswith("ff.net.0.proj.lora_A.weight")}
+    assert shapes == {(4,)} and not any(".attn" in name for name in found)
+    scales = lab.run(**given | {"adapter": "difffit", "rank": None}).weights()
+    assert any(name.endswith("to_out.0.difffit_scale") for name in scales)
+    named = lab.run(**given | {"adapter": None, "rank": None, "train_parameters": ["mid_block.*", "conv_in.bias"]})
+    assert {name.split(".")[0] for name in named.weights()} == {*NEW_LAYERS, "mid_block", "conv_in"}
+    assert "--lora_target_modules nothing" in lab.refused(**given | {"lora_target_modules": ["nothing"]})
+    assert "--lora_alpha needs --adapter" in lab.refused(lora_alpha=2.0)
 
 
 # Conditions

@@ -122,21 +122,25 @@ ROWS: dict[str, tuple] = {
         {"streaming": True, "max_train_steps": None},
         "--streaming does not know how long an epoch is; give --max_train_steps",
     ),
-    # LoRA
+    # adapters
     "no rank": ({"rank": 0}, "--rank is 0; it must be at least 1"),
     "negative alpha": ({"rank": 2, "lora_alpha": -1.0}, "--lora_alpha is -1.0; it must be above 0"),
     "all dropped": ({"rank": 2, "lora_dropout": 1.0}, "--lora_dropout is 1.0; it must be at least 0 and below 1"),
-    "alpha without rank": (
-        {"lora_alpha": 8.0},
-        "--lora_alpha needs --rank, without which the whole ControlNet trains",
-    ),
-    "modules without rank": (
-        {"lora_target_modules": ["to_q"]},
-        "--lora_target_modules needs --rank, without which the whole ControlNet trains",
+    "rank without an adapter": (
+        {"rank": 8},
+        "--rank needs --adapter; it is a setting of lora, dora, loha, lokr, oft, boft",
     ),
     "modules that a ControlNet has not": (
-        {"rank": 2, "lora_target_modules": ["to_q", "up_blocks.0.resnets.0.conv1"]},
-        "--lora_target_modules .*: there is no module up_blocks.0.resnets.0.conv1 in the ControlNet; .*",
+        {"adapter": "lora", "lora_target_modules": ["to_q", "up_blocks.0.resnets.0.conv1"]},
+        "--lora_target_modules .*: there is no module up_blocks.0.resnets.0.conv1 in the ControlNet",
+    ),
+    "parameters that a ControlNet has not": (
+        {"train_parameters": ["mid_block.*", "up_blocks.*"]},
+        "--train_parameters .*: none of the [0-9]+ parameters of the ControlNet has a name like up_blocks.*; the first is .*",
+    ),
+    "blocks that do not divide": (
+        {"adapter": "oft", "rank": 3},
+        "--adapter oft: blocks of 3 do not divide the 8 inputs of .*; give a --rank that does",
     ),
     # control conditions
     "unknown kind": ({"condition_kind": "pose"}, "Argument --condition_kind.*: invalid choice: 'pose' .*"),

@@ -75,7 +75,8 @@ class Result:
 
     def weights(self, folder: str = "") -> dict[str, torch.Tensor]:
         name = "diffusion_pytorch_model.safetensors"
-        places = (f"unet/{name}", "pytorch_lora_weights.safetensors", name, f"controlnet/{name}")
+        lora, adapter = "pytorch_lora_weights.safetensors", "difftune_adapter.safetensors"
+        places = (f"unet/{name}", lora, adapter, name, f"controlnet/{name}")
         files = [self.folder / folder / place for place in places]
         return load_file(next(file for file in files if file.is_file()))
 

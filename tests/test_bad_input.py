@@ -134,7 +134,7 @@ ROWS: dict[str, tuple] = {
     "no model": ({MODEL: None}, "--pretrained_model_name_or_path is missing; give a .*"),
     "no data": ({DATA: None}, "There is no data to train on; give --dataset_name or --train_data_dir"),
     "unknown flag": ({"learning_rte": 1}, "Unrecognized arguments: --learning_rte 1"),
-    "another script's flag": ({"rank": 4}, "Unrecognized arguments: --rank 4"),
+    "another script's flag": ({"control_evaluation_steps": 4}, "Unrecognized arguments: --control_evaluation_steps 4"),
     "not a number": ({"seed": "many"}, "Argument --seed: invalid int value: 'many'"),
     "unknown choice": ({"objective": "tuned"}, "Argument --objective: invalid choice: 'tuned' .*"),
     "unknown key in YAML": (
@@ -335,16 +335,75 @@ ROWS: dict[str, tuple] = {
         "--resume_from_checkpoint .* belongs to another run: .*; use the same settings or .*",
         LORA,
     ),
-    # LoRA
+    # adapters
     "unknown LoRA modules": (
         {"lora_target_modules": ["to_q", "to_nowhere"]},
-        "--lora_target_modules to_q to_nowhere: there is no module to_nowhere in the unet; .*",
+        "--lora_target_modules to_q to_nowhere: there is no module to_nowhere in the unet",
         LORA,
     ),
     "modules that LoRA cannot adapt": (
         {"lora_target_modules": ["conv_act"]},
-        "--lora_target_modules .*",
+        "--lora_target_modules conv_act: a lora of rank 4 cannot be had there: .*",
         LORA,
+    ),
+    "unknown kind of adapter": ({"adapter": "prefix"}, "Argument --adapter: invalid choice: 'prefix' .*"),
+    "rank without an adapter": (
+        {"rank": 4},
+        "--rank needs --adapter; it is a setting of lora, dora, loha, lokr, oft, boft",
+    ),
+    "rank of BitFit": (
+        {"adapter": "bitfit", "rank": 8},
+        "--rank has no use with --adapter bitfit; it is a setting of lora, .*",
+        LORA,
+    ),
+    "alpha of OFT": (
+        {"adapter": "oft", "lora_alpha": 8.0},
+        "--lora_alpha has no use with --adapter oft; it is a setting of lora, dora, loha, lokr",
+    ),
+    "dropout of OFT": (
+        {"adapter": "oft", "lora_dropout": 0.1},
+        "--lora_dropout has no use with --adapter oft; it is a setting of lora, dora",
+    ),
+    "modules of DiffFit": (
+        {"adapter": "difffit", "lora_target_modules": ["to_q"]},
+        "--lora_target_modules has no use with --adapter difffit; it is a setting of lora, .*",
+    ),
+    "blocks that OFT cannot make": (
+        {"adapter": "oft", "rank": 3},
+        "--adapter oft: blocks of 3 do not divide the 8 inputs of .*to_q; give a --rank that does",
+    ),
+    "blocks that BOFT cannot make": (
+        {"adapter": "boft", "rank": 3},
+        "--adapter boft: a boft of rank 3 cannot be had there: .*divisible.*",
+    ),
+    "parameters that are not there": (
+        {"train_parameters": ["*.attn1.*", "attn9"]},
+        "--train_parameters .*: none of the [0-9]+ parameters of the unet has a name like attn9; the first is conv_in.weight",
+    ),
+    "parameters and an adapter": (
+        {"train_parameters": ["*.bias"], "adapter": "lora"},
+        "--train_parameters says what trains, and so does --adapter lora; leave one of them out",
+    ),
+    "parameters and the adapter of the LoRA script": (
+        {"train_parameters": ["*.bias"]},
+        "--train_parameters says what trains, and so does --adapter lora, which .* not have by default; leave one of .*",
+        LORA,
+    ),
+    "moving average of an adapter": (
+        {"adapter": "difffit", "use_ema": True},
+        "--use_ema averages a model of which all weights train; leave it out with --adapter difffit",
+    ),
+    "moving average of some parameters": (
+        {"train_parameters": ["*.bias"], "use_ema": True},
+        "--use_ema averages a model of which all weights train; leave it out with --train_parameters",
+    ),
+    "adapter on weights that are not the pipeline's": (
+        {MODEL: "user/nowhere", "adapter": "lora", "non_ema_revision": "v2"},
+        "--non_ema_revision trains from other weights than the pipeline's own, on which what --adapter lora trains .*",
+    ),
+    "checkpoint of another adapter": (
+        lambda place: {RESUME: place.finished / "checkpoint-2", "adapter": "lora"},
+        "--resume_from_checkpoint .* belongs to another run: .*adapter was None and is 'lora'; use the same settings or .*",
     ),
 }
 ROWS |= {f"ControlNet, {name}": (*row, CONTROL) for name, row in control_mistakes.ROWS.items()}

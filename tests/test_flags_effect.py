@@ -460,24 +460,53 @@ def validation_by_steps(lab: Lab) -> None:
     assert images(result) == {"step-2/0.png", "step-3/0.png"}
 
 
-# LoRA
+# What trains
+
+
+def ranks(result: Result) -> set[int]:
+    return {tensor.shape[0] for name, tensor in result.weights().items() if "lora.down" in name}
 
 
 @row("rank", scripts=(LORA,))
 def rank(lab: Lab) -> None:
-    for given, found in ((lab.plain, 4), (lab.run(rank=2), 2)):
-        assert {t.shape[0] for name, t in given.weights().items() if "lora.down" in name or "lora_A" in name} == {
-            found
-        }
+    assert (ranks(lab.plain), ranks(lab.run(rank=2))) == ({4}, {2})
 
 
-@row("lora_alpha", "lora_dropout", "lora_target_modules", scripts=(LORA,))
+@row("rank", scripts=(FULL,))
+def rank_of_an_adapter(lab: Lab) -> None:
+    assert (ranks(lab.run(adapter="lora")), ranks(lab.run(adapter="lora", rank=2))) == ({4}, {2})
+    assert "--rank needs --adapter" in lab.refused(rank=2)
+
+
+@row("lora_alpha", "lora_dropout", "lora_target_modules", scripts=(FULL, LORA))
 def lora_settings(lab: Lab) -> None:
-    assert not same(lab.run(lora_alpha=40.0), lab.plain)
-    assert not same(lab.run(lora_dropout=0.5), lab.plain)
-    assert not any("ff.net" in name for name in lab.plain.weights())
-    assert all("ff.net" in name for name in lab.run(lora_target_modules=["ff.net.0.proj"]).weights())
-    assert "--lora_target_modules nothing" in lab.refused(lora_target_modules=["nothing"])
+    given = {"adapter": "lora"} if lab.script == FULL else {}
+    plain = lab.shared(**given)
+    assert not same(lab.run(**given, lora_alpha=40.0), plain)
+    assert not same(lab.run(**given, lora_dropout=0.5), plain)
+    assert not any("ff.net" in name for name in plain.weights())
+    assert all("ff.net" in name for name in lab.run(**given, lora_target_modules=["ff.net.0.proj"]).weights())
+    assert "--lora_target_modules nothing" in lab.refused(**given, lora_target_modules=["nothing"])
+
+
+@row("adapter", scripts=(FULL, LORA))
+def kinds_of_adapters(lab: Lab) -> None:
+    """What each kind is, is in tests/adapters."""
+    parts = {"loha": ".hada_w1_a", "oft": ".oft_R.weight", "difffit": ".difffit_scale", "bitfit": ".bias"}
+    for kind, part in parts.items():
+        found = lab.run(adapter=kind).weights()
+        assert any(name.endswith(part) for name in found) and len(found) < 150, kind
+    assert "--adapter: invalid choice" in lab.refused(adapter="prefix")
+
+
+@row("train_parameters", scripts=(FULL, LORA))
+def named_parameters(lab: Lab) -> None:
+    if lab.script == LORA:  # which has an adapter
+        assert "--train_parameters says what trains, and so does" in lab.refused(train_parameters=["*.bias"])
+        return
+    named = lab.run(train_parameters=["*.attn2.to_?.weight", "conv_in.bias"]).weights()
+    assert {name.split(".attn2.")[-1] for name in named} == {f"to_{x}.weight" for x in "qkv"} | {"conv_in.bias"}
+    assert "--train_parameters nothing" in lab.refused(train_parameters=["nothing"])
 
 
 # The Hub

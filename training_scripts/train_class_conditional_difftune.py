@@ -29,10 +29,11 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 
 from dataclasses import dataclass
 
-from diffusers_difftune.adapters import FullDenoiser
+from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.classes import use_classes
 from diffusers_difftune.training.config import (
+    AdapterFlags,
     ClassConditionalConfig,
     ClassDataConfig,
     ClassDiffTuningConfig,
@@ -47,7 +48,6 @@ from diffusers_difftune.training.prepare import make_bank, make_batches, open_ba
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
-    load_denoiser,
     make_objective,
     make_optimizer,
     start_run,
@@ -57,7 +57,7 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class ClassConditionalScriptConfig(
-    ModelConfig, ClassDataConfig, RunConfig, ClassConditionalConfig, ClassDiffTuningConfig
+    ModelConfig, ClassDataConfig, RunConfig, ClassConditionalConfig, AdapterFlags, ClassDiffTuningConfig
 ):
     """The flags of this script. These defaults are the paper's reference implementation's."""
 
@@ -75,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     run = start_run(config)
     backbone = find_backbone(run)
+    adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
     validation_prompts = use_classes(run, backbone, target)
@@ -90,14 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = make_batches(run, backbone, objective, target, bank)
 
     # What trains.
-    trained = FullDenoiser(
-        backbone,
-        load_denoiser(run, backbone),
-        use_ema=config.use_ema,
-        foreach_ema=config.foreach_ema,
-        offload_ema=config.offload_ema,
-        keep_pretrained=config.retention_target == "pretrained",
-    )
+    trained = load_trained(run, backbone, adapter)
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 

@@ -33,7 +33,8 @@ On two CPU cores, with the pipeline and the images in this repository (about fiv
       --output_dir outputs/controlnet-edges
 
 `--condition_kind` says what the control images are, so that the samples of the knowledge bank can get theirs, too. The
-result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads.
+result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adapter`, what
+`diffusers_difftune.load_adapter(pipeline, OUTPUT_DIR)` loads.
 """
 
 from dataclasses import dataclass
@@ -41,11 +42,11 @@ from dataclasses import dataclass
 from diffusers_difftune.control import ControlBranch
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
+    AdapterFlags,
     ControlConditionConfig,
     ControlDataConfig,
     ControlNetConfig,
     DiffTuningConfig,
-    LoraFlags,
     ModelConfig,
     RunConfig,
     flag,
@@ -77,7 +78,7 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class ControlNetScriptConfig(
-    ModelConfig, ControlDataConfig, RunConfig, ControlNetConfig, ControlConditionConfig, LoraFlags, DiffTuningConfig
+    ModelConfig, ControlDataConfig, RunConfig, ControlNetConfig, ControlConditionConfig, AdapterFlags, DiffTuningConfig
 ):
     """The flags of this script; where a default is another than the other scripts', it is diffusers'."""
 
@@ -85,7 +86,6 @@ class ControlNetScriptConfig(
     train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 4)
     num_train_epochs: int = flag("Passes over the target data.", 1)
     learning_rate: float = flag("Learning rate after warm-up.", 5e-6)
-    rank: int | None = flag("Rank of LoRA matrices on the control branch. Default: the whole branch trains.")
 
 
 @reports_mistakes
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     check_control_flags(config)
     run = start_run(config)
     backbone = find_backbone(run)
-    find_control_parts(run, backbone)
+    adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
     held_out = open_control_evaluation(run)
@@ -122,10 +122,7 @@ def main(argv: list[str] | None = None) -> None:
         backbone,
         load_denoiser(run, backbone, run.weight_dtype),
         load_controlnet(run, backbone),
-        rank=config.rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
+        adapter,
     )
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, every weight of the denoiser.
+"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, every weight of the denoiser or an adapter on it.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image.py, and those of Diff-Tuning.
 
@@ -28,14 +28,16 @@ On two CPU cores, with the pipeline and the images in this repository (about thr
       --train_data_dir examples/icons/data/flat_color_icons_train.parquet \
       --train_batch_size 32 --max_train_steps 200 --bank_samples 128 --output_dir outputs/flat-color-icons
 
-`--objective standard` is plain fine-tuning, through the same code.
+`--objective standard` is plain fine-tuning, through the same code. With `--adapter` or `--train_parameters` the result is
+small: `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads it.
 """
 
 from dataclasses import dataclass
 
-from diffusers_difftune.adapters import FullDenoiser
+from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
+    AdapterFlags,
     DataConfig,
     DiffTuningConfig,
     EvaluationConfig,
@@ -51,7 +53,6 @@ from diffusers_difftune.training.quality_evaluation import open_quality_evaluati
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
-    load_denoiser,
     make_objective,
     make_optimizer,
     start_run,
@@ -60,7 +61,9 @@ from diffusers_difftune.training.validation import Validation
 
 
 @dataclass
-class TextToImageConfig(ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, EvaluationConfig, DiffTuningConfig):
+class TextToImageConfig(
+    ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, AdapterFlags, EvaluationConfig, DiffTuningConfig
+):
     """The flags of this script."""
 
 
@@ -72,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     run = start_run(config)
     backbone = find_backbone(run)
+    adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
     quality = open_quality_evaluation(run, backbone, target)
@@ -87,14 +91,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = make_batches(run, backbone, objective, target, bank)
 
     # What trains.
-    trained = FullDenoiser(
-        backbone,
-        load_denoiser(run, backbone),
-        use_ema=config.use_ema,
-        foreach_ema=config.foreach_ema,
-        offload_ema=config.offload_ema,
-        keep_pretrained=config.retention_target == "pretrained",
-    )
+    trained = load_trained(run, backbone, adapter)
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA on the denoiser.
+"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA (or another adapter) on the denoiser.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image_lora.py, and those of Diff-Tuning.
 
@@ -29,18 +29,19 @@ On two CPU cores, with the pipeline and the images in this repository (about two
       --train_batch_size 32 --max_train_steps 200 --bank_samples 128 --rank 16 --learning_rate 1e-3 \
       --output_dir outputs/flat-color-icons-lora
 
-The result is `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(OUTPUT_DIR)` loads.
+The result is `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(OUTPUT_DIR)` loads. `--adapter` trains
+another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of them.
 """
 
 from dataclasses import dataclass
 
-from diffusers_difftune.adapters import LoraDenoiser
+from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.config import (
+    AdapterFlags,
     DataConfig,
     DiffTuningConfig,
     EvaluationConfig,
-    LoraFlags,
     LoraValidationConfig,
     ModelConfig,
     RunConfig,
@@ -54,7 +55,6 @@ from diffusers_difftune.training.quality_evaluation import open_quality_evaluati
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
-    load_denoiser,
     make_objective,
     make_optimizer,
     start_run,
@@ -64,11 +64,13 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class TextToImageLoraConfig(
-    ModelConfig, DataConfig, RunConfig, LoraFlags, LoraValidationConfig, EvaluationConfig, DiffTuningConfig
+    ModelConfig, DataConfig, RunConfig, AdapterFlags, LoraValidationConfig, EvaluationConfig, DiffTuningConfig
 ):
     """The flags of this script."""
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned-lora")
+    adapter: str | None = flag("The kind of adapter.", "lora")
+    rank: int | None = flag("Rank of its matrices, or the side of its blocks.", 4)
 
 
 @reports_mistakes
@@ -79,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     run = start_run(config)
     backbone = find_backbone(run)
-    LoraDenoiser(backbone, backbone.empty_denoiser(), target_modules=config.lora_target_modules)  # are there such?
+    adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
     quality = open_quality_evaluation(run, backbone, target)
@@ -95,14 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     batches = make_batches(run, backbone, objective, target, bank)
 
     # What trains.
-    trained = LoraDenoiser(
-        backbone,
-        load_denoiser(run, backbone, run.weight_dtype),
-        rank=config.rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        target_modules=config.lora_target_modules,
-    )
+    trained = load_trained(run, backbone, adapter)
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 

@@ -11,12 +11,23 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What trains: the whole denoiser, or an adapter on it; [`ControlBranch`] in control.py is the third. Each knows how to
-call what it trains, and how to save it, in a checkpoint and as a result."""
+"""What trains: every weight of the denoiser, or an adapter on it; [`ControlBranch`] in control.py is the third. Each knows
+how to call what it trains, and how to save it, in a checkpoint and as a result."""
 
+from .adapter import Adapter
+from .denoiser import AdaptedDenoiser
 from .full import FullDenoiser
-from .lora import LoraDenoiser, WithoutAdapter, add_lora
+from .loading import load_adapter, merge_adapter
+from .settings import AdapterSettings
 from .trained import Trained
 
 
-__all__ = ["FullDenoiser", "LoraDenoiser", "Trained", "WithoutAdapter", "add_lora"]
+__all__ = [
+    "AdaptedDenoiser",
+    "Adapter",
+    "AdapterSettings",
+    "FullDenoiser",
+    "Trained",
+    "load_adapter",
+    "merge_adapter",
+]

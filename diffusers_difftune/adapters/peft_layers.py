@@ -13,6 +13,8 @@
 # limitations under the License.
 """Layers of PEFT beside the frozen layers of a model: adding them, switching them off, merging them."""
 
+import warnings
+
 import torch
 from peft import BOFTConfig, LoHaConfig, LoKrConfig, LoraConfig, OFTConfig, PeftConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -63,7 +65,10 @@ def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> 
     if unknown:
         raise DiffTuneError(f"There is no module {', '.join(unknown)} in the {what}.")
     try:
-        inject_adapter_in_model(peft_config(settings), model, NAME)
+        with warnings.catch_warnings():
+            # Of an extension that the config above makes no use of, and of what is an error below.
+            warnings.filterwarnings("ignore", "Failed to load the CUDA|Setting boft_n|Invalid `oft_block_size`")
+            inject_adapter_in_model(peft_config(settings), model, NAME)
     except (ValueError, NotImplementedError) as error:
         raise DiffTuneError(
             f"A {settings.kind} of rank {settings.rank} cannot be had there: {first_sentence(error)}."

@@ -14,7 +14,7 @@
 """Checkpoints: `checkpoint-N/` folders that are whole or absent, laid out as diffusers' scripts lay them out.
 
     checkpoint-500/
-      unet/  unet_ema/                    or  pytorch_lora_weights.safetensors
+      unet/  unet_ema/                    or  pytorch_lora_weights.safetensors, or the two files of another adapter
       optimizer.safetensors  training_state.json
 
 No random state is stored: every draw is a function of the seed and the step.

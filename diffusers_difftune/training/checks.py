@@ -13,6 +13,7 @@
 # limitations under the License.
 """What can be found wrong with the flags alone, before a dataset or a model is touched."""
 
+import dataclasses
 import importlib.util
 import math
 import os
@@ -22,6 +23,7 @@ from typing import Any
 from accelerate.utils import LoggerType, parse_flag_from_env
 from diffusers.optimization import SchedulerType
 
+from ..adapters.settings import PEFT_KINDS, WITH_ALPHA, WITH_DROPOUT
 from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
 from ..data.dataset import check_data_flags
@@ -60,6 +62,13 @@ AT_LEAST_ZERO = (
     "reconsolidation_power",
     "retention_power",
 )
+# The kinds of adapters that a flag is for.
+FLAGS_OF_KINDS = {
+    "rank": PEFT_KINDS,
+    "lora_alpha": WITH_ALPHA,
+    "lora_dropout": WITH_DROPOUT,
+    "lora_target_modules": PEFT_KINDS,
+}
 
 
 def check_flags(config: Any) -> None:
@@ -80,6 +89,7 @@ def check_flags(config: Any) -> None:
     check_data_flags(config)
     check_ranges(config)
     check_conflicts(config)
+    check_adapter(config)
     check_installed(config)
     check_output_dir(Path(config.output_dir))
 
@@ -161,6 +171,27 @@ def check_conflicts(config: Any) -> None:
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
         read_prompts(config.bank_prompts, own)
+
+
+def check_adapter(config: Any) -> None:
+    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default}
+    for name, kinds in FLAGS_OF_KINDS.items():
+        if name in given and config.adapter not in kinds:
+            use = "needs --adapter" if config.adapter is None else f"has no use with --adapter {config.adapter}"
+            raise DiffTuneError(f"--{name} {use}; it is a setting of {', '.join(kinds)}.")
+    if config.adapter is None and config.train_parameters is None:
+        return
+    part = "--train_parameters" if config.adapter is None else f"--adapter {config.adapter}"
+    if config.adapter is not None and config.train_parameters is not None:
+        other = "" if "adapter" in given else ", which train_text_to_image_difftune.py does not have by default"
+        raise DiffTuneError(f"--train_parameters says what trains, and so does {part}{other}; leave one of them out.")
+    if getattr(config, "use_ema", False):
+        raise DiffTuneError(f"--use_ema averages a model of which all weights train; leave it out with {part}.")
+    if getattr(config, "non_ema_revision", None):
+        raise DiffTuneError(
+            f"--non_ema_revision trains from other weights than the pipeline's own, on which what {part} trains is loaded"
+            " again; give that revision as --revision instead."
+        )
 
 
 def check_installed(config: Any) -> None:

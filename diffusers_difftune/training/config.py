@@ -244,16 +244,29 @@ class FullFineTuningConfig(EmaFlags):
 
 
 @dataclass
-class LoraFlags:
-    """LoRA."""
+class AdapterFlags:
+    """What trains: everything, unless one of the first or the last of these flags is given."""
 
-    _argument_group_name = "LoRA"
+    _argument_group_name = "what trains"
 
-    rank: int = flag("Rank of the LoRA matrices.", 4)
-    lora_alpha: float | None = flag("Scale numerator of LoRA. Default: the rank, so that the scale is 1.")
-    lora_dropout: float = flag("Dropout on the input of LoRA layers.", 0.0)
+    adapter: str | None = flag(
+        "Freeze the model and train an adapter, which is saved in place of the model.",
+        choices=["lora", "dora", "loha", "lokr", "oft", "boft", "difffit", "bitfit"],
+    )
+    rank: int | None = flag(
+        "Rank of the matrices of lora, dora, loha and lokr; of oft and boft the side of the rotated blocks. Default: 4."
+    )
+    lora_alpha: float | None = flag(
+        "Scale numerator of lora, dora, loha and lokr. Default: the rank, so that the scale is 1."
+    )
+    lora_dropout: float = flag("Dropout on the input of the layers of lora and dora.", 0.0)
     lora_target_modules: list[str] | None = flag(
-        "Names of the modules that get LoRA layers. Default: the attention projections.", nargs="+"
+        "Names of the modules that get layers of lora, dora, loha, lokr, oft or boft. Default: the attention projections.",
+        nargs="+",
+    )
+    train_parameters: list[str] | None = flag(
+        "Train the model's parameters of these names alone, such as *.attn2.*, and save those in place of the model.",
+        nargs="+",
     )
 
 

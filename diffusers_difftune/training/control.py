@@ -28,15 +28,17 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
-from ..adapters import add_lora
+from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..backbones.files import weight_files
 from ..bank.bank import KnowledgeBank
 from ..conditions import check_kind
+from ..control import ALWAYS_TRAINED
 from ..data.batches import control_crop
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform, UnreadableImage, decode
 from ..errors import DiffTuneError, about, first_sentence
+from .adapter import adapter_settings, check_fit
 from .checks import uses_bank
 from .run import Run, save_memory
 
@@ -84,9 +86,6 @@ def check_control_flags(config: Any) -> None:
         raise DiffTuneError(
             "--retention_condition extracted needs --condition_kind, which says what to extract; or use blank."
         )
-    for name in ("lora_alpha", "lora_dropout", "lora_target_modules"):
-        if getattr(config, name) and config.rank is None:
-            raise DiffTuneError(f"--{name} needs --rank, without which the whole ControlNet trains.")
     if not 0 < config.lr_power < math.inf:
         raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0 and finite.")
 
@@ -115,12 +114,15 @@ def validation_pairs(config: Any) -> tuple[list[str], list[Image.Image]]:
     return [prompt for prompt, _ in repeated], [image for _, image in repeated]
 
 
-def find_control_parts(run: Run, backbone: Backbone) -> None:
-    """Finds the tokenizer and the ControlNet that the flags name, and checks that it fits; loads no weights.
+def find_control_parts(run: Run, backbone: Backbone) -> AdapterSettings | None:
+    """Finds the tokenizer, the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): Gets the tokenizer.
+
+    Returns:
+        [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
 
     Raises:
         DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
@@ -142,10 +144,11 @@ def find_control_parts(run: Run, backbone: Backbone) -> None:
         backbone.set_tokenizer(find_tokenizer(config.tokenizer_name, backbone, revision=config.revision, **where))
     if config.controlnet_model_name_or_path is not None:
         check_controlnet(config.controlnet_model_name_or_path, backbone, **where)
-    if config.rank is not None:  # are there such modules?
+    adapter = adapter_settings(config, backbone, ALWAYS_TRAINED)
+    if adapter is not None:
         with torch.device("meta"):
-            empty = backbone.new_controlnet(backbone.empty_denoiser())
-        add_lora(empty, backbone, "ControlNet", 1, None, 0.0, config.lora_target_modules)
+            check_fit(config, adapter, backbone.new_controlnet(backbone.empty_denoiser()), "ControlNet")
+    return adapter
 
 
 def find_tokenizer(name: str, backbone: Backbone, **where: Any) -> PreTrainedTokenizerBase:

@@ -51,7 +51,7 @@ DECISIVE_FLAGS = """
     prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
     learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
     adam_beta1 adam_beta2 adam_weight_decay adam_epsilon use_8bit_adam max_grad_norm use_ema mixed_precision
-    rank lora_alpha lora_dropout lora_target_modules
+    adapter rank lora_alpha lora_dropout lora_target_modules train_parameters
 """.split()  # noqa: SIM905 (a list of forty words would fill forty lines)
 
 
@@ -242,7 +242,6 @@ def run_settings(
         "seed": run.seed,
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
-        "lora": flags.get("rank") is not None,
         "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,

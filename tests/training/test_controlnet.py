@@ -22,10 +22,12 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
-from diffusers_difftune import conditions
+from diffusers_difftune import conditions, load_adapter, merge_adapter
+from diffusers_difftune.adapters import AdapterSettings
+from diffusers_difftune.adapters.files import TENSOR_FILE
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.conditions import make_extractor
-from diffusers_difftune.control import LORA_FILE, NEW_LAYERS, ControlBranch
+from diffusers_difftune.control import ALWAYS_TRAINED, NEW_LAYERS, ControlBranch
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.images import ImageTransform
 from diffusers_difftune.evaluation.convergence import read_curve
@@ -172,17 +174,18 @@ def test_the_pipeline_prepares_control_images_as_training_does(backbone):
     assert torch.allclose(theirs, control_image(image, ImageTransform(16, "bilinear")), atol=1e-6)
 
 
-@pytest.mark.parametrize("flags", ["", "--rank 2 --lora_dropout 0.3"])
+@pytest.mark.parametrize("flags", ["", "--adapter lora --rank 2 --lora_dropout 0.3", "--adapter difffit"])
 def test_a_resumed_run_is_the_uninterrupted_one(flags, tiny_pipeline, tiny_conditions, tmp_path):
+    result = TENSOR_FILE if flags else WEIGHTS
     flags += " --max_train_steps 4 --checkpointing_steps 2 --train_batch_size 3"
     whole = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "whole", flags)
     resumed = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "resumed", flags)
-    for name in (WEIGHTS, "training_log.jsonl"):
+    for name in (result, "training_log.jsonl"):
         (resumed / name).unlink()
     (resumed / "training_log.jsonl").write_text((whole / "training_log.jsonl").read_text())
     flags += f" --resume_from_checkpoint {resumed / 'checkpoint-2'}"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "resumed", flags)
-    expected, found = load_file(whole / WEIGHTS), load_file(resumed / WEIGHTS)
+    expected, found = load_file(whole / result), load_file(resumed / result)
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     assert losses(whole) == losses(resumed)
 
@@ -204,13 +207,19 @@ def test_layouts_of_a_batch_and_processes_do_not_change_a_run(tiny_pipeline, tin
 
 
 def test_lora_trains_the_new_layers_and_the_matrices(tiny_pipeline, tiny_conditions, tmp_path):
-    flags = "--rank 2 --lora_target_modules to_q to_v --checkpointing_steps 4 --learning_rate 1e-2"
+    flags = "--adapter lora --rank 2 --lora_target_modules to_q to_v --checkpointing_steps 4 --learning_rate 1e-2"
     folder = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
-    saved = load_file(folder / "checkpoint-4" / LORA_FILE)
-    assert all("lora" in name or name.startswith(NEW_LAYERS) for name in saved)
+    for place in (folder, folder / "checkpoint-4"):
+        assert all(".lora_" in name or name.startswith(NEW_LAYERS) for name in load_file(place / TENSOR_FILE))
     start = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "start", "--max_train_steps 1 --learning_rate 0")
-    before, merged = load_file(start / WEIGHTS), load_file(folder / WEIGHTS)
-    assert before.keys() == merged.keys(), "the result is a plain ControlNet"
+    controlnet = ControlNetModel.from_pretrained(start)
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        tiny_pipeline, controlnet=controlnet, safety_checker=None
+    )
+    load_adapter(pipeline, folder)
+    merge_adapter(pipeline)
+    before, merged = load_file(start / WEIGHTS), controlnet.state_dict()
+    assert before.keys() == merged.keys(), "what is merged is a plain ControlNet"
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
     new = {name for name in before if name.startswith(NEW_LAYERS)}
     adapted = {name for name in before if "to_q" in name or "to_v" in name}
@@ -253,10 +262,13 @@ def test_mixed_precision_trains_and_validates(tiny_pipeline, tiny_conditions, tm
     assert (folder / "validation" / "step-4" / "0.png").is_file()
 
 
-@pytest.mark.parametrize("lora", [{}, {"rank": 2}])
-def test_the_copy_in_half_precision_is_a_copy(lora, backbone):
+LORA = AdapterSettings("lora", rank=2, target_modules=("to_q", "to_v"), always_trained=ALWAYS_TRAINED)
+
+
+@pytest.mark.parametrize("settings", [None, LORA])
+def test_the_copy_in_half_precision_is_a_copy(settings, backbone):
     denoiser = backbone.load_denoiser(dtype=torch.bfloat16)
-    trained = ControlBranch(backbone, denoiser, backbone.new_controlnet(backbone.load_denoiser()), **lora)
+    trained = ControlBranch(backbone, denoiser, backbone.new_controlnet(backbone.load_denoiser()), settings)
     for name, parameter in trained.model.named_parameters():
         if "lora_B" in name:  # it starts at 0
             torch.nn.init.ones_(parameter)
@@ -323,7 +335,7 @@ def test_the_end_is_measured_whatever_the_interval(tiny_pipeline, tiny_condition
 
 def test_a_lora_is_not_resumed_on_another_controlnet(tiny_pipeline, tiny_conditions, tmp_path, capsys):
     first = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "first", "--max_train_steps 1")
-    flags = "--rank 2 --checkpointing_steps 2"
+    flags = "--adapter lora --rank 2 --checkpointing_steps 2"
     started = f"{flags} --controlnet_model_name_or_path {first}"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "run", started)
     with pytest.raises(SystemExit):

@@ -1,0 +1,111 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From the flags that say what trains to what trains."""
+
+from typing import Any
+
+import torch
+
+from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
+from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS
+from ..backbones import Backbone
+from ..errors import DiffTuneError, about
+from .run import Run, load_denoiser
+
+
+def adapter_settings(
+    config: Any, backbone: Backbone, always_trained: tuple[str, ...] | None = None
+) -> AdapterSettings | None:
+    """The adapter that the flags ask for.
+
+    Args:
+        config: The config of a script.
+        backbone ([`Backbone`]): Knows the modules that adapters change by default.
+        always_trained (`tuple[str, ...]`, *optional*): Patterns of parameters that train along; `None` is the backbone's.
+
+    Returns:
+        [`AdapterSettings`] or `None`: The settings, complete; `None` if all weights train.
+    """
+    if config.adapter is None and config.train_parameters is None:
+        return None
+    return AdapterSettings(
+        kind=config.adapter or NAMED,
+        rank=DEFAULT_RANK if config.rank is None else config.rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        target_modules=tuple(config.lora_target_modules or backbone.lora_target_modules)
+        if config.adapter in PEFT_KINDS
+        else (),
+        train_parameters=tuple(config.train_parameters or ()),
+        always_trained=backbone.always_trained if always_trained is None else always_trained,
+    )
+
+
+def find_adapter(run: Run, backbone: Backbone) -> AdapterSettings | None:
+    """The adapter that the flags ask for, if it fits the denoiser; loads no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+
+    Returns:
+        [`AdapterSettings`] or `None`: The settings; `None` if all weights train.
+
+    Raises:
+        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted.
+    """
+    settings = adapter_settings(run.config, backbone)
+    if settings is not None:
+        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name)
+    return settings
+
+
+def check_fit(config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str) -> None:
+    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it."""
+    try:
+        Adapter(empty, settings, what)
+    except DiffTuneError as error:
+        flag = f"--adapter {settings.kind}"
+        if config.lora_target_modules:
+            flag = f"--lora_target_modules {' '.join(config.lora_target_modules)}"
+        elif settings.kind == NAMED:
+            flag = f"--train_parameters {' '.join(settings.train_parameters)}"
+        raise about(flag, error) from error
+
+
+def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trained:
+    """Loads the denoiser and makes it train: all of it, in float32, or an adapter on it.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        adapter ([`AdapterSettings`], *optional*): What [`find_adapter`] found.
+
+    Returns:
+        [`Trained`]: What trains.
+    """
+    config = run.config
+    keep_pretrained = config.retention_target == "pretrained"
+    if adapter is not None:
+        denoiser = load_denoiser(run, backbone, run.weight_dtype)
+        torch.manual_seed(run.seed)  # some layers start at random
+        return AdaptedDenoiser(backbone, denoiser, adapter, keep_pretrained)
+    return FullDenoiser(
+        backbone,
+        load_denoiser(run, backbone),
+        use_ema=getattr(config, "use_ema", False),
+        foreach_ema=getattr(config, "foreach_ema", False),
+        offload_ema=getattr(config, "offload_ema", False),
+        keep_pretrained=keep_pretrained,
+    )
