@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, conditions, convergence, evaluate, push
+from . import bank, conditions, convergence, evaluate, forgetting, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,5 +46,6 @@ def make_parser() -> argparse.ArgumentParser:
     conditions.add_parser(rooms)
     convergence.add_parser(rooms)
     evaluate.add_parser(rooms)
+    forgetting.add_parser(rooms)
     push.add_parser(rooms)
     return parser

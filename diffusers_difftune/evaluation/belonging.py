@@ -14,6 +14,7 @@
 """Whether a fine-tuned model belongs to a pretrained one: same architecture, same noise levels, same prediction. Nothing
 here loads weights of models."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,31 @@ def check_controlnet(backbone: Backbone, folder: Path) -> None:
     found = shapes(backbone.controlnet_class, read_config(backbone.controlnet_class, folder))
     copied = {name: shape for name, shape in found.items() if not name.startswith(NEW_LAYERS)}
     refuse_other_shapes(folder, copied, shapes_of(backbone.empty_denoiser()), whole=False)
+
+
+def check_run(folder: Path, fingerprint: str) -> None:
+    """Refuses what a run of ours trained from other weights; its `run_config.json` says which.
+
+    Args:
+        folder (`Path`): Of the fine-tuned model: the run's, or that of a checkpoint in it.
+        fingerprint (`str`): [`~diffusers_difftune.bank.fingerprint.weights_fingerprint`] of the pretrained pipeline.
+
+    Raises:
+        DiffTuneError: They are others. Of models that say nothing, nothing is said.
+    """
+    for place in (folder, *folder.resolve().parents[:2]):  # a checkpoint's ControlNet is two folders down
+        try:
+            config = json.loads((place / "run_config.json").read_text(encoding="utf-8"))
+            found, flags = config["settings"]["model"], config["flags"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if found != fingerprint and flags.get("tokenizer_name") is None:  # which goes into that fingerprint, too
+            raise DiffTuneError(
+                f"FINETUNED {folder} was trained from other weights than those of PRETRAINED (fingerprint {found[:12]}, not"
+                f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
+                " --revision and --variant of that run."
+            )
+        return
 
 
 def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:

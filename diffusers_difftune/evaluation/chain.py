@@ -44,7 +44,7 @@ class Rows:
     Attributes:
         latents (`torch.Tensor` of shape `(N, C, h, w)`): Scaled as the denoiser expects them.
         prompts (`list[str]`): A prompt for each.
-        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): A control image for each, in [0, 1].
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): A control image for each, uint8.
     """
 
     latents: torch.Tensor
@@ -68,7 +68,7 @@ def encode_rows(
         backbone ([`Backbone`]): The family.
         images (`torch.Tensor` of shape `(N, 3, H, W)`): uint8.
         prompts (`list[str]`): A prompt for each.
-        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): Control images, in [0, 1].
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): Control images, uint8.
         batch_size (`int`, *optional*, defaults to 16): Images encoded at once.
 
     Returns:
@@ -97,8 +97,10 @@ def conditions(
     pretrained = condition if finetuned.knows_classes else backbone.encode_prompts(nothing)
     if finetuned.kind == "controlnet":
         side = backbone.vae_scale_factor * rows.latents.shape[-1]
-        blank = torch.zeros(1, 3, side, side).expand(len(rows), -1, -1, -1)
-        condition = condition | {"control": blank if is_source or rows.controls is None else rows.controls}
+        control = torch.zeros(1, 3, side, side).expand(len(rows), -1, -1, -1)
+        if rows.controls is not None and not is_source:
+            control = rows.controls.float() / 255
+        condition = condition | {"control": control}
     return condition, pretrained
 
 

@@ -22,14 +22,17 @@ import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..adapters.adapter import ROWS
-from ..adapters.files import CONFIG_FILE, LORA_FILE, read_adapter
+from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of
-from ..backbones.files import pipeline_folder
+from ..backbones.files import pipeline_folder, weight_files
 from ..control import NEW_LAYERS
 from ..errors import DiffTuneError, first_sentence
 from .belonging import check_adapter, check_controlnet, check_denoiser
 from .swap import without_class, without_control
+
+
+ADAPTER_FILES = (CONFIG_FILE, TENSOR_FILE, LORA_FILE)
 
 
 class Finetuned(Protocol):
@@ -50,6 +53,7 @@ class Finetuned(Protocol):
     ) -> torch.Tensor: ...
     def stand_in(self) -> torch.nn.Module: ...
     def weights(self) -> dict[str, torch.Tensor]: ...
+    def files(self) -> list[Path]: ...
 
 
 class FinetunedDenoiser:
@@ -122,6 +126,12 @@ class FinetunedDenoiser:
         merge_adapter(self.pipeline)
         return dict(self.model.named_parameters())
 
+    def files(self) -> list[Path]:
+        """The files that the model is in."""
+        if self.is_adapter:
+            return [self.folder / name for name in ADAPTER_FILES if (self.folder / name).is_file()]
+        return weight_files(self.folder / self.backbone.denoiser_name)
+
 
 class FinetunedControlNet:
     """A ControlNet beside the pretrained denoiser, which it left as it was. Both together are the fine-tuned model.
@@ -136,10 +146,10 @@ class FinetunedControlNet:
         DiffTuneError: It belongs to another architecture, or has no weights.
     """
 
-    kind = "controlnet"
-    num_trained = None
-    knows_classes = True
-    class_ids = None
+    kind: str = "controlnet"
+    num_trained: int | None = None
+    knows_classes: bool = True
+    class_ids: dict[str, int] | None = None
     pretrained: torch.nn.Module
     model: torch.nn.Module
     pipeline: Any
@@ -169,6 +179,10 @@ class FinetunedControlNet:
         """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
         layers have nothing to be compared with."""
         return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(NEW_LAYERS)}
+
+    def files(self) -> list[Path]:
+        """The files that the ControlNet is in."""
+        return weight_files(self.folder)
 
 
 def open_finetuned(

@@ -43,7 +43,7 @@ class SwapSampler:
         extractor (`torch.nn.Module`): What [`make_features`] returns.
         kept (`Path`): A folder for features, so that a command that was killed goes on. Whatever decides them must be in
             its name.
-        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): The control images of a ControlNet, in [0, 1].
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): The control images of a ControlNet, uint8.
         steps (`int`, *optional*, defaults to 20): Sampling steps.
         batch_size (`int`, *optional*, defaults to 16): Images at once.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where features are computed.
@@ -104,7 +104,11 @@ class SwapSampler:
                 prompts = [self.prompts[row] for row in rows]
                 parts.append(
                     sample_images(
-                        self.finetuned.pipeline, prompts, first=int(rows[0]), image=self.controls[rows], **options
+                        self.finetuned.pipeline,
+                        prompts,
+                        first=int(rows[0]),
+                        image=self.controls[rows].float() / 255,
+                        **options,
                     )
                 )
             return torch.cat(parts)

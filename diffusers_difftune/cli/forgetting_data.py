@@ -1,0 +1,220 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The data of `difftune forgetting`: held-out target images, and source images or a knowledge bank."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..backbones import Backbone
+from ..bank.bank import KnowledgeBank
+from ..data.batches import control_image
+from ..data.dataset import TargetData, load_target_data
+from ..data.images import ImageTransform
+from ..data.plan import seeded_order
+from ..errors import DiffTuneError, renamed
+from ..evaluation import FEWEST_IMAGES
+from ..evaluation.chain import Rows, encode_rows
+from ..evaluation.finetuned import Finetuned
+from ..evaluation.real import drawn_rows, read_images, row_prompts
+from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
+from .common import fingerprint
+from .conditions import LIKE_HUB_ID, holds_bank
+
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
+MOST_IMAGES = 1000  # if --num_images is not given
+# Training runs have small seeds; a bank of this one has no sample in common with theirs.
+BANK_SEED = 2**31
+
+
+@dataclass
+class Images:
+    """Real images, and what to ask the models for to have the like.
+
+    Attributes:
+        images (`torch.Tensor` of shape `(N, 3, R, R)`): uint8.
+        prompts (`list[str]`): One for each.
+        controls (`torch.Tensor` of shape `(N, 3, R, R)`, *optional*): Their control images, uint8.
+        others (`torch.Tensor` of shape `(M, 3, R, R)`, *optional*): Other images of the same kind, for the floor.
+        key (`str`): A hash of the data they are from.
+    """
+
+    images: torch.Tensor
+    prompts: list[str]
+    controls: torch.Tensor | None = None
+    others: torch.Tensor | None = None
+    key: str = ""
+
+    def rows(self, backbone: Backbone, count: int, batch_size: int) -> Rows:
+        """The first of them, encoded."""
+        controls = None if self.controls is None else self.controls[:count]
+        return encode_rows(backbone, self.images[:count], self.prompts[:count], controls, batch_size)
+
+
+def open_data(
+    arguments: argparse.Namespace, flag: str, name: str, backbone: Backbone, finetuned: Finetuned | None = None
+) -> TargetData:
+    """Images with captions; with labels, where the model is class-conditional; of a fine-tuned ControlNet, with control
+    images."""
+    values = {each: getattr(arguments, each) for each in DATA_FLAGS}
+    config: Any
+    if finetuned is not None and finetuned.kind == "controlnet":
+        config = ControlDataConfig(caption_column=arguments.caption_column, **values)
+        config.conditioning_image_column = arguments.conditioning_image_column
+    elif hasattr(backbone, "id2label"):
+        config = ClassDataConfig(label_column=arguments.label_column, **values)
+    else:
+        config = DataConfig(caption_column=arguments.caption_column, **values)
+    if Path(name).exists():
+        config.train_data_dir = name
+    elif LIKE_HUB_ID.fullmatch(name):
+        config.dataset_name = name
+    else:
+        raise DiffTuneError(
+            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
+        )
+    with renamed({"--train_data_dir": flag, "--dataset_name": flag, "target data": f"data of {flag}"}):
+        return load_target_data(config, 0, arguments.cache_dir)
+
+
+def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Finetuned, resolution: int) -> Images:
+    """The held-out target images that are measured by; the rest of DATA is for the floor, if there is enough of it."""
+    data = open_data(arguments, "DATA", arguments.data, backbone, finetuned)
+    count = arguments.num_images or min(len(data), MOST_IMAGES)
+    if count > len(data):
+        raise DiffTuneError(
+            f"--num_images is {count}, and DATA {arguments.data} has {len(data)} rows; give at most as many."
+        )
+    if count < FEWEST_IMAGES:
+        raise DiffTuneError(
+            f"DATA {arguments.data} has {len(data)} rows; figures of fewer than {FEWEST_IMAGES} images say nothing, give more."
+        )
+    rows, interpolation = drawn_rows(data, len(data)), interpolation_of(finetuned)
+    others = None
+    if arguments.floor_data is not None:
+        more = open_data(arguments, "--floor_data", arguments.floor_data, backbone)
+        if len(more) < FEWEST_IMAGES // 2:
+            raise DiffTuneError(
+                f"--floor_data {arguments.floor_data} has {len(more)} rows; give at least {FEWEST_IMAGES // 2}."
+            )
+        others = read_images(more, drawn_rows(more, min(count, len(more))), resolution, interpolation)
+    elif len(rows) >= 2 * count:
+        others = read_images(data, rows[count : 2 * count], resolution, interpolation)
+    rows = rows[:count]
+    controls = None
+    if data.conditions is not None:
+        transform = ImageTransform(resolution, interpolation)
+        read = [control_image(data.conditions[row], transform) for row in rows]
+        controls = torch.stack([(image * 255).round().to(torch.uint8) for image in read])
+    # of a checkpoint nobody wrote down the classes; training numbers those of its data as these are numbered
+    ids = finetuned.class_ids or {label: number for number, label in enumerate(data.class_names or ())}
+    with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": "the classes of FINETUNED,"}):
+        prompts = row_prompts(data, rows, ids)
+    return Images(
+        read_images(data, rows, resolution, interpolation), prompts, controls, others, f"{data.content_key}-{count}"
+    )
+
+
+def interpolation_of(finetuned: Finetuned) -> str:
+    """How images are resized, as in training."""
+    return "bilinear" if finetuned.kind == "controlnet" else "lanczos"
+
+
+def open_source(
+    arguments: argparse.Namespace, backbone: Backbone, finetuned: Finetuned, resolution: int
+) -> KnowledgeBank | Images | None:
+    """What `--source` names: a knowledge bank of the pretrained model, or source images; `None` if it is not given."""
+    if arguments.source is None:
+        return None
+    if holds_bank(Path(arguments.source)):
+        bank = KnowledgeBank.load(arguments.source)
+        problem = bank.problem(fingerprint(backbone, arguments), backbone.latent_shape(resolution))
+        if problem is not None:
+            raise DiffTuneError(f"--source: the bank in {arguments.source} {problem}.")
+        return bank
+    data = open_data(arguments, "--source", arguments.source, backbone)
+    if len(data) < FEWEST_IMAGES:
+        raise DiffTuneError(
+            f"--source {arguments.source} has {len(data)} rows; figures of fewer than {FEWEST_IMAGES} images say nothing."
+        )
+    rows = drawn_rows(data, min(len(data), arguments.num_images or MOST_IMAGES))
+    # where the two models have different classes, source rows are shown under the null class, and have no other
+    names = getattr(backbone, "id2label", {}).items()
+    prompts = [""] * len(rows)
+    if finetuned.knows_classes:
+        with renamed({"The held-out data have": f"--source {arguments.source} has"}):
+            prompts = row_prompts(data, rows, {name: key for key, name in names})
+    return Images(read_images(data, rows, resolution, interpolation_of(finetuned)), prompts)
+
+
+def sample_source(
+    arguments: argparse.Namespace,
+    backbone: Backbone,
+    prompts: list[str],
+    resolution: int,
+    accelerator: "Accelerator",
+) -> KnowledgeBank:
+    """Samples of the pretrained model that no training has seen: a small knowledge bank in the output folder."""
+    from ..bank.build import build_bank
+    from ..bank.fingerprint import hub_commit
+    from ..bank.settings import BankSettings
+
+    settings = BankSettings(
+        num_samples=max(arguments.rows, FEWEST_IMAGES),
+        resolution=resolution,
+        seed=BANK_SEED + arguments.seed,
+        batch_size=arguments.batch_size,
+    )
+    folder = Path(arguments.output_dir, "knowledge_bank")
+    with renamed({"--knowledge_bank": f"--output_dir {arguments.output_dir}"}):
+        return build_bank(
+            backbone.pipeline(None, accelerator.device, torch.float32),
+            folder,
+            list(dict.fromkeys(prompts)),
+            settings,
+            latent_shape=backbone.latent_shape(resolution),
+            model=arguments.pretrained,
+            weights_fingerprint=fingerprint(backbone, arguments),
+            revision=hub_commit(backbone.folder),
+            accelerator=accelerator,
+        )
+
+
+def of_bank(
+    bank: KnowledgeBank, backbone: Backbone, count: int, most_images: int, batch_size: int
+) -> tuple[Rows, Images]:
+    """Rows of a knowledge bank, and its samples as images; the encoders must be in memory.
+
+    Args:
+        bank ([`KnowledgeBank`]): The bank.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        count (`int`): How many rows, at most.
+        most_images (`int`): How many images, at most.
+        batch_size (`int`): Images at once.
+    """
+    order = seeded_order(0, "source rows", 0, len(bank)).tolist()
+    chosen, shown = order[:count], order[:most_images]
+    rows = Rows(torch.stack([bank.latents(row) for row in chosen]), [bank.prompt(row) for row in chosen])
+    decoded = []
+    for start in range(0, len(shown), batch_size):
+        latents = torch.stack([bank.latents(row) for row in shown[start : start + batch_size]])
+        decoded.append((backbone.decode_latents(latents) * 255).round().to("cpu", torch.uint8))
+    return rows, Images(torch.cat(decoded), [bank.prompt(row) for row in shown])
