@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 
 def show_log(accelerator: "Accelerator") -> None:
-    """Makes the main process say what it does."""
+    """Makes the main process say what it does, without the bars of libraries that load weights."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
     if accelerator.is_main_process:
         logging.basicConfig(format="%(message)s")
         logging.getLogger("diffusers_difftune").setLevel(logging.INFO)

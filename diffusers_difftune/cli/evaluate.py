@@ -16,13 +16,13 @@
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DiffTuneError, renamed
-from ..training.config import DataConfig, ModelConfig, RunConfig
-from .conditions import LIKE_HUB_ID
+from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
+from .common import open_pipeline, show_log
 from .flags import add_flags
 
 
@@ -40,7 +40,7 @@ class-conditional one for their classes), all from the same noise, and compares 
 KID, precision and recall, and samples with captions by the CLIP score. Beside every figure is its floor: what real images
 score against other real images. docs/evaluation.md says what the figures mean.
 """
-DATA_FLAGS = ("dataset_config_name", "image_column", "caption_column", "skip_bad_images")
+DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 MOST_IMAGES = 1000  # if --num_images is not given
 SHOWN = 8  # samples in a row of the picture
 
@@ -103,7 +103,8 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         default=Path("evaluation.json"),
         help="Where the figures go, and beside them a picture of the first samples. Default: evaluation.json.",
     )
-    add_flags(parser, DataConfig, *DATA_FLAGS)
+    add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
+    add_flags(parser, ClassDataConfig, "label_column")
     add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=evaluate)
@@ -111,11 +112,23 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 @dataclass
 class Candidate:
-    """A pipeline to measure, and what to put on it."""
+    """A pipeline to measure, and what to put on it.
+
+    Attributes:
+        name (`str`): What the command line calls it.
+        backbone ([`Backbone`]): The pipeline.
+        adapter (`str`, *optional*): The adapter.
+        class_ids (`dict[str, int]`, *optional*): The classes by their names, of a class-conditional pipeline.
+        prompts (`list[str]`): What to sample.
+        is_baseline (`bool`): Whether it is there for comparison, and may lack the classes of the data.
+    """
 
     name: str
     backbone: "Backbone"
     adapter: str | None = None
+    class_ids: dict[str, int] | None = None
+    prompts: list[str] = field(default_factory=list)
+    is_baseline: bool = False
 
     @property
     def label(self) -> str:
@@ -134,20 +147,35 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from ..evaluation.contact_sheet import contact_sheet
 
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    show_log(accelerator)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     measurement, facts = make_measurement(arguments, candidates, accelerator.device)
     found: list[dict[str, Any]] = []
-    shown = {"real images": facts.pop("images")}
+    pictures, titles = {"real images": facts.pop("images")}, facts.pop("titles")
     for candidate in candidates:
-        figures, images = measurement.measure(load_pipeline(candidate, accelerator.device, dtype), candidate.label)
-        found.append({"pipeline": candidate.name, "adapter": candidate.adapter, **figures})
-        shown[candidate.label] = images[:SHOWN]
+        pipeline = load_pipeline(candidate, accelerator.device, dtype)
+        figures, images = measurement.measure(pipeline, candidate.prompts, candidate.label)
+        del pipeline  # before the next one is loaded
+        found.append(of_candidate(candidate) | figures)
+        pictures[candidate.label] = images[:SHOWN]
         content = {"settings": facts | {"precision": str(dtype).removeprefix("torch.")}, "results": found}
         write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
-        write_bytes_atomic(picture(arguments), contact_sheet(shown, measurement.prompts[:SHOWN]))
+        write_bytes_atomic(picture(arguments), contact_sheet(pictures, titles))
     print(table([candidate.label for candidate in candidates], found, facts))
     print(f"The figures are in {arguments.output}, and the first samples in {picture(arguments)}.")
     return 0
+
+
+def of_candidate(candidate: Candidate) -> dict[str, Any]:
+    """What was measured, for the record."""
+    from ..bank.fingerprint import hub_commit
+
+    return {
+        "pipeline": candidate.name,
+        "commit": hub_commit(candidate.backbone.folder),
+        "adapter": candidate.adapter,
+        "without_class": not any(candidate.prompts),
+    }
 
 
 def picture(arguments: argparse.Namespace) -> Path:
@@ -167,26 +195,38 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise DiffTuneError(f"--output is {arguments.output}; it must be the name of a .json file.")
     if not arguments.output.resolve().parent.is_dir():
         raise DiffTuneError(f"--output {arguments.output} cannot be written, because its folder does not exist.")
-    if arguments.adapter is not None and not Path(arguments.adapter).exists():
-        raise DiffTuneError(f"--adapter {arguments.adapter} is not there; name the folder of a run that trained one.")
 
 
 def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
-    """The pipelines to measure, by their configs; loads no weights."""
-    from ..backbones import load_backbone
-    from ..backbones.files import pipeline_folder
+    """The pipelines to measure, by their configs, and the adapter, if it fits; loads no weights."""
+    from ..evaluation.finetuned import open_finetuned
 
-    where = (arguments.revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
     named = [(name, "PIPELINE", arguments.adapter) for name in arguments.pipelines]
     if arguments.pretrained is not None:
         named.insert(0, (arguments.pretrained, "--pretrained", None))
     candidates = []
     for name, flag, adapter in named:
         with renamed({"--pretrained_model_name_or_path": flag}):
-            candidates.append(
-                Candidate(name, load_backbone(pipeline_folder(name, *where), arguments.variant), adapter)
-            )
+            backbone = open_pipeline(name, arguments.revision, arguments)
+        ids = class_ids(backbone)
+        if adapter is not None:
+            with renamed({"FINETUNED": "--adapter", "PRETRAINED": "PIPELINE"}):
+                finetuned = open_finetuned(backbone, adapter, arguments.cache_dir, arguments.hub_token)
+            if finetuned.num_trained is None:
+                raise DiffTuneError(f"--adapter {adapter} is no adapter; name a whole pipeline as PIPELINE.")
+            ids = finetuned.class_ids or ids
+        candidates.append(Candidate(name, backbone, adapter, ids, is_baseline=flag == "--pretrained"))
+    if len({candidate.class_ids is None for candidate in candidates}) > 1:
+        raise DiffTuneError("Some of the pipelines are class-conditional and some take text; compare them separately.")
     return candidates
+
+
+def class_ids(backbone: "Backbone") -> dict[str, int] | None:
+    """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
+    known = getattr(backbone, "id2label", None)
+    if known is None:
+        return None
+    return {name.strip(): key for key, names in known.items() for name in (*names.split(","), names)}
 
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
@@ -206,55 +246,39 @@ def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) 
     return resolution
 
 
-def open_data(arguments: argparse.Namespace, flag: str, name: str) -> "TargetData":
-    """Held-out or other real images: a folder, a file or a data set on the Hub."""
-    from ..data.dataset import load_target_data
-
-    config = DataConfig(**{each: getattr(arguments, each) for each in DATA_FLAGS})
-    if Path(name).exists():
-        config.train_data_dir = name
-    elif LIKE_HUB_ID.fullmatch(name):
-        config.dataset_name = name
-    else:
-        raise DiffTuneError(
-            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
-        )
-    with renamed({"--train_data_dir": flag, "--dataset_name": flag}):
-        return load_target_data(config, 0, arguments.cache_dir)
-
-
 def make_measurement(
     arguments: argparse.Namespace, candidates: list[Candidate], device: "torch.device"
 ) -> tuple["Measurement", dict[str, Any]]:
-    """What measures, and the facts that go beside the figures; loads no weights of the pipelines."""
+    """What measures, and the facts that go beside the figures; gives the pipelines their prompts and loads none."""
     from ..evaluation.features import make_features
     from ..evaluation.measurement import Measurement
     from ..evaluation.real import drawn_rows, read_images
+    from .forgetting_data import open_data
 
-    resolution = find_resolution(arguments, candidates)
-    data = open_data(arguments, "DATA", arguments.data)
+    resolution, first = find_resolution(arguments, candidates), candidates[0].backbone
+    data = open_data(arguments, "DATA", arguments.data, first)
     count = arguments.num_images or min(len(data), MOST_IMAGES)
     if count > len(data):
         raise DiffTuneError(
             f"--num_images is {count}, and {arguments.data} has {len(data)} rows; give at most as many."
         )
     rows = drawn_rows(data, len(data))
-    captions = [data.captions(row)[0] for row in rows[:count]]
-    prompts = captions if arguments.prompts == "captions" else other_prompts(arguments, count)
+    for candidate in candidates:
+        candidate.prompts = find_prompts(arguments, candidate, data, rows[:count])
     others = None
     if arguments.floor_data is not None:
-        more = open_data(arguments, "--floor_data", arguments.floor_data)
+        more = open_data(arguments, "--floor_data", arguments.floor_data, first)
         others = read_images(more, drawn_rows(more, min(count, len(more))), resolution)
     elif len(rows) >= 2 * count:
         others = read_images(data, rows[count : 2 * count], resolution)
     with renamed({"The features ": "--features: the features "}):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
-    score = find_clip_score(arguments, device)
+    captions = [data.captions(row)[0] for row in rows[:count]]
+    score = find_clip_score(arguments, device) if data.class_names is None else None
     images = read_images(data, rows[:count], resolution)
     measurement = Measurement(
         extractor,
         images,
-        prompts,
         others,
         score,
         captions,
@@ -264,6 +288,10 @@ def make_measurement(
         batch_size=arguments.batch_size,
         device=device,
     )
+    if arguments.prompts != "captions":
+        captions = candidates[0].prompts
+    elif data.class_names is not None:
+        captions = [data.class_names[int(caption)] for caption in captions]
     facts = {
         "data": arguments.data,
         "floor_data": arguments.floor_data,
@@ -277,16 +305,28 @@ def make_measurement(
         "guidance_scale": arguments.guidance_scale,
         "seed": arguments.seed,
         "images": images[:SHOWN],
+        "titles": captions[:SHOWN],
     }
     return measurement, facts
 
 
-def other_prompts(arguments: argparse.Namespace, count: int) -> list[str]:
-    """As many prompts as `--num_images`, from what `--prompts` names."""
+def find_prompts(
+    arguments: argparse.Namespace, candidate: Candidate, data: "TargetData", rows: list[int]
+) -> list[str]:
+    """A prompt for each row: its caption or class, or what `--prompts` names."""
     from ..bank.prompts import draw_prompts, read_prompts
+    from ..evaluation.real import row_prompts
 
+    if arguments.prompts == "captions":
+        ids = candidate.class_ids or {name: number for number, name in enumerate(data.class_names or ())}
+        if candidate.is_baseline and not set(data.class_names or ()) <= set(ids):
+            print(f"{candidate.name} does not have the classes of {arguments.data}; it is sampled without a class.")
+            return [""] * len(rows)
+        with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": f"{candidate.name}'s"}):
+            return row_prompts(data, rows, ids)
     with renamed({"--bank_prompts": "--prompts"}):
-        return draw_prompts(read_prompts(arguments.prompts), count, arguments.seed)
+        prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
+        return candidate.backbone.source_prompts(prompts)
 
 
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":

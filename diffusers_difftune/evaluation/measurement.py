@@ -31,7 +31,6 @@ class Measurement:
         extractor (`torch.nn.Module`): What [`make_features`] returns.
         images (`torch.Tensor` of shape `(N, 3, H, W)`): Real images that no pipeline was trained on, uint8; samples are
             made in their size.
-        prompts (`list[str]`): What to sample, N prompts; class ids in decimal for class-conditional pipelines.
         other_images (`torch.Tensor` of shape `(M, 3, H, W)`, *optional*): Other real images of the same kind, for the
             floor. `None` compares one half of `images` with the other.
         clip_score ([`ClipScore`], *optional*): Compares samples with their prompts, too.
@@ -44,14 +43,13 @@ class Measurement:
             measurements the extractor is on the CPU.
 
     Raises:
-        DiffTuneError: There are too few images, or not as many prompts.
+        DiffTuneError: There are too few images.
     """
 
     def __init__(
         self,
         extractor: torch.nn.Module,
         images: torch.Tensor,
-        prompts: list[str],
         other_images: torch.Tensor | None = None,
         clip_score: ClipScore | None = None,
         captions: list[str] | None = None,
@@ -61,14 +59,10 @@ class Measurement:
         batch_size: int = 16,
         device: str | torch.device = "cpu",
     ) -> None:
-        if len(images) != len(prompts):
-            raise DiffTuneError(
-                f"{len(images)} real images would be compared with {len(prompts)} samples, not as many."
-            )
-        self.extractor, self.prompts, self.clip_score = extractor, prompts, clip_score
+        self.extractor, self.clip_score = extractor, clip_score
         self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
         self.batch_size, self.device = batch_size, device
-        self.height, self.width = images.shape[-2:]
+        self.count, (self.height, self.width) = len(images), images.shape[-2:]
         self.real = RealImages(
             self.features(images), None if other_images is None else self.features(other_images), seed
         )
@@ -82,20 +76,31 @@ class Measurement:
         self.extractor.cpu()
         return found
 
-    def measure(self, pipeline: Any, title: str = "samples") -> tuple[dict[str, float | int | None], torch.Tensor]:
+    def measure(
+        self, pipeline: Any, prompts: list[str], title: str = "samples"
+    ) -> tuple[dict[str, float | int | None], torch.Tensor]:
         """Samples a pipeline and measures the samples.
 
         Args:
             pipeline (`DiffusionPipeline`): See [`sample_images`].
+            prompts (`list[str]`): What to sample, as many prompts as there are real images; class ids in decimal for a
+                class-conditional pipeline.
             title (`str`, *optional*, defaults to `"samples"`): What the progress bar says.
 
         Returns:
             `tuple[dict, torch.Tensor]`: The figures, see [`RealImages.compare`], with `clip_score` and `clip_score_real`
             if it is measured; and the samples, uint8 of shape `(N, 3, H, W)`.
+
+        Raises:
+            DiffTuneError: There are not as many prompts as real images, or the pipeline cannot be sampled.
         """
+        if len(prompts) != self.count:
+            raise DiffTuneError(
+                f"{len(prompts)} samples would be compared with {self.count} real images, not as many."
+            )
         images = sample_images(
             pipeline,
-            self.prompts,
+            prompts,
             seed=self.seed,
             steps=self.steps,
             guidance_scale=self.guidance_scale,
@@ -106,6 +111,6 @@ class Measurement:
         )
         figures = self.real.compare(self.features(images))
         if self.clip_score is not None:
-            figures["clip_score"] = self.clip_score(images, self.prompts, self.batch_size)
+            figures["clip_score"] = self.clip_score(images, prompts, self.batch_size)
             figures["clip_score_real"] = self.real_clip_score
         return figures, images

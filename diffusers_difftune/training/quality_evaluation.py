@@ -49,7 +49,8 @@ class QualityEvaluation:
         self, run: Run, backbone: Backbone, target: TargetData | StreamedTarget, held_out: TargetData
     ) -> None:
         self.run, self.backbone, self.target, self.held_out = run, backbone, target, held_out
-        self.measurement: Measurement | None = None  # on the main process
+        self.measurement: Measurement  # on the main process
+        self.prompts: list[str] = []
         from_main(run.accelerator, self.prepare)
 
     def prepare(self) -> None:
@@ -65,10 +66,11 @@ class QualityEvaluation:
         others = None
         if isinstance(self.target, TargetData) and len(self.target) >= count:
             others = read_images(self.target, drawn_rows(self.target, count), config.resolution)
+        with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
+            self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
         self.measurement = Measurement(
             extractor,
             read_images(self.held_out, rows, config.resolution),
-            row_prompts(self.held_out, rows, class_ids(self.target)),
             others,
             steps=config.evaluation_inference_steps,
             guidance_scale=config.evaluation_guidance_scale,
@@ -79,7 +81,7 @@ class QualityEvaluation:
     def figures(self, trained: Trained) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""
         with sampling(self.run, self.backbone, trained) as pipeline:
-            found, _ = self.measurement.measure(pipeline, "Measuring")
+            found, _ = self.measurement.measure(pipeline, self.prompts, "Measuring")
         return {name: value for name, value in found.items() if value is not None}
 
     def while_training(self, trained: Trained) -> Evaluation:
