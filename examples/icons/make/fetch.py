@@ -34,6 +34,7 @@ import re
 import subprocess
 import tarfile
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,12 +91,15 @@ def rasterise(svg: str, size: int) -> PILImage.Image:
     return image.resize((size, size), PILImage.Resampling.HAMMING)
 
 
-def draw(set_name: str, cache: Path, resolution: int = 32, threads: int = 2) -> list[dict]:
-    """All visible drawings of one set, without pixel duplicates, in the package's order."""
+def draw(
+    set_name: str, cache: Path, resolution: int = 32, threads: int = 2, only: Collection[str] | None = None
+) -> list[dict]:
+    """All visible drawings of one set, or only some, without pixel duplicates, in the package's order."""
     files = package(set_name, cache)
     icons, info = files["icons"], files["info"]
     categories = {n: c for c, names in (files.get("metadata", {}).get("categories") or {}).items() for n in names}
     visible = {n: i for n, i in icons["icons"].items() if not i.get("hidden")}
+    drawn = {n: i for n, i in visible.items() if only is None or n in only}
 
     def one(item: tuple[str, dict]) -> dict | None:
         name, icon = item
@@ -127,7 +131,7 @@ def draw(set_name: str, cache: Path, resolution: int = 32, threads: int = 2) -> 
         }
 
     with ThreadPoolExecutor(threads) as pool:
-        rows = [row for row in pool.map(one, visible.items()) if row is not None]
+        rows = [row for row in pool.map(one, drawn.items()) if row is not None]
     unique = list({row["pixels"]: row for row in reversed(rows)}.values())[::-1]
     print(
         f"{set_name:28s} {len(icons['icons']):5d} icons {len(visible):5d} visible {len(unique):5d} distinct",

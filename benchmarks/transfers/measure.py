@@ -1,0 +1,122 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How good a class-conditional model's samples are: FID, KID, precision and recall against held-out drawings."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from diffusers_difftune.backbones import Backbone
+from diffusers_difftune.data.plan import seeded_order
+from diffusers_difftune.evaluation.features import make_features
+from diffusers_difftune.evaluation.quality import extract_features
+from diffusers_difftune.evaluation.real import RealImages
+from diffusers_difftune.evaluation.samples import sample_images
+from diffusers_difftune.filehash import file_sha256
+
+from .settings import DATA, FEATURES, GUIDANCE, SAMPLER, WORK, Size
+from .splits import SOURCE
+
+
+MOST_SOURCE = 800  # source drawings of the floor: as many as are held out, at most
+
+
+class HeldOut:
+    """The held-out drawings of a set, and what samples are compared with them.
+
+    The floor compares them with as many of the set's other real drawings, or with all of these if there are fewer.
+
+    Args:
+        name (`str`): A target set, or `"source"`.
+        size ([`Size`]): How much to measure.
+        data (`Path`, *optional*): Where the Parquet files are.
+        work (`Path`, *optional*): Where features of real drawings are kept.
+
+    Attributes:
+        prompts (`list[str]`): Of each held-out drawing the class id, in decimal, in a seeded order.
+        num_train (`int`): Training drawings of the set.
+    """
+
+    def __init__(self, name: str, size: Size, data: Path = DATA, work: Path = WORK) -> None:
+        self.size = size
+        held_out = data / f"{name}_held_out.parquet"
+        labels = pq.read_table(held_out, columns=["label"])["label"].to_pylist()
+        order = seeded_order(0, "held-out drawings", 0, len(labels))[: size.most_samples].tolist()
+        self.prompts = [str(labels[row]) for row in order]
+        self.num_train = pq.read_metadata(data / f"{name}_train.parquet").num_rows
+        others = [data / f"{name}_train.parquet", data / f"{name}_rest.parquet"]
+        real = torch.cat([real_features(file, work) for file in others if file.is_file()])
+        count = min(len(order), len(real))
+        chosen = seeded_order(0, "other drawings", 0, len(real))[:count].tolist()
+        self.real = RealImages(real_features(held_out, work)[order], real[chosen])
+
+    def measure(self, images: torch.Tensor) -> dict[str, Any]:
+        """What is said of samples, one for each prompt: their figures with the floors, and what these rest on."""
+        features = extract_features(make_features(str(FEATURES)), images, batch_size=16)
+        found = self.real.compare(features)
+        return found | {
+            "num_train": self.num_train,
+            "num_held_out": len(self.prompts),
+            "sampler": SAMPLER,
+            "sampling_steps": self.size.sampling_steps,
+            "guidance_scale": GUIDANCE,
+        }
+
+
+def sample(
+    backbone: Backbone, denoiser: torch.nn.Module, prompts: list[str], size: Size, seed: int, batch_size: int = 64
+) -> torch.Tensor:
+    """Samples, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise that depends on the seed and i alone."""
+    pipeline = backbone.pipeline(denoiser.eval(), torch.device("cpu"), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        return sample_images(
+            pipeline, prompts, seed=seed, steps=size.sampling_steps, guidance_scale=GUIDANCE, batch_size=batch_size
+        )
+
+
+def source_prompts(count: int, data: Path = DATA, seed: int = 0) -> list[str]:
+    """Classes of the source model as often as its training drawings have them."""
+    labels = pq.read_table(data / f"{SOURCE}_train.parquet", columns=["label"])["label"].to_pylist()
+    return [str(labels[row]) for row in seeded_order(seed, "source classes", 0, len(labels))[:count]]
+
+
+def read_images(file: Path) -> torch.Tensor:
+    """The drawings of a Parquet file, uint8 of shape `(N, 3, 32, 32)`."""
+    stored = pq.read_table(file, columns=["image"])["image"].to_pylist()
+    images = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB")) for image in stored]
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+
+
+def real_features(file: Path, work: Path = WORK) -> torch.Tensor:
+    """Features of the drawings of a Parquet file, kept in a file of their own."""
+    key = hashlib.sha256(f"{file_sha256(file)} {file_sha256(FEATURES)}".encode()).hexdigest()[:16]
+    kept = work / "features" / f"{file.stem}-{key}.npy"
+    if not kept.is_file():
+        images = read_images(file)
+        if file.stem == f"{SOURCE}_train":
+            images = images[seeded_order(0, "source drawings", 0, len(images))[:MOST_SOURCE].tolist()]
+        features = extract_features(make_features(str(FEATURES)), images, batch_size=16)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        aside = kept.with_name(f"{kept.stem}-{os.getpid()}.tmp")
+        with open(aside, "wb") as stream:
+            np.save(stream, features.numpy())
+        aside.rename(kept)
+    return torch.from_numpy(np.load(kept))

@@ -1,0 +1,83 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The methods that are compared, as flags of the training script."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method is to the training script.
+
+    Attributes:
+        title (`str`): What tables call it.
+        flags (`dict`): Its flags.
+        bank_samples (`int`, *optional*): Samples of its knowledge bank, if not as many as others have.
+        bank_steps (`int`, *optional*): Sampling steps of these, likewise.
+        from_scratch (`bool`): Whether it starts from random weights.
+    """
+
+    title: str
+    flags: dict[str, Any]
+    bank_samples: int | None = None
+    bank_steps: int | None = None
+    from_scratch: bool = False
+
+    @property
+    def has_bank(self) -> bool:
+        """Whether it trains on source rows."""
+        return self.flags["objective"] != "standard" and self.flags.get("source_share") != 0
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter that trains, if not all weights do."""
+        return self.flags.get("adapter")
+
+
+STANDARD, DIFFTUNE = {"objective": "standard"}, {"objective": "difftune"}
+MAIN = {
+    "standard": Method("standard", STANDARD),
+    "retention": Method("retention only", DIFFTUNE | {"reconsolidation_power": 0.0}),
+    "reconsolidation": Method("reconsolidation only", DIFFTUNE | {"source_share": 0.0}),
+    "difftune": Method("Diff-Tuning", DIFFTUNE),
+}
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("LoRA", {"adapter": "lora", "rank": 8}),
+    "difffit": ("DiffFit", {"adapter": "difffit"}),
+    "bitfit": ("BitFit", {"adapter": "bitfit"}),
+}
+VARIANTS = {
+    "weighted": Method("Diff-Tuning, weighted losses", DIFFTUNE | {"coefficients": "weighted"}),
+    "distillation": Method("Diff-Tuning, distillation", DIFFTUNE | {"retention_target": "pretrained"}),
+    "scratch": Method("from scratch", STANDARD, from_scratch=True),
+}
+for _kind, (_title, _flags) in ADAPTERS.items():
+    VARIANTS[_kind] = Method(_title, STANDARD | _flags)
+    VARIANTS[f"{_kind}-difftune"] = Method(f"{_title} + Diff-Tuning", DIFFTUNE | _flags)
+# What is varied in stage 3: the flag and its values, the default left out.
+SENSITIVITY: dict[str, tuple[str, tuple[float, ...]]] = {
+    "p": ("reconsolidation_power", (0.5, 2.0, 4.0)),
+    "q": ("retention_power", (0.5, 2.0, 4.0)),
+    "share": ("source_share", (0.1, 0.4)),
+    "weight": ("retention_weight", (0.03, 0.3, 1.0)),
+}
+VARIED = {
+    f"{letter}{value:g}": Method(f"{letter} = {value:g}", DIFFTUNE | {flag: value})
+    for letter, (flag, values) in SENSITIVITY.items()
+    for value in values
+}
+VARIED |= {f"bank{n}": Method(f"{n} bank samples", DIFFTUNE, bank_samples=n) for n in (100, 400)}
+VARIED |= {f"banksteps{n}": Method(f"{n} bank sampling steps", DIFFTUNE, bank_steps=n) for n in (5, 10, 50)}
+METHODS = MAIN | VARIANTS | VARIED

@@ -1,0 +1,183 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One run of the transfer benchmark, in a process of its own: trains, measures, writes a JSON file. Started by run.py.
+
+    python one_run.py SPEC.json
+
+A run that was stopped goes on from its last checkpoint.
+"""
+
+import json
+import math
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
+from finetune import command_line, load_script, quiet  # noqa: E402
+
+from benchmarks.throughput import machine  # noqa: E402
+from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
+from benchmarks.transfers.methods import METHODS  # noqa: E402
+from benchmarks.transfers.settings import (  # noqa: E402
+    DATA,
+    SOURCE_MODEL,
+    START,
+    Recipe,
+    Run,
+    Size,
+    bank_folder,
+    pretrained_settings,
+)
+from benchmarks.transfers.splits import SOURCE  # noqa: E402
+from diffusers_difftune.adapters import load_adapter, merge_adapter  # noqa: E402
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.backbones import load_backbone  # noqa: E402
+
+
+EVERY = 500  # steps between two checkpoints of a run that is measured at its end
+
+
+def main(argv: list[str]) -> None:
+    spec = json.loads(Path(argv[0]).read_text())
+    size = Size(**tuples(spec["size"]))
+    quiet()
+    torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
+    if spec["run"] is None:
+        found = measure_pretrained(size, spec["targets"])
+    else:
+        run = Run(**tuples(spec["run"]) | {"recipe": Recipe(**spec["run"]["recipe"])})
+        found = one_run(run, size, Path(spec["work"]))
+    output = Path(spec["output"])
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(output, (json.dumps(found, indent=1) + "\n").encode())
+
+
+def tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where the settings have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def measure_pretrained(size: Size, targets: list[str]) -> dict[str, Any]:
+    """The source model before any transfer: on its own held-out drawings, and samples of its own classes against every
+    target set."""
+    started = time.perf_counter()
+    backbone = load_backbone(SOURCE_MODEL)
+    denoiser = backbone.load_denoiser()
+    own = HeldOut(SOURCE, size)
+    found = {SOURCE: own.measure(sample(backbone, denoiser, own.prompts, size, 0))}
+    sets = {name: HeldOut(name, size) for name in targets}
+    prompts = source_prompts(max(len(held_out.prompts) for held_out in sets.values()))
+    images = sample(backbone, denoiser, prompts, size, 0)
+    found |= {name: held_out.measure(images[: len(held_out.prompts)]) for name, held_out in sets.items()}
+    seconds = {"measurement": time.perf_counter() - started}
+    return {"sets": found, "settings": pretrained_settings(size, targets), "seconds": seconds, "machine": machine()}
+
+
+def one_run(run: Run, size: Size, work: Path) -> dict[str, Any]:
+    """Trains and measures."""
+    started = time.perf_counter()
+    settings = run.settings(size)
+    folder = work / "runs" / run.name
+    resumed = train(folder, settings, command_line(settings["flags"] | paths(run, size, work)))
+    trained = time.perf_counter()
+    held_out = HeldOut(run.target, size)
+    by_step: dict[str, dict[str, Any]] = {}
+    for step, weights, backbone, denoiser in results(run, settings, folder):
+        images = sample(backbone, denoiser, held_out.prompts, size, run.seed)
+        by_step.setdefault(str(step), {})[weights] = held_out.measure(images)
+    log = read_log(folder)
+    last = by_step[str(run.recipe.steps)]
+    shutil.rmtree(folder)
+    return {
+        "target": run.target,
+        "method": run.method,
+        "seed": run.seed,
+        "recipe": vars(run.recipe),
+        "quality": None if run.both_weights else last[run.weights[0]],
+        "by_step": by_step,
+        "target_images_seen": target_images_seen(settings["flags"]),
+        "final_loss": statistics.fmean(line["loss"] for line in log[-100:]),
+        "images_per_second": statistics.median(line["images_per_second"] for line in log),
+        "seconds": {"training": trained - started, "measurement": time.perf_counter() - trained},
+        "resumed": resumed,
+        "settings": settings,
+        "machine": machine(),
+    }
+
+
+def paths(run: Run, size: Size, work: Path) -> dict[str, Any]:
+    """The flags that say where things are and how often to keep a checkpoint."""
+    bank = run.bank(size)
+    return {
+        "pretrained_model_name_or_path": START if METHODS[run.method].from_scratch else SOURCE_MODEL,
+        "train_data_dir": DATA / f"{run.target}_train.parquet",
+        "knowledge_bank": bank and bank_folder(bank, work),
+        "cache_dir": work / "cache",
+        "output_dir": work / "runs" / run.name,
+        "checkpointing_steps": math.gcd(*run.measured) if run.measured else EVERY,
+        "checkpoints_total_limit": None if run.measured else 1,
+    }
+
+
+def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
+    """Runs the training script, from its last checkpoint if there is one; returns whether there was."""
+    note = folder / "benchmark_settings.json"
+    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == settings):
+        shutil.rmtree(folder)  # of other settings
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(note, json.dumps(settings).encode())
+    resumed = any(folder.glob("checkpoint-*"))
+    script = load_script("train_class_conditional_difftune")
+    script.main(argv + ["--resume_from_checkpoint", "latest"] * resumed)
+    return resumed
+
+
+def results(run: Run, settings: dict[str, Any], folder: Path) -> Iterator[tuple[int, str, Any, torch.nn.Module]]:
+    """What is to be measured: after which step, which weights, and the model."""
+    backbone = load_backbone(SOURCE_MODEL)
+    if METHODS[run.method].adapter:
+        pipeline = backbone.pipeline(backbone.load_denoiser(), torch.device("cpu"), torch.float32)
+        load_adapter(pipeline, folder)
+        merge_adapter(pipeline)
+        yield run.recipe.steps, "raw", backbone, pipeline.transformer
+        return
+    for step in settings["measured"]:
+        for weights in run.weights:
+            name = "transformer_ema" if weights == "ema" else "transformer"
+            place = folder / f"checkpoint-{step}" / name if run.measured else folder / "transformer"
+            yield step, weights, backbone, backbone.denoiser_class.from_pretrained(place)
+
+
+def target_images_seen(flags: dict[str, Any]) -> int:
+    """Rows of the target set that a run was trained on."""
+    share = 0.0 if flags["objective"] == "standard" else flags.get("source_share", 0.2)
+    return round(flags["max_train_steps"] * flags["train_batch_size"] * (1 - share))
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "training_log.jsonl").read_text().splitlines()
+    return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,74 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Which runs a stage has."""
+
+from dataclasses import replace
+
+from .methods import ADAPTERS, METHODS, VARIANTS, VARIED
+from .settings import STAGE_2_TARGETS, STAGE_3_TARGET, TUNING_TARGET, Recipe, Run, Size
+
+
+def tuning_runs(size: Size) -> list[Run]:
+    """Standard fine-tuning on the tuning target: every learning rate, measured after every number of steps."""
+    last = max(size.steps)
+    return [
+        Run(TUNING_TARGET, "standard", seed, Recipe(rate, last, False), size.steps, True)
+        for seed in size.tuning_seeds
+        for rate in size.rates
+    ]
+
+
+def adapter_tuning_runs(size: Size, recipe: Recipe) -> list[Run]:
+    """The adapters without Diff-Tuning on the tuning target, at their learning rates; steps are those of the recipe."""
+    return [
+        Run(TUNING_TARGET, kind, seed, Recipe(rate, recipe.steps, False))
+        for seed in size.tuning_seeds
+        for kind in ADAPTERS
+        for rate in size.adapter_rates
+    ]
+
+
+def stage_1_runs(size: Size, recipe: Recipe) -> list[Run]:
+    """The table, a seed at a time so that a stopped benchmark has whole seeds."""
+    return [
+        Run(target, method, seed, recipe) for seed in size.seeds for target in size.targets for method in size.methods
+    ]
+
+
+def stage_2_runs(size: Size, recipe: Recipe, adapter_rates: dict[str, float]) -> list[Run]:
+    """Adapters with and without Diff-Tuning, and variants; standard and Diff-Tuning are stage 1's."""
+    targets = [target for target in STAGE_2_TARGETS if target in size.targets]
+    return [
+        Run(target, method, seed, adapter_recipe(recipe, adapter_rates, method))
+        for seed in size.seeds
+        for target in targets
+        for method in VARIANTS
+    ]
+
+
+def adapter_recipe(recipe: Recipe, rates: dict[str, float], method: str) -> Recipe:
+    """The recipe of a method; an adapter has a learning rate of its own and no moving average."""
+    kind = METHODS[method].adapter
+    return recipe if kind is None else Recipe(rates[kind], recipe.steps, False)
+
+
+def stage_3_runs(size: Size, recipe: Recipe) -> list[Run]:
+    """Sensitivity and the curves over training steps, on one target with the first two seeds."""
+    seeds = size.seeds[:2]
+    target = STAGE_3_TARGET if STAGE_3_TARGET in size.targets else size.targets[0]
+    curve = tuple(sorted({*size.steps, recipe.steps}))
+    longest = replace(recipe, steps=max(curve))
+    return [Run(target, method, seed, recipe) for seed in seeds for method in VARIED] + [
+        Run(target, method, seed, longest, curve) for seed in seeds for method in ("standard", "difftune")
+    ]

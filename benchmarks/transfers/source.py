@@ -1,0 +1,152 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Pretrain the benchmark's source model: a small DiT on the latents of the embedded autoencoder.
+
+    pip install -e ".[icons]"
+    python benchmarks/transfers/data.py
+    python benchmarks/transfers/source.py --estimate
+    python benchmarks/transfers/source.py                               # fp32
+    python benchmarks/transfers/source.py --mixed_precision bf16        # twice as fast on processors with AMX
+
+It is trained by `training_scripts/train_class_conditional_difftune.py` with `--objective standard`, from random weights, on
+`source_train.parquet` (data.py). It can be stopped at any moment and goes on from its last checkpoint; a larger
+`--max_train_steps` trains further. Flags that this program does not know are handed to the training script, after its
+own, so that they win. measure_source.py says how good a checkpoint is.
+"""
+
+import argparse
+import math
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from benchmarks.transfers.settings import DATA, EMBEDDED, SOURCE_MODEL, START  # noqa: E402
+from benchmarks.transfers.splits import SOURCE, class_names, read_split  # noqa: E402
+
+
+SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"
+WIDTH, DEPTH, HEADS = 192, 6, 6  # 5.8 million parameters
+NUM_CLASSES = 1000  # rows of the class tables before the null class: DiTPipeline knows no other number
+DEVIATION = 0.02  # of embeddings, as in the DiT paper
+STEPS, BATCH = 40_000, 128
+IMAGES_PER_SECOND = {"no": 250, "bf16": 350}  # on one thread of an Intel Xeon core with AMX
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, default=SOURCE_MODEL)
+    parser.add_argument("--start", type=Path, default=START, help="Where the random pipeline goes.")
+    parser.add_argument("--data", type=Path, default=DATA / f"{SOURCE}_train.parquet")
+    parser.add_argument("--max_train_steps", type=int, default=STEPS)
+    parser.add_argument("--mixed_precision", default="no", choices=["no", "bf16"])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--estimate", action="store_true", help="Say how long it takes.")
+    arguments, more = parser.parse_known_args(argv)
+    if arguments.estimate:
+        hours = arguments.max_train_steps * BATCH / IMAGES_PER_SECOND[arguments.mixed_precision] / 3600
+        print(f"{arguments.max_train_steps * BATCH:,} images, about {hours:.1f} hours on one core of an Intel Xeon")
+        return
+    if not arguments.start.is_dir():
+        new_pipeline(class_names(read_split(SOURCE)), arguments.seed).save_pretrained(arguments.start)
+    # With 16 tokens the fused attention kernel is the slowest part of a step on processors.
+    torch.backends.cuda.enable_flash_sdp(False)
+    sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+
+
+def training_flags(arguments: argparse.Namespace) -> list[str]:
+    """The recipe of the source model."""
+    return [
+        *("--pretrained_model_name_or_path", str(arguments.start)),
+        *("--train_data_dir", str(arguments.data)),
+        *("--output_dir", str(arguments.output_dir)),
+        *("--objective", "standard"),
+        *("--resolution", "32"),
+        *("--class_dropout_prob", "0.1"),
+        *("--train_batch_size", str(BATCH)),
+        *("--max_train_steps", str(arguments.max_train_steps)),
+        *("--learning_rate", "5e-4"),
+        *("--lr_scheduler", "constant_with_warmup"),
+        *("--lr_warmup_steps", "500"),
+        *("--adam_beta2", "0.99"),
+        *("--snr_gamma", "5"),
+        "--use_ema",
+        "--foreach_ema",
+        *("--mixed_precision", arguments.mixed_precision),
+        *("--seed", str(arguments.seed)),
+        *("--checkpointing_steps", "1000"),
+        *("--checkpoints_total_limit", "2"),
+        *("--resume_from_checkpoint", "latest"),
+        *("--report_to", "none"),
+    ]
+
+
+def new_pipeline(classes: list[str], seed: int = 0) -> DiTPipeline:
+    """A pipeline of random weights on the embedded autoencoder.
+
+    Args:
+        classes (`list[str]`): The names of its classes, which have the first rows of the class tables.
+        seed (`int`, *optional*, defaults to 0): Seed of the weights.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = new_transformer()
+    return DiTPipeline(
+        transformer=transformer,
+        vae=AutoencoderKL.from_pretrained(EMBEDDED, subfolder="vae"),
+        scheduler=DDPMScheduler.from_pretrained(EMBEDDED, subfolder="scheduler"),
+        id2label=dict(enumerate(classes)),
+    )
+
+
+def new_transformer(width: int = WIDTH, depth: int = DEPTH, heads: int = HEADS) -> DiTTransformer2DModel:
+    """A DiT of 16 tokens without a learned variance, drawn as in the paper (Peebles and Xie, ICCV 2023): every block is the
+    identity at first (adaLN-Zero), which diffusers' constructor does not see to."""
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        in_channels=8,
+        out_channels=8,
+        num_layers=depth,
+        patch_size=2,
+        sample_size=8,
+        num_embeds_ada_norm=NUM_CLASSES,
+    )
+    for module in transformer.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            rows, columns = module.weight.shape[0], math.prod(module.weight.shape[1:])
+            bound = math.sqrt(6 / (rows + columns))  # Xavier, patches taken as flat
+            torch.nn.init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+    for block in transformer.transformer_blocks:
+        embedder = block.norm1.emb
+        tables = (embedder.class_embedder.embedding_table, embedder.timestep_embedder.linear_1)
+        for module in (*tables, embedder.timestep_embedder.linear_2):
+            torch.nn.init.normal_(module.weight, std=DEVIATION)
+        torch.nn.init.zeros_(block.norm1.linear.weight)
+    for module in (transformer.proj_out_1, transformer.proj_out_2):
+        torch.nn.init.zeros_(module.weight)
+    return transformer
+
+
+if __name__ == "__main__":
+    main()
