@@ -55,21 +55,10 @@ LABELS = {"pretrained": "pretrained", "standard": "standard\nfine-tuning", "diff
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="The drawings to fine-tune on.")
-    parser.add_argument(
-        "--steps", type=int, help=f"Optimiser steps of each of the two runs. Default: {FULL['steps']}."
-    )
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo"), help="Where everything is written.")
-    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pretrained pipeline.")
-    parser.add_argument(
-        "--quick", action="store_true", help="Too few steps to learn anything: tries that it all runs."
-    )
+    parser = demo_parser(__doc__, FULL["steps"], Path("outputs/demo"))
     arguments = parser.parse_args(argv)
     quiet()
-    size = QUICK if arguments.quick else FULL
-    if arguments.steps is not None:
-        size = size | {"steps": arguments.steps}
+    size = chosen_size(arguments, FULL, QUICK)
     output, clock = arguments.output, Clock(total=6)
     folders = {"pretrained": arguments.pipeline, "standard": output / "standard", "difftune": output / "difftune"}
     for name in ("knowledge_bank", "standard", "difftune"):  # of an earlier demo
@@ -143,6 +132,25 @@ def differences(losses: dict[str, dict[str, LossByLevel]]) -> dict[str, float]:
     return found
 
 
+def demo_parser(description: str | None, steps: int, output: Path) -> argparse.ArgumentParser:
+    """The arguments that demos share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="The drawings to train on.")
+    parser.add_argument("--steps", type=int, help=f"Optimiser steps of each of the two runs. Default: {steps}.")
+    parser.add_argument("--output", type=Path, default=output, help="Where everything is written.")
+    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pretrained pipeline.")
+    parser.add_argument(
+        "--quick", action="store_true", help="Too few steps to learn anything: tries that it all runs."
+    )
+    return parser
+
+
+def chosen_size(arguments: argparse.Namespace, full: dict[str, int], quick: dict[str, int]) -> dict[str, int]:
+    """How much to do, as the arguments say."""
+    size = quick if arguments.quick else full
+    return size if arguments.steps is None else size | {"steps": arguments.steps}
+
+
 class Clock:
     """Says which stage begins, and keeps how long each took."""
 
@@ -178,10 +186,10 @@ def draw_samples(folders: dict[str, Path], target: str, steps: int, path: Path) 
     samples_picture(blocks, path)
 
 
-def short_captions(file: Path) -> tuple[torch.Tensor, list[str]]:
+def short_captions(file: Path, longest: int = 24) -> tuple[torch.Tensor, list[str]]:
     """The first drawings of a seeded draw whose captions fit under a picture, and the captions."""
     images, captions = read_drawings(file, seed=SEED)
-    fitting = [index for index, caption in enumerate(captions) if len(caption) <= 24][:COLUMNS]
+    fitting = [index for index, caption in enumerate(captions) if len(caption) <= longest][:COLUMNS]
     return images[fitting], [captions[index] for index in fitting]
 
 

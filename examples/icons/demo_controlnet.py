@@ -11,13 +11,13 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""`make demo-controlnet`: trains a ControlNet for edges twice, and shows which one obeys sooner.
+"""`make demo-controlnet`: trains a ControlNet for regions of colour twice, and shows which one obeys sooner.
 
-Finds the edges in a set of drawings, samples a knowledge bank from the embedded icon pipeline, and trains a ControlNet
+Finds the regions in a set of drawings, samples a knowledge bank from the embedded icon pipeline, and trains a ControlNet
 twice from the same seed with equal budgets, by standard training and by Diff-Tuning. While they train, images are made
-for held-out edges, and the edges found in those are compared with what was asked for.
+for held-out regions, and the regions found in those are compared with what was asked for.
 
-    python examples/icons/demo_controlnet.py --kind segmentation --steps 600
+    python examples/icons/demo_controlnet.py --kind edge --steps 600
 """
 
 import argparse
@@ -28,48 +28,35 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
-from demo import Clock
+from demo import Clock, chosen_size, demo_parser, short_captions
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
-from finetune import PIPELINE, RESOLUTION, TARGETS, command_line, finetune, quiet, target_file
+from finetune import command_line, finetune, quiet, target_file
+from measure import sample_images
 from picture import samples_picture
+from PIL import Image
 
-from diffusers_difftune.bank.solver import solver_settings
 from diffusers_difftune.cli import main as difftune
-from diffusers_difftune.conditions import KINDS, MODEL_KINDS
-from diffusers_difftune.data.images import load_rgb
-from diffusers_difftune.data.plan import counter_generator
+from diffusers_difftune.conditions import KINDS, MODEL_KINDS, make_extractor
 
 
 SEED = 0
-FULL = {"steps": 400, "batch": 32, "bank": 256, "bank_steps": 25, "rows": 32, "every": 10, "early": 150}
+FULL = {"steps": 400, "batch": 32, "bank": 256, "bank_steps": 25, "rows": 32, "every": 10, "early": 80}
 QUICK = {"steps": 4, "batch": 4, "bank": 4, "bank_steps": 2, "rows": 2, "every": 2, "early": 2}
 LEARNING_RATE = 1e-3
-GUIDANCE = 1.0  # of the images that are measured
-PICTURE_GUIDANCE = 3.0  # of those in the picture, as one would make them
-COLUMNS = 8
-SAMPLING_STEPS = 20
+GUIDANCE, SAMPLING_STEPS = 1.0, 10  # of the images that are measured
+PICTURE_GUIDANCE, PICTURE_STEPS = 3.0, 20  # of those in the picture, as one would make them
+LONGEST = 9  # letters of a caption in the picture
 METHODS = {"standard": "Standard training", "difftune": "Diff-Tuning"}
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kind", choices=KINDS, default="edge", help="The control images.")
-    parser.add_argument("--target", choices=TARGETS, default=TARGETS[0], help="The drawings to train on.")
-    parser.add_argument(
-        "--steps", type=int, help=f"Optimiser steps of each of the two runs. Default: {FULL['steps']}."
-    )
-    parser.add_argument("--output", type=Path, default=Path("outputs/demo-controlnet"), help="Where everything goes.")
-    parser.add_argument("--pipeline", type=Path, default=PIPELINE, help="The pretrained pipeline.")
-    parser.add_argument(
-        "--quick", action="store_true", help="Too few steps to learn anything: tries that it all runs."
-    )
+    parser = demo_parser(__doc__, FULL["steps"], Path("outputs/demo-controlnet"))
+    parser.add_argument("--kind", choices=KINDS, default="segmentation", help="The control images.")
     arguments = parser.parse_args(argv)
     quiet()
-    size = QUICK if arguments.quick else FULL
-    if arguments.steps is not None:
-        size = size | {"steps": arguments.steps}
+    size = chosen_size(arguments, FULL, QUICK)
+    size = size | {"early": min(size["early"], size["steps"])}
     output, clock = arguments.output, Clock(total=5)
     shutil.rmtree(output, ignore_errors=True)  # of an earlier demo
     output.mkdir(parents=True)
@@ -97,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
                 control_evaluation_steps=size["every"],
                 control_evaluation_samples=size["rows"],
                 control_evaluation_guidance_scale=GUIDANCE,
+                control_evaluation_inference_steps=SAMPLING_STEPS,
                 checkpointing_steps=size["early"],
                 bank_samples=size["bank"],
                 bank_steps=size["bank_steps"],
@@ -110,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
         if code and not arguments.quick:  # a quick run learns nothing, so there is no threshold to cross
             sys.exit(code)
     with clock.stage("samples_picture", "The picture of samples"):
-        draw_samples(arguments, size, data["held_out"], output / "samples.png")
+        draw_samples(arguments, condition, size, output / "samples.png")
 
     logs = {method: measured(output / method) for method in METHODS}
     summary = {
@@ -136,64 +124,24 @@ def build_conditions(arguments: argparse.Namespace, condition: dict[str, str | N
     return folder
 
 
-def draw_samples(arguments: argparse.Namespace, size: dict[str, int], held_out: Path, path: Path) -> None:
+def draw_samples(
+    arguments: argparse.Namespace, condition: dict[str, str | None], size: dict[str, int], path: Path
+) -> None:
     """Held-out control images, and what each method makes of them early and at the end, from the same noise."""
-    shards = sorted(held_out.rglob("*.parquet"))
-    table = pq.read_table(shards, columns=["text", "conditioning_image", "image"]).slice(0, size["rows"])
-    rows = [row for row in table.to_pylist() if len(row["text"]) <= 24][:COLUMNS]
-    prompts = [row["text"] for row in rows]
-    drawings = {
-        name: torch.stack([pixels(row[name]["bytes"]) for row in rows]) for name in ("conditioning_image", "image")
-    }
-    controls = drawings["conditioning_image"]
-    blocks = []
-    for title, place in ((f"After {size['early']} steps", f"checkpoint-{size['early']}/controlnet"),
-                         (f"After {size['steps']} steps", "")):  # fmt: skip
-        samples = {
-            name.replace(" ", "\n"): sample(arguments.pipeline, arguments.output / method / place, prompts, controls)
-            for method, name in METHODS.items()
-        }
-        blocks.append((title, prompts, {"condition": controls, **samples}))
-    blocks[-1][2]["real"] = drawings["image"]
-    samples_picture(blocks, path)
-
-
-def pixels(content: bytes) -> torch.Tensor:
-    """A stored image, uint8 of shape `(3, 32, 32)`."""
-    from io import BytesIO
-
-    from PIL import Image
-
-    return torch.from_numpy(np.asarray(load_rgb(Image.open(BytesIO(content)))).copy()).permute(2, 0, 1)
-
-
-def sample(pipeline_folder: Path, controlnet: Path, prompts: list[str], controls: torch.Tensor) -> torch.Tensor:
-    """Images of a ControlNet, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise i."""
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-        pipeline_folder,
-        controlnet=ControlNetModel.from_pretrained(controlnet),
-        safety_checker=None,
-        torch_dtype=torch.float32,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    scheduler_class, settings = solver_settings(pipeline.scheduler, "unipc", SAMPLING_STEPS)
-    pipeline.scheduler = scheduler_class.from_config(settings)
-    side = RESOLUTION // pipeline.vae_scale_factor
-    shape = (pipeline.unet.config.in_channels, side, side)
-    noise = [
-        counter_generator(0, "control evaluation", 0, i).standard_normal(shape, "float32") for i in range(len(prompts))
-    ]
-    images = pipeline(
-        prompts,
-        image=controls.float() / 255,
-        latents=torch.from_numpy(np.stack(noise)),
-        height=RESOLUTION,
-        width=RESOLUTION,
-        num_inference_steps=SAMPLING_STEPS,
-        guidance_scale=PICTURE_GUIDANCE,
-        output_type="np",
-    ).images
-    return torch.from_numpy((images.clip(0, 1) * 255).round().astype(np.uint8)).permute(0, 3, 1, 2)
+    images, prompts = short_captions(target_file(arguments.target, "held_out"), LONGEST)
+    drawings = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+    found = np.stack([np.asarray(control) for control in make_extractor(**condition)(drawings)])
+    controls = torch.from_numpy(found).permute(0, 3, 1, 2)
+    rows = {"condition": controls}
+    for step, place in ((size["early"], f"checkpoint-{size['early']}/controlnet"), (size["steps"], "")):
+        for method, title in METHODS.items():
+            controlnet = ControlNetModel.from_pretrained(arguments.output / method / place)
+            pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+                arguments.pipeline, controlnet=controlnet, safety_checker=None, torch_dtype=torch.float32
+            )
+            label = f"{title.removesuffix(' training')},\n{step} steps"
+            rows[label] = sample_images(pipeline, prompts, PICTURE_STEPS, PICTURE_GUIDANCE, image=controls / 255)
+    samples_picture([(f"Held-out drawings by their {condition['kind']}", prompts, rows | {"real": images})], path)
 
 
 def measured(run: Path) -> dict[str, dict[str, float]]:
