@@ -37,6 +37,7 @@ from diffusers_difftune.training.config import (
     ClassConditionalConfig,
     ClassDataConfig,
     ClassDiffTuningConfig,
+    EvaluationConfig,
     ModelConfig,
     RunConfig,
     flag,
@@ -45,6 +46,7 @@ from diffusers_difftune.training.finish import begin_publishing, finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
@@ -57,7 +59,13 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class ClassConditionalScriptConfig(
-    ModelConfig, ClassDataConfig, RunConfig, ClassConditionalConfig, AdapterFlags, ClassDiffTuningConfig
+    ModelConfig,
+    ClassDataConfig,
+    RunConfig,
+    ClassConditionalConfig,
+    AdapterFlags,
+    EvaluationConfig,
+    ClassDiffTuningConfig,
 ):
     """The flags of this script. These defaults are the paper's reference implementation's."""
 
@@ -79,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     objective = make_objective(run, backbone)
     target = open_target(run)
     validation_prompts = use_classes(run, backbone, target)
+    quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
@@ -98,7 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     steps_per_epoch = run.steps_per_epoch(len(target))
     titles = config.validation_classes or []
     validation = Validation(run, backbone, trained, validation_prompts, steps_per_epoch, titles=titles)
-    train(run, backbone, objective, batches, state, validation)
+    evaluation = quality and quality.while_training(trained)
+    train(run, backbone, objective, batches, state, validation, evaluation)
     finish_run(run, backbone, state, batches, validation, repo_id)
 
 
