@@ -173,7 +173,9 @@ class DiffTuningObjective:
             weights = torch.stack([self.levels.weight(psi), self.levels.weight(xi)])
         if variance_loss not in (None, "both", "target", "unskewed"):
             raise DiffTuneError(f"--variance_loss is '{variance_loss}'; it must be both, target or unskewed.")
-        self.variational_term = None if variance_loss is None else VariationalTerm(noise_scheduler)
+        self.variational_term: VariationalTerm | None = None
+        if variance_loss is not None:
+            self.variational_term = VariationalTerm(noise_scheduler, self.prediction_type)
         variance_weights = weights.clone()
         if variance_loss == "target":
             variance_weights[1] = 0

@@ -22,7 +22,8 @@ import math
 import torch
 
 from .errors import DiffTuneError
-from .timesteps import DIFFUSION_SCHEDULERS, NoiseScheduler
+from .parameterization import resolve_prediction_type
+from .timesteps import NoiseScheduler
 
 
 BIN = 1 / 255  # half the width of a grey level on [−1, 1]
@@ -36,28 +37,32 @@ class VariationalTerm:
 
     Args:
         scheduler ([`DDPMScheduler`], [`DDIMScheduler`] or [`PNDMScheduler`]):
-            The scheduler the model was pretrained with. The model must predict the noise.
+            The scheduler the model was pretrained with.
+        prediction_type (`str`, *optional*): What the network predicts, which must be the noise; `None` takes the
+            scheduler's own.
 
     Raises:
-        DiffTuneError: The scheduler is not one of these, or the model predicts something else than the noise.
+        DiffTuneError: The network predicts something else than the noise.
     """
 
-    def __init__(self, scheduler: NoiseScheduler) -> None:
-        if not isinstance(scheduler, DIFFUSION_SCHEDULERS) or scheduler.config.prediction_type != "epsilon":
+    def __init__(self, scheduler: NoiseScheduler, prediction_type: str | None = None) -> None:
+        prediction_type = resolve_prediction_type(scheduler, prediction_type)
+        if prediction_type != "epsilon":
             raise DiffTuneError(
-                f"The model learns its variance, which is trained with a diffusion scheduler that predicts epsilon, not with"
-                f" a {type(scheduler).__name__} that predicts {scheduler.config.get('prediction_type', 'the velocity')}."
+                f"The model learns its variance, which is trained beside the prediction epsilon, not {prediction_type}."
             )
-        alphas_bar = scheduler.alphas_cumprod.double().cpu()
+        # Not from the scheduler's float32 products: their quotients have β to three digits only.
+        betas = scheduler.betas.double().cpu()
+        alphas_bar = (1 - betas).cumprod(0)
         before = torch.cat([alphas_bar.new_ones(1), alphas_bar[:-1]])
-        betas = 1 - alphas_bar / before
         variance = betas * (1 - before) / (1 - alphas_bar)  # β̃, of q(x_{t−1} | x_t, x_0); 0 at t = 0
         variance = torch.cat([variance[1:2], variance[1:]])  # whose logarithm is taken, so its neighbour's stands in
         from_clean = betas * before.sqrt() / (1 - alphas_bar)
-        # How far an error in the noise moves the mean: x_0 − x̂_0 = (ε̂ − ε) √(1/ᾱ − 1), and the mean has that times this.
+        # How far an error in the noise moves the mean: x̂_0 − x_0 = (ε − ε̂) √(1/ᾱ − 1), and the mean has that times this.
         self.mean_per_noise = (from_clean * (1 / alphas_bar - 1).sqrt()).float()
-        self.log_lower, self.log_upper = variance.log().float(), betas.log().float()
-        self.signal_0, self.noise_0 = alphas_bar[0].sqrt().item(), (1 - alphas_bar[0]).sqrt().item()
+        self.log_lower, self.width = variance.log().float(), (betas / variance).log().float()
+        first = scheduler.alphas_cumprod[0].double()  # as x_0 was noised
+        self.signal_0, self.noise_0 = first.sqrt().item(), (1 - first).sqrt().item()
 
     def __call__(
         self,
@@ -85,29 +90,31 @@ class VariationalTerm:
         def at(table: torch.Tensor) -> torch.Tensor:
             return table.to(timesteps.device)[timesteps].view(per_row)
 
-        lower, upper = at(self.log_lower), at(self.log_upper)
-        log_variance = lower + (values + 1) / 2 * (upper - lower)
-        error = at(self.mean_per_noise) * (predicted_noise.detach().float() - noise)
-        divergence = 0.5 * (log_variance - lower - 1 + (lower - log_variance).exp() + error**2 * (-log_variance).exp())
+        rise = (values + 1) / 2 * at(self.width)  # of the log variance over its lower bound
+        log_variance = at(self.log_lower) + rise
+        error = at(self.mean_per_noise) * (noise - predicted_noise.detach().float())
+        divergence = 0.5 * (rise + torch.expm1(-rise) + error**2 * (-log_variance).exp())
 
         clean = (sample - self.noise_0 * noise) / self.signal_0  # where t = 0
-        likelihood = bin_log_likelihood(clean, clean + error, log_variance)
+        likelihood = bin_log_likelihood(clean, error, log_variance)
         first = (timesteps == 0).view(per_row)
         return torch.where(first, -likelihood, divergence).flatten(1).mean(1) / math.log(2)
 
 
-def bin_log_likelihood(values: torch.Tensor, means: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
+def bin_log_likelihood(values: torch.Tensor, errors: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
     """The log-probability that a normal variable falls into the grey level of `values`, on [−1, 1]; the first and the
     last level reach to infinity (Ho et al., NeurIPS 2020, equation 13).
 
     Args:
-        values, means, log_variances (`torch.Tensor`): Of one shape.
+        values, errors, log_variances (`torch.Tensor`): Of one shape; the variable's mean is `values + errors`.
 
     Returns:
         `torch.Tensor` of that shape.
     """
     scale = (-0.5 * log_variances).exp()
-    above, below = scale * (values - means + BIN), scale * (values - means - BIN)
-    inside = (torch.special.ndtr(above) - torch.special.ndtr(below)).clamp(min=1e-12).log()
-    first, last = torch.special.log_ndtr(above), torch.special.log_ndtr(-below)
+    first = torch.special.log_ndtr(scale * (BIN - errors))
+    last = torch.special.log_ndtr(scale * (BIN + errors))
+    # The law is symmetric, and in a tail only erfc is exact: torch.special.ndtr goes by erf.
+    away, unit = errors.abs(), scale * math.sqrt(0.5)
+    inside = (0.5 * (torch.erfc(unit * (away - BIN)) - torch.erfc(unit * (away + BIN)))).clamp(min=1e-12).log()
     return torch.where(values < -0.999, first, torch.where(values > 0.999, last, inside))

@@ -46,7 +46,13 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from tests.hub_server import HubServer, running_hub_server  # noqa: E402
-from tests.tiny import save_tiny_conditions, save_tiny_images, save_tiny_pipeline  # noqa: E402
+from tests.tiny import (  # noqa: E402
+    save_tiny_classes,
+    save_tiny_conditions,
+    save_tiny_dit_pipeline,
+    save_tiny_images,
+    save_tiny_pipeline,
+)
 
 
 torch.set_num_threads(1)
@@ -70,8 +76,20 @@ def tiny_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """[`tiny_images`] with a control image for each."""
+    """[`tiny_images`] with a label and a control image for each."""
     return save_tiny_conditions(tmp_path_factory.mktemp("tiny-conditions"))
+
+
+@pytest.fixture(scope="session")
+def tiny_dit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny DiT pipeline. Shared by all tests: copy it before changing it."""
+    return save_tiny_dit_pipeline(tmp_path_factory.mktemp("tiny-dit"))
+
+
+@pytest.fixture(scope="session")
+def tiny_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six 16 × 16 images in the folders of three classes. Shared by all tests: copy it before changing it."""
+    return save_tiny_classes(tmp_path_factory.mktemp("tiny-classes"))
 
 
 @pytest.fixture

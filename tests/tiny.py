@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A tiny Stable Diffusion pipeline and tiny image folders, made from nothing: no download, a fraction of a second."""
+"""Tiny Stable Diffusion and DiT pipelines and tiny image folders, made from nothing: no download, a fraction of a second."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -34,6 +42,8 @@ COLORS = {
     "pink": (240, 130, 180),
 }
 SHAPES = ("square", "bar", "cross")
+LABELS = ("oak", "ash", "elm")  # of images 0, 1, 2, 3 …, in turn; by the alphabet they are classes 2, 0 and 1
+DIT_CLASSES = {5: "cat, house cat", 7: "dog", 207: "golden retriever"}  # of the tiny DiT, beyond the rows of the three
 
 
 def byte_tokenizer(length: int = 32) -> CLIPTokenizer:
@@ -42,6 +52,20 @@ def byte_tokenizer(length: int = 32) -> CLIPTokenizer:
     words = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
     vocab = {word: index for index, word in enumerate(words)}
     return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
+
+
+def tiny_vae() -> AutoencoderKL:
+    """A 2× VAE with 4 latent channels."""
+    return AutoencoderKL(
+        block_out_channels=[4, 8],
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        norm_num_groups=2,
+        sample_size=16,
+    )
 
 
 def tiny_pipeline(prediction_type: str = "epsilon", seed: int = 0) -> StableDiffusionPipeline:
@@ -62,16 +86,7 @@ def tiny_pipeline(prediction_type: str = "epsilon", seed: int = 0) -> StableDiff
                 pad_token_id=513,
             )
         )
-        vae = AutoencoderKL(
-            block_out_channels=[4, 8],
-            in_channels=3,
-            out_channels=3,
-            down_block_types=["DownEncoderBlock2D"] * 2,
-            up_block_types=["UpDecoderBlock2D"] * 2,
-            latent_channels=4,
-            norm_num_groups=2,
-            sample_size=16,
-        )
+        vae = tiny_vae()
         unet = UNet2DConditionModel(
             block_out_channels=(4, 8),
             layers_per_block=1,
@@ -113,6 +128,42 @@ def save_tiny_pipeline(folder: str | Path, prediction_type: str = "epsilon", see
         seed (`int`, *optional*, defaults to 0): Seed of the weights.
     """
     tiny_pipeline(prediction_type, seed).save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def tiny_dit_pipeline(learned_variance: bool = False, seed: int = 0) -> DiTPipeline:
+    """A whole [`DiTPipeline`] of about 50,000 weights for images of 16 × 16: two blocks, 1,000 classes and the null class."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        vae = tiny_vae()
+        transformer = DiTTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=2,
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=8 if learned_variance else 4,
+            num_embeds_ada_norm=1000,
+        )
+        for block in transformer.transformer_blocks:  # as far apart as those of a trained model
+            torch.nn.init.normal_(block.norm1.emb.class_embedder.embedding_table.weight)
+    scheduler = DDIMScheduler(beta_start=1e-4, beta_end=0.02, beta_schedule="linear", clip_sample=False)
+    return DiTPipeline(vae=vae.eval(), transformer=transformer.eval(), scheduler=scheduler)
+
+
+def save_tiny_dit_pipeline(folder: str | Path, learned_variance: bool = False, seed: int = 0) -> Path:
+    """Saves [`tiny_dit_pipeline`] to `folder`, with the names in `DIT_CLASSES`, and returns the folder.
+
+    Args:
+        folder (`str` or `Path`): Where to save, made if it is not there.
+        learned_variance (`bool`, *optional*, defaults to `False`): It answers with twice the channels.
+        seed (`int`, *optional*, defaults to 0): Seed of the weights.
+    """
+    tiny_dit_pipeline(learned_variance, seed).save_pretrained(folder)
+    index = Path(folder, "model_index.json")  # which save_pretrained writes without the names of the classes
+    names = {str(key): name for key, name in DIT_CLASSES.items()}
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"id2label": names}))
     return Path(folder)
 
 
@@ -159,6 +210,21 @@ def save_tiny_images(
     return folder
 
 
+def tiny_label(index: int) -> str:
+    """The class of [`tiny_image`]."""
+    return LABELS[index % len(LABELS)]
+
+
+def save_tiny_classes(folder: str | Path, count: int = 6, size: int | tuple[int, int] = 16) -> Path:
+    """Saves an image folder for each class: `oak/00.png`, `ash/01.png`, `elm/02.png`, `oak/03.png` …"""
+    for index in range(count):
+        image, _ = tiny_image(index, (size, size) if isinstance(size, int) else size)
+        file = Path(folder, tiny_label(index), f"{index:02}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file)
+    return Path(folder)
+
+
 def tiny_condition(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
     """A control image that says which [`tiny_image`] it belongs to: a grey of its own, and a white square."""
     pixels = np.full((size[1], size[0], 3), 10 + 20 * (index % 12), np.uint8)
@@ -167,7 +233,8 @@ def tiny_condition(index: int, size: tuple[int, int] = (16, 16)) -> Image.Image:
 
 
 def save_tiny_conditions(folder: str | Path, count: int = 6, size: int | tuple[int, int] = 16) -> Path:
-    """[`save_tiny_images`], with a control image for each, `condition-00.png` …, in `conditioning_image`."""
+    """[`save_tiny_images`], with a class for each in `label`, and a control image, `condition-00.png` …, in
+    `conditioning_image`."""
     folder = save_tiny_images(folder, count, size)
     lines = []
     for line in (folder / "metadata.jsonl").read_text().splitlines():
@@ -176,6 +243,7 @@ def save_tiny_conditions(folder: str | Path, count: int = 6, size: int | tuple[i
         tiny_condition(index, (size, size) if isinstance(size, int) else size).save(
             folder / f"condition-{index:02}.png"
         )
-        lines.append(json.dumps(row | {"conditioning_image": f"condition-{index:02}.png"}))
+        more = {"label": tiny_label(index), "conditioning_image": f"condition-{index:02}.png"}
+        lines.append(json.dumps(row | more))
     (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n")
     return folder
