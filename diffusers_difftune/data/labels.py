@@ -13,6 +13,8 @@
 # limitations under the License.
 """Labels of a class-conditional model: the class of each row, as the id that stands for its prompt."""
 
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from ..training.config import ClassDataConfig
 
 MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
+SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
@@ -72,11 +75,11 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
             )
         blank = {value for value in values if value is None or (isinstance(value, str) and not value.strip())}
         distinct = sorted(set(values) - blank)
-        if kinds == {str} and all(name.isdecimal() for name in distinct):
+        with suppress(ValueError):  # not all are numbers
             distinct.sort(key=int)
         numbers = {value: number for number, value in enumerate(distinct)}
         names, ids = [str(value) for value in distinct], [numbers.get(value) for value in values]
-    check_classes(names, len(rows), column)
+    check_classes(names, len(rows), len(dataset), column)
     return Labels([ids[row] for row in rows], names)
 
 
@@ -90,24 +93,25 @@ def as_label(value: object, column: str) -> str | None:
     return None if value is None else str(value)
 
 
-def check_classes(names: list[str], num_rows: int, column: str) -> None:
-    """Raises a [`DiffTuneError`] if nothing can be learned with these classes."""
+def check_classes(names: list[str], num_rows: int, num_all: int, column: str) -> None:
+    """Raises a [`DiffTuneError`] if nothing can be learned with these classes from so many of all rows."""
     if len(names) > MOST_CLASSES:
         raise DiffTuneError(
             f"--label_column: the column {column} has {len(names)} classes; a class table has room for {MOST_CLASSES}."
         )
     if len(names) > num_rows:
+        advice = "give the column that has the labels" if num_rows == num_all else "raise --max_train_samples"
         raise DiffTuneError(
-            f"--label_column: the column {column} has {len(names)} classes for {num_rows} rows; is it the right column?"
+            f"--label_column: the column {column} has {len(names)} classes for {num_rows} rows; {advice}."
         )
     if len(names) < 2:
         only = f" only, {names[0]}" if names else "es"
         raise DiffTuneError(
             f"--label_column: the column {column} has {len(names)} class{only}; a class-conditional model needs two."
         )
-    twice = {name for name in names if names.count(name) > 1}
-    if twice:
-        raise DiffTuneError(f"--label_column: two classes of the column {column} are called {min(twice)}.")
+    name, count = Counter(name.strip() for name in names).most_common(1)[0]  # DiTPipeline strips them, too
+    if count > 1:
+        raise DiffTuneError(f"--label_column: {count} classes of the column {column} are called {name}.")
 
 
 def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig") -> Dataset:
@@ -119,13 +123,13 @@ def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig
         config ([`ClassDataConfig`]): The flags.
 
     Returns:
-        `datasets.Dataset`: Names of files, and a `ClassLabel`.
+        `datasets.Dataset`: Names of files and of classes.
 
     Raises:
-        DiffTuneError: There are no images, or some lie in no class folder.
+        DiffTuneError: There are no images, or some lie in no class folder, or the folders are splits.
     """
     images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    loose = [file.name for file in images if file.parent == folder]
+    loose = [file.name for file in images if folder in (file, file.parent)]
     if loose or not images:
         what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"
         raise DiffTuneError(
@@ -134,8 +138,9 @@ def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig
         )
     classes = [file.relative_to(folder).parts[0] for file in images]
     names = sorted(set(classes))
-    labels = {name: number for number, name in enumerate(names)}
-    data = Dataset.from_dict(
-        {config.image_column: [str(file) for file in images], config.label_column: [labels[name] for name in classes]}
-    )
-    return data.cast_column(config.label_column, ClassLabel(names=names))
+    if SPLIT_NAMES.issuperset(name.lower() for name in names):
+        raise DiffTuneError(
+            f"--train_data_dir: the folders of {folder} are {', '.join(names)}, which are no classes; give the one of them"
+            " that has the folders of the classes to train on."
+        )
+    return Dataset.from_dict({config.image_column: [str(file) for file in images], config.label_column: classes})
