@@ -97,6 +97,8 @@ def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
     Raises:
         DiffTuneError: There is no adapter in the folder, or its files are damaged.
     """
+    if (folder / CONFIG_FILE).is_file() and (folder / LORA_FILE).is_file():
+        raise DiffTuneError(f"{folder} has two adapters, {LORA_FILE} and {TENSOR_FILE}; move the older one away.")
     if (folder / CONFIG_FILE).is_file():
         try:
             content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
-from ..data.dataset import check_resolution
+from ..data.dataset import backbone_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..objective import DiffTuningObjective
@@ -167,27 +167,6 @@ def find_backbone(run: Run) -> Backbone:
     return backbone
 
 
-def backbone_resolution(resolution: int | None, backbone: Backbone) -> int:
-    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-    Args:
-        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        `int`: The side.
-
-    Raises:
-        DiffTuneError: The model cannot make images of this size.
-    """
-    own = backbone.resolution
-    if own is not None and resolution not in (None, own):
-        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
-    resolution = resolution or own or 512
-    check_resolution(resolution, backbone.vae_scale_factor)
-    return resolution
-
-
 def load_denoiser(run: Run, backbone: Backbone, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """Loads the pretrained denoiser, with the memory savers that the flags ask for.
 
@@ -257,7 +236,7 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
     return objective
 
 
-def make_optimizer(run: Run, parameters: list[torch.nn.Parameter], total_steps: int) -> tuple[Any, Any]:
+def make_optimizer(run: Run, parameters: list[Any], total_steps: int) -> tuple[Any, Any]:
     """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes."""
     config = run.config
     if config.use_8bit_adam:

@@ -25,13 +25,7 @@ from safetensors.torch import load_file
 from diffusers_difftune import load_adapter, merge_adapter
 from diffusers_difftune.adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
 
-from .subjects import KINDS, MODELS, NULL, SEEN, Subject, save_tiny_dit
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path) -> dict[str, Path]:
-    dit = save_tiny_dit(tmp_path_factory.mktemp("tiny-dit"))
-    return {"unet": tiny_pipeline, "controlnet": tiny_pipeline, "transformer": dit}
+from .subjects import KINDS, MODELS, NULL, SEEN, Subject
 
 
 @pytest.fixture

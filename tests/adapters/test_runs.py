@@ -1,0 +1,105 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs of the scripts with every kind of adapter: with Diff-Tuning, with distillation, resumed."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiTPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from diffusers_difftune import load_adapter
+from diffusers_difftune.adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
+from diffusers_difftune.adapters.settings import KINDS
+from tests.tiny import save_tiny_classes
+from tests.training.runs import FULL, arguments, load_script, log, losses, run
+
+
+DIT = "train_class_conditional_difftune"
+ADAPTERS = {kind: f"--adapter {kind}" for kind in KINDS} | {
+    "parameters": "--train_parameters *.attn1.* *.norm?.weight"
+}
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_images: Path) -> Path:
+    flags = "--max_train_steps 1 --bank_samples 6"
+    return run(FULL, tiny_pipeline, tiny_images, tmp_path_factory.mktemp("bank"), flags) / "knowledge_bank"
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_it_composes_with_both_losses_and_with_distillation_and_goes_on_bit_for_bit(
+    kind: str, bank: Path, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    flags = f"--knowledge_bank {bank} --source_share 0.5 {ADAPTERS[kind]} --retention_target pretrained"
+    flags += " --max_train_steps 3 --checkpointing_steps 2 --learning_rate 1e-2"
+    if kind in ("lora", "dora"):
+        flags += " --lora_dropout 0.1"
+    whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", flags)
+    lines = log(whole)
+    if "dropout" not in flags:
+        # the untrained adapter is the pretrained model, so it is held to itself
+        assert lines[0]["loss_retention"] == pytest.approx(0, abs=1e-9)
+    assert all(line["loss_reconsolidation"] > 0 for line in lines) and all(
+        0 < x["loss_retention"] < 1 for x in lines[1:]
+    )
+
+    file = LORA_FILE if kind in ("lora", "dora") else TENSOR_FILE
+    assert not (whole / "unet").exists() and not (whole / "model_index.json").exists()
+    assert (whole / file).stat().st_size < (tiny_pipeline / "unet/diffusion_pytorch_model.safetensors").stat().st_size
+
+    resumed = tmp_path / "resumed"
+    run(FULL, tiny_pipeline, tiny_images, resumed, f"{flags} --resume_from_checkpoint {whole / 'checkpoint-2'}")
+    assert losses(resumed) == losses(whole)[2:]
+    expected, found = load_file(whole / file), load_file(resumed / file)
+    assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("kind", ["dora", "oft", "difffit", "bitfit"])
+def test_it_trains_and_samples_in_half_precision(
+    kind: str, bank: Path, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    flags = f"--knowledge_bank {bank} --source_share 0.5 --max_train_steps 2 --mixed_precision bf16 --adapter {kind}"
+    flags += " --retention_target pretrained --validation_prompts red"
+    folder = run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    file = LORA_FILE if kind == "dora" else TENSOR_FILE
+    assert {tensor.dtype for tensor in load_file(folder / file).values()} == {torch.float32}
+    assert (folder / "validation/step-2/0.png").is_file()
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None, dtype=torch.bfloat16)
+    load_adapter(pipeline, folder)
+    assert {parameter.dtype for parameter in pipeline.unet.parameters()} == {torch.bfloat16}
+    pipeline("red", height=16, width=16, num_inference_steps=2)
+
+
+@pytest.mark.parametrize("kind", ["lora", "difffit"])
+def test_new_classes_travel_with_the_adapter(kind: str, folders: dict[str, Path], tmp_path: Path) -> None:
+    images = save_tiny_classes(tmp_path / "classes")
+    argv = arguments(folders["transformer"], images, tmp_path / "run", f"--adapter {kind} --checkpointing_steps 2")
+    load_script(DIT).main(argv)
+    resumed = arguments(folders["transformer"], images, tmp_path / "again", f"--adapter {kind}")
+    load_script(DIT).main([*resumed, "--resume_from_checkpoint", str(tmp_path / "run" / "checkpoint-2")])
+    first, second = (load_file(tmp_path / name / TENSOR_FILE) for name in ("run", "again"))
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    (rows,) = {tuple(tensor.tolist()) for name, tensor in first.items() if name.endswith(".rows")}
+    assert set(rows) <= {0, 1, 2, 1000} and {0, 1, 2} <= set(rows)
+
+    pipeline = DiTPipeline.from_pretrained(folders["transformer"])
+    load_adapter(pipeline, tmp_path / "run")
+    assert pipeline.labels == {"ash": 0, "elm": 1, "oak": 2}
+    given = {"num_inference_steps": 2, "output_type": "np"}
+    image = pipeline(pipeline.get_label_ids(["oak"]), generator=torch.Generator().manual_seed(0), **given).images
+    pipeline.save_pretrained(tmp_path / "saved") if kind == "none" else None
+    assert (tmp_path / "run" / CONFIG_FILE).is_file() and np.isfinite(image).all()
