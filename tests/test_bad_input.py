@@ -233,8 +233,8 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: .*/model_index.json .*",
     ),
     "unsupported pipeline": (
-        lambda place: {MODEL: place.edited("model_index.json", _class_name="DiTPipeline")},
-        f"--{MODEL} is a DiTPipeline; supported pipelines are StableDiffusionPipeline",
+        lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
+        f"--{MODEL} is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},

@@ -17,6 +17,7 @@ A class travels through the library as a prompt: its id in decimal, and the empt
 classifier-free guidance drops a label to.
 """
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ class DiTBackbone(LatentBackbone):
                     f"--bank_prompts: '{prompt}' is no class of {self.folder}; give ids from 0 to {NULL_CLASS - 1}, or names"
                     " of its id2label."
                 )
-            found.append(prompt if not prompt or prompt.isdecimal() else str(ids[prompt]))
+            found.append(str(int(prompt)) if prompt.isdecimal() else str(ids[prompt]) if prompt else "")
         return found
 
     def source_classes(self) -> list[str]:
@@ -229,6 +230,9 @@ class ClassPromptPipeline(DiTPipeline):
         if guided:
             labels = torch.cat([labels, torch.full_like(labels, NULL_CLASS)])
 
+        # Some samplers draw noise in every step; it is then a function of the generator, too.
+        takes_generator = "generator" in inspect.signature(self.scheduler.step).parameters
+        drawn_with = {"generator": generator} if takes_generator else {}
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         latents = latents * self.scheduler.init_noise_sigma
         for t in self.progress_bar(self.scheduler.timesteps):
@@ -238,7 +242,7 @@ class ClassPromptPipeline(DiTPipeline):
             if guided:
                 with_class, without = output.chunk(2)
                 output = without + guidance_scale * (with_class - without)
-            latents = self.scheduler.step(output, t, latents, return_dict=False)[0]
+            latents = self.scheduler.step(output, t, latents, **drawn_with, return_dict=False)[0]
 
         images: Any = latents
         if output_type != "latent":

@@ -88,7 +88,7 @@ def build_bank(
         model=str(model),
         revision=revision,
         weights_fingerprint=weights_fingerprint,
-        pipeline_class=type(pipeline).__name__,
+        pipeline_class=diffusers_class(pipeline).__name__,
         solver=settings.solver,
         scheduler={"class": type(sampler.scheduler).__name__, **sampler.scheduler_settings},
         steps=settings.steps,
@@ -114,6 +114,11 @@ def build_bank(
                 return fill_bank(folder, begun, prompts, sampler, accelerator, progress)
     remove_lock(folder)
     return KnowledgeBank(folder, begun).check()
+
+
+def diffusers_class(pipeline: DiffusionPipeline) -> type:
+    """The pipeline's class as diffusers has it, where it is a class of ours that derives from that."""
+    return next(each for each in type(pipeline).__mro__ if each.__module__.split(".")[0] == "diffusers")
 
 
 def fill_bank(

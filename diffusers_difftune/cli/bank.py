@@ -14,6 +14,7 @@
 """`difftune bank build | inspect | push`"""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ..errors import DiffTuneError
 from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
@@ -21,10 +22,19 @@ from .common import fingerprint, open_pipeline, show_log
 from .flags import add_flags
 
 
+if TYPE_CHECKING:
+    from ..backbones import Backbone
+
 BUILD = """\
 Sample the untouched pretrained pipeline into a knowledge bank. A killed build goes on when the command is run again.
 Under `accelerate launch -m diffusers_difftune.cli bank build …` several processes share the work.
 """
+PROMPTS = """\
+Of a text-to-image model captions (of the target data; the default), empty, a text file with one prompt a line, or
+DATASET#COLUMN. Of a class-conditional model classes (all that it has; the default), empty (the null class), or a text file
+with an id or a name a line.
+"""
+RESOLUTION = "Side of the images in pixels. Default: that of a model that makes images of one size only, else 512."
 
 
 def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -37,10 +47,10 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     build.add_argument("--output_dir", required=True, help="The bank's folder: a new one, or one to go on with.")
     build.add_argument("--bank_samples", type=int, default=1000, help="Samples to build. Default: 1000.")
     build.add_argument("--seed", type=int, default=0, help="Seed of noise and prompts. Default: 0.")
+    build.add_argument("--bank_prompts", help=PROMPTS)
     add_flags(
         build,
         DiffTuningConfig,
-        "bank_prompts",
         "bank_steps",
         "bank_solver",
         "bank_guidance_scale",
@@ -54,8 +64,8 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "train_data_dir",
         "image_column",
         "caption_column",
-        "resolution",
     )
+    build.add_argument("--resolution", type=int, help=RESOLUTION)
     add_flags(build, RunConfig, "mixed_precision", "hub_token")
     build.set_defaults(run=bank_build)
 
@@ -78,24 +88,29 @@ def bank_build(arguments: argparse.Namespace) -> int:
 
     from ..bank.build import build_bank
     from ..bank.fingerprint import hub_commit
+    from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
-    from ..data.dataset import check_resolution
+    from ..data.dataset import backbone_resolution
 
-    settings = BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
+    # Whatever can be wrong without the model is said before it is downloaded.
+    BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
+    if arguments.bank_prompts not in (None, "captions", "classes"):
+        read_prompts(arguments.bank_prompts)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
-        prompts = bank_prompts(arguments)
         backbone = open_pipeline(model, arguments.revision, arguments)
-        check_resolution(arguments.resolution, backbone.vae_scale_factor)
+        arguments.resolution = backbone_resolution(arguments.resolution, backbone)
+        arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
+        prompts = bank_prompts(arguments, backbone)
         weights = fingerprint(backbone, arguments)
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     bank = build_bank(
         backbone.pipeline(None, accelerator.device, precision),
         arguments.output_dir,
         prompts,
-        settings,
+        BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed),
         latent_shape=backbone.latent_shape(arguments.resolution),
         model=model,
         weights_fingerprint=weights,
@@ -108,13 +123,26 @@ def bank_build(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def bank_prompts(arguments: argparse.Namespace) -> list[str]:
+def own_prompts(backbone: "Backbone") -> str:
+    """What `--bank_prompts` is by default."""
+    return "classes" if backbone.conditioned_on == "classes" else "captions"
+
+
+def bank_prompts(arguments: argparse.Namespace, backbone: "Backbone") -> list[str]:
     """The prompts to draw from, as `--bank_prompts` says."""
     from ..bank.prompts import read_prompts
     from ..data.dataset import load_target_data
 
+    own = own_prompts(backbone)
+    if own == "classes" and arguments.bank_prompts == "captions":
+        raise DiffTuneError(
+            f"--bank_prompts is captions, and a {backbone.pipeline_class.__name__} is conditioned on classes; give classes,"
+            " empty, or a text file with an id or a name a line."
+        )
+    if own == arguments.bank_prompts == "classes":
+        return backbone.source_classes()
     if arguments.bank_prompts != "captions":
-        return read_prompts(arguments.bank_prompts)
+        return backbone.source_prompts(read_prompts(arguments.bank_prompts, own))
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         raise DiffTuneError(
             "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."

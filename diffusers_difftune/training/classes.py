@@ -14,13 +14,14 @@
 """What class-conditional training has of its own: the new label space, and the classes of validation images."""
 
 from ..backbones.dit import DiTBackbone
+from ..bank.prompts import read_prompts
 from ..data.dataset import TargetData
 from ..errors import DiffTuneError
 from .run import Run
 
 
 def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str]:
-    """Makes the classes of the target data the model's own.
+    """Makes the classes of the target data the model's own, and checks the classes that the flags name.
 
     Args:
         run ([`Run`]): The run.
@@ -31,7 +32,8 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
         `list[str]`: The ids of `--validation_classes`, as prompts.
 
     Raises:
-        DiffTuneError: `--validation_classes` names a class that the target data do not have.
+        DiffTuneError: `--validation_classes` names a class that the target data do not have, or `--bank_prompts` one that
+            the pretrained model does not have.
     """
     names = target.class_names or []
     backbone.set_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
@@ -42,4 +44,6 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
             f"--validation_classes: there is no class {unknown[0]} in the target data; the classes are"
             f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
         )
+    if run.source_share and run.config.bank_prompts != "classes":
+        backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
     return [str(names.index(name)) for name in wanted]

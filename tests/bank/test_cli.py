@@ -17,8 +17,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from diffusers import DiTTransformer2DModel
 
+from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.cli import main
 
 
@@ -72,6 +75,11 @@ def test_inspect_says_what_is_wrong(bank: KnowledgeBank, tmp_path: Path, capsys:
         (["--bank_prompts", "absent.txt"], "--bank_prompts is 'absent.txt'"),
         (["--train_data_dir", "absent"], "absent"),
         (["--resolution", "17"], "--resolution is 17; this model's VAE needs a multiple of 2"),
+        (["--resolution", "0"], "--resolution is 0; this model's VAE needs a multiple of 2, such as 2."),
+        (
+            ["--bank_prompts", "classes"],
+            "--bank_prompts is 'classes', and there is no such file; give captions, empty",
+        ),
         (["--pretrained_model_name_or_path", "absent"], "--pretrained_model_name_or_path"),
     ],
 )
@@ -88,6 +96,66 @@ def test_captions_need_target_data(tiny_pipeline: Path, tmp_path: Path, capsys: 
     flags = ["--pretrained_model_name_or_path", str(tiny_pipeline), "--output_dir", str(tmp_path / "bank")]
     assert main(["bank", "build", *flags]) == 2
     assert "--bank_prompts captions needs the target data" in capsys.readouterr().err
+
+
+@pytest.fixture
+def of_classes(tiny_dit: Path, tmp_path: Path) -> list[str]:
+    return [
+        "bank", "build",
+        "--pretrained_model_name_or_path", str(tiny_dit),
+        "--cache_dir", str(tmp_path / "cache"),
+        "--output_dir", str(tmp_path / "bank"),
+        "--bank_samples", "7", "--bank_batch_size", "4", "--bank_steps", "2",
+    ]  # fmt: skip
+
+
+def test_a_bank_of_a_class_conditional_model_is_of_all_its_classes(
+    of_classes: list[str], tiny_dit: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert main([*of_classes, "--bank_guidance_scale", "1.5"]) == 0
+    bank = KnowledgeBank.load(tmp_path / "bank")
+    backbone = load_backbone(tiny_dit)
+    assert bank.check(weights_fingerprint(tiny_dit, backbone.weight_components), backbone.latent_shape(16)) is bank
+    assert sorted(bank.prompts()) == sorted(["207", "5", "7"] * 2 + bank.prompts()[-1:])
+    assert (bank.manifest.pipeline_class, bank.manifest.prompt_source) == ("DiTPipeline", "classes")
+    assert bank.manifest.resolution == 16, "the model's own"
+    capsys.readouterr()
+    assert main(["bank", "inspect", str(tmp_path / "bank")]) == 0
+    assert "DiTPipeline in float32" in capsys.readouterr().out
+
+
+def test_a_bank_of_some_classes_by_name_and_number_or_of_none(of_classes: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_text("house cat\n007\n999\n")
+    assert main([*of_classes, "--bank_prompts", str(file)]) == 0
+    assert set(KnowledgeBank.load(tmp_path / "bank").prompts()) == {"5", "7", "999"}
+    empty = [*of_classes, "--bank_prompts", "empty", "--output_dir", str(tmp_path / "empty"), "--bank_samples", "1"]
+    assert main(empty) == 0
+    assert KnowledgeBank.load(tmp_path / "empty").prompts() == [""]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            ["--bank_prompts", "captions"],
+            "--bank_prompts is captions, and a DiTPipeline is conditioned on classes; give",
+        ),
+        (["--bank_prompts", "absent.txt"], "--bank_prompts is 'absent.txt'"),
+        (["--bank_prompts", "FILE"], "--bank_prompts: 'a green bar' is no class of"),
+        (["--resolution", "32"], "--resolution is 32; this model makes images of 16 pixels only."),
+    ],
+)
+def test_a_mistake_with_classes_is_one_sentence_before_weights_are_loaded(
+    of_classes: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch, changes: list[str], message: str
+) -> None:
+    (tmp_path / "FILE").write_text("dog\na green bar\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(DiTTransformer2DModel, "from_pretrained", None)
+    assert main([*of_classes, *changes]) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("difftune: ")]
+    assert len(error) == 1 and message in error[0]
+    assert not (tmp_path / "bank").exists()
 
 
 def test_abbreviated_flags_are_refused(flags: list[str]) -> None:
