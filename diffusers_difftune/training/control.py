@@ -147,7 +147,8 @@ def find_control_parts(run: Run, backbone: Backbone) -> AdapterSettings | None:
     adapter = adapter_settings(config, backbone, ALWAYS_TRAINED)
     if adapter is not None:
         with torch.device("meta"):
-            check_fit(config, adapter, backbone.new_controlnet(backbone.empty_denoiser()), "ControlNet")
+            empty = backbone.new_controlnet(backbone.empty_denoiser())
+        check_fit(config, adapter, empty, "ControlNet")
     return adapter
 
 
