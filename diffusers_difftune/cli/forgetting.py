@@ -228,7 +228,9 @@ def prepare_source(
     if source is None:
         prompts = target.prompts if finetuned.knows_classes else [""]
         logger.info(f"Source data: {arguments.rows} samples of the pretrained model.")
-        source = sample_source(arguments, backbone, prompts, target.images.shape[-1], accelerator)
+        source = sample_source(
+            arguments, backbone, finetuned.pretrained, prompts, target.images.shape[-1], accelerator
+        )
     most = arguments.num_images or MOST_IMAGES
     return of_bank(source, backbone, arguments.rows, most, arguments.batch_size)
 

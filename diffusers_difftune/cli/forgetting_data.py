@@ -29,7 +29,7 @@ from ..data.plan import seeded_order
 from ..errors import DiffTuneError, renamed
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.chain import Rows, encode_rows
-from ..evaluation.finetuned import Finetuned
+from ..evaluation.finetuned import Finetuned, ids_by_name
 from ..evaluation.real import drawn_rows, read_images, row_prompts
 from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
 from .common import fingerprint
@@ -126,7 +126,7 @@ def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Fi
         controls = torch.stack([(image * 255).round().to(torch.uint8) for image in read])
     # of a checkpoint nobody wrote down the classes; training numbers those of its data as these are numbered
     ids = finetuned.class_ids or {label: number for number, label in enumerate(data.class_names or ())}
-    with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": "the classes of FINETUNED,"}):
+    with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": "FINETUNED's"}):
         prompts = row_prompts(data, rows, ids)
     return Images(
         read_images(data, rows, resolution, interpolation), prompts, controls, others, f"{data.content_key}-{count}"
@@ -157,17 +157,17 @@ def open_source(
         )
     rows = drawn_rows(data, min(len(data), arguments.num_images or MOST_IMAGES))
     # where the two models have different classes, source rows are shown under the null class, and have no other
-    names = getattr(backbone, "id2label", {}).items()
     prompts = [""] * len(rows)
     if finetuned.knows_classes:
         with renamed({"The held-out data have": f"--source {arguments.source} has"}):
-            prompts = row_prompts(data, rows, {name: key for key, name in names})
+            prompts = row_prompts(data, rows, ids_by_name(getattr(backbone, "id2label", {})))
     return Images(read_images(data, rows, resolution, interpolation_of(finetuned)), prompts)
 
 
 def sample_source(
     arguments: argparse.Namespace,
     backbone: Backbone,
+    pretrained: torch.nn.Module,
     prompts: list[str],
     resolution: int,
     accelerator: "Accelerator",
@@ -186,7 +186,7 @@ def sample_source(
     folder = Path(arguments.output_dir, "knowledge_bank")
     with renamed({"--knowledge_bank": f"--output_dir {arguments.output_dir}"}):
         return build_bank(
-            backbone.pipeline(None, accelerator.device, torch.float32),
+            backbone.pipeline(pretrained, accelerator.device, torch.float32),
             folder,
             list(dict.fromkeys(prompts)),
             settings,

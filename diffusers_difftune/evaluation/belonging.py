@@ -39,13 +39,7 @@ def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors
             f" is a {type(empty).__name__}; name the pipeline it was trained on."
         )
     refuse_other_prediction(folder, saved.pipeline.get("prediction_type"), backbone)
-    try:
-        Adapter(empty, saved.settings, saved.component).check(tensors)
-    except DiffTuneError as error:
-        raise DiffTuneError(
-            f"FINETUNED {folder} does not fit the {backbone.denoiser_name} of PRETRAINED: {first_sentence(error)}; name the"
-            " pipeline it was trained on."
-        ) from error
+    check_tensors(empty, folder, saved, tensors)
 
 
 def check_denoiser(backbone: Backbone, folder: Path) -> None:
@@ -71,7 +65,42 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
 def check_controlnet(backbone: Backbone, folder: Path) -> None:
     """Refuses a ControlNet whose copy of the denoiser is of another architecture."""
     check_weights(folder)
-    found = shapes(backbone.controlnet_class, read_config(backbone.controlnet_class, folder))
+    check_copied(backbone, folder, shapes(backbone.controlnet_class, read_config(backbone.controlnet_class, folder)))
+
+
+def check_controlnet_adapter(
+    backbone: Backbone, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]
+) -> None:
+    """Refuses an adapter of a ControlNet for another model. Its run wrote down the config of that ControlNet."""
+    model_class: Any = getattr(backbone, "controlnet_class", None)
+    if model_class is None or saved.model_class != model_class.__name__:
+        raise DiffTuneError(
+            f"FINETUNED {folder} is an adapter for a {saved.model_class}, which does not go with a"
+            f" {backbone.pipeline_class.__name__}; name the pipeline it was trained with."
+        )
+    place = next((each for each in (folder, folder.resolve().parent) if (each / "config.json").is_file()), None)
+    if place is None:
+        raise DiffTuneError(f"FINETUNED {folder} lacks the config.json of its ControlNet; name the folder of its run.")
+    config = read_config(model_class, place)
+    check_copied(backbone, folder, shapes(model_class, config))
+    with torch.device("meta"):
+        empty = model_class.from_config(config)
+    check_tensors(empty, folder, saved, tensors)
+
+
+def check_tensors(empty: torch.nn.Module, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuses an adapter whose tensors do not fit this model."""
+    try:
+        Adapter(empty, saved.settings, saved.component).check(tensors)
+    except DiffTuneError as error:
+        raise DiffTuneError(
+            f"FINETUNED {folder} does not fit the {saved.component} of PRETRAINED: {first_sentence(error)}; name the"
+            " pipeline it was trained on."
+        ) from error
+
+
+def check_copied(backbone: Backbone, folder: Path, found: dict[str, list[int]]) -> None:
+    """Refuses a ControlNet whose copy of the denoiser is of another architecture."""
     copied = {name: shape for name, shape in found.items() if not name.startswith(NEW_LAYERS)}
     refuse_other_shapes(folder, copied, shapes_of(backbone.empty_denoiser()), whole=False)
 
@@ -86,19 +115,29 @@ def check_run(folder: Path, fingerprint: str) -> None:
     Raises:
         DiffTuneError: They are others. Of models that say nothing, nothing is said.
     """
+    config = run_config(folder)
+    found, flags = config.get("settings", {}).get("model"), run_flags(folder)
+    if found not in (None, fingerprint) and flags.get("tokenizer_name") is None:  # which goes into it, too
+        raise DiffTuneError(
+            f"FINETUNED {folder} was trained from other weights than those of PRETRAINED (fingerprint {found[:12]}, not"
+            f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
+            " --revision and --variant of that run."
+        )
+
+
+def run_flags(folder: Path) -> dict[str, Any]:
+    """The flags of the run that made a model; none of a model that is not of a run of ours."""
+    return run_config(folder).get("flags", {})
+
+
+def run_config(folder: Path) -> dict[str, Any]:
+    """The `run_config.json` of the run that made a model; empty if there is none."""
     for place in (folder, *folder.resolve().parents[:2]):  # a checkpoint's ControlNet is two folders down
         try:
-            config = json.loads((place / "run_config.json").read_text(encoding="utf-8"))
-            found, flags = config["settings"]["model"], config["flags"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return dict(json.loads((place / "run_config.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
             continue
-        if found != fingerprint and flags.get("tokenizer_name") is None:  # which goes into that fingerprint, too
-            raise DiffTuneError(
-                f"FINETUNED {folder} was trained from other weights than those of PRETRAINED (fingerprint {found[:12]}, not"
-                f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
-                " --revision and --variant of that run."
-            )
-        return
+    return {}
 
 
 def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:

@@ -28,11 +28,8 @@ from ..backbones import Backbone, family_of
 from ..backbones.files import pipeline_folder, weight_files
 from ..control import NEW_LAYERS
 from ..errors import DiffTuneError, first_sentence
-from .belonging import check_adapter, check_controlnet, check_denoiser
+from .belonging import check_adapter, check_controlnet, check_controlnet_adapter, check_denoiser, run_flags
 from .swap import without_class, without_control
-
-
-ADAPTER_FILES = (CONFIG_FILE, TENSOR_FILE, LORA_FILE)
 
 
 class Finetuned(Protocol):
@@ -88,9 +85,7 @@ class FinetunedDenoiser:
             saved, tensors = read_adapter(folder)
             check_adapter(backbone, folder, saved, tensors)
             self.kind = saved.settings.kind
-            self.num_trained: int | None = sum(
-                tensor.numel() for name, tensor in tensors.items() if not name.endswith(ROWS)
-            )
+            self.num_trained: int | None = num_numbers(tensors)
             classes = saved.pipeline.get("id2label")
         else:
             check_denoiser(backbone, folder)
@@ -99,7 +94,7 @@ class FinetunedDenoiser:
         known = getattr(backbone, "id2label", None)  # of class-conditional families
         own = None if classes is None else {int(key): name for key, name in classes.items()}
         self.knows_classes = known is None or known == own
-        self.class_ids = None if known is None or own is None else {name: key for key, name in own.items()}
+        self.class_ids = None if known is None or own is None else ids_by_name(own)
 
     def load(self, device: torch.device) -> None:
         """Loads both denoisers in float32, and the pipeline around the fine-tuned one."""
@@ -129,7 +124,7 @@ class FinetunedDenoiser:
     def files(self) -> list[Path]:
         """The files that the model is in."""
         if self.is_adapter:
-            return [self.folder / name for name in ADAPTER_FILES if (self.folder / name).is_file()]
+            return adapter_files(self.folder)
         return weight_files(self.folder / self.backbone.denoiser_name)
 
 
@@ -138,7 +133,7 @@ class FinetunedControlNet:
 
     Args:
         backbone ([`Backbone`]): The pretrained pipeline.
-        folder (`Path`): What `ControlNetModel.from_pretrained` loads.
+        folder (`Path`): What `ControlNetModel.from_pretrained` loads, or an adapter that was trained on a ControlNet.
 
     Attributes: As of [`FinetunedDenoiser`]; `pretrained` is the bare denoiser, `model` the ControlNet.
 
@@ -147,7 +142,6 @@ class FinetunedControlNet:
     """
 
     kind: str = "controlnet"
-    num_trained: int | None = None
     knows_classes: bool = True
     class_ids: dict[str, int] | None = None
     pretrained: torch.nn.Module
@@ -156,14 +150,29 @@ class FinetunedControlNet:
 
     def __init__(self, backbone: Backbone, folder: Path) -> None:
         self.backbone, self.folder = backbone, folder
-        check_controlnet(backbone, folder)
+        self.is_adapter = holds_adapter(folder)
+        self.num_trained: int | None = None
+        if self.is_adapter:
+            saved, tensors = read_adapter(folder)
+            self.num_trained = num_numbers(tensors)
+            check_controlnet_adapter(backbone, folder, saved, tensors)
+        else:
+            check_controlnet(backbone, folder)
 
     def load(self, device: torch.device) -> None:
         """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
         self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
-        controlnet = self.backbone.controlnet_class.from_pretrained(self.folder, dtype=torch.float32)  # type: ignore[attr-defined]
-        self.model = controlnet.requires_grad_(False).eval()
-        self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=self.model)
+        model_class: Any = self.backbone.controlnet_class
+        start = run_flags(self.folder).get("controlnet_model_name_or_path") if self.is_adapter else self.folder
+        if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
+            controlnet = self.backbone.new_controlnet(self.pretrained)
+        else:
+            controlnet = model_class.from_pretrained(start, dtype=torch.float32)
+        controlnet = controlnet.requires_grad_(False).eval()
+        self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
+        if self.is_adapter:
+            load_adapter(self.pipeline, self.folder)
+        self.model = self.pipeline.components["controlnet"]
 
     def predict(
         self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
@@ -177,12 +186,13 @@ class FinetunedControlNet:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
-        layers have nothing to be compared with."""
+        layers have nothing to be compared with. An adapter is merged, for good."""
+        merge_adapter(self.pipeline)
         return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(NEW_LAYERS)}
 
     def files(self) -> list[Path]:
         """The files that the ControlNet is in."""
-        return weight_files(self.folder)
+        return adapter_files(self.folder) if self.is_adapter else weight_files(self.folder)
 
 
 def open_finetuned(
@@ -204,7 +214,8 @@ def open_finetuned(
     """
     folder = local_folder(name, cache_dir, token)
     if holds_adapter(folder):
-        return FinetunedDenoiser(backbone, folder)
+        of_controlnet = read_adapter(folder)[0].component == "controlnet"
+        return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
         found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
@@ -250,6 +261,16 @@ def holds_adapter(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CONFIG_FILE, LORA_FILE))
 
 
+def adapter_files(folder: Path) -> list[Path]:
+    """The files of an adapter."""
+    return [folder / name for name in (CONFIG_FILE, TENSOR_FILE, LORA_FILE) if (folder / name).is_file()]
+
+
+def num_numbers(tensors: dict[str, torch.Tensor]) -> int:
+    """How many numbers an adapter has; the indices of a table's rows are none."""
+    return sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(ROWS))
+
+
 def class_name(config: Path) -> str | None:
     """The class that a config is of, if there is one."""
     try:
@@ -264,6 +285,11 @@ def saved_classes(folder: Path) -> dict[str, str] | None:
         if (place / "model_index.json").is_file():
             return json.loads((place / "model_index.json").read_text()).get("id2label") or {}
     return None
+
+
+def ids_by_name(classes: dict[int, str]) -> dict[str, int]:
+    """The id of each class by its names, of which one may have several."""
+    return {name.strip(): key for key, names in classes.items() for name in (*names.split(","), names)}
 
 
 def null_class(backbone: Backbone) -> int:

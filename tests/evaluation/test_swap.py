@@ -13,6 +13,9 @@
 # limitations under the License.
 """Swapped denoisers in real pipelines: nothing and everything swapped, bit for bit, and what is in between."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import (
@@ -191,6 +194,15 @@ def test_a_timestep_that_is_not_the_samplers_is_refused() -> None:
 def test_what_is_no_part_of_the_process_is_refused(percent: float, end: str) -> None:
     with pytest.raises(DiffTuneError, match="reverse process; it must be"):
         SwappedDenoiser(torch.nn.Identity(), torch.nn.Identity(), percent, end, lambda: torch.arange(3))
+
+
+def test_the_documents_example(finetuned, pretrained) -> None:
+    document = Path(__file__).parents[2] / "docs" / "forgetting.md"
+    names: dict = {}
+    exec(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[0], names)
+    finetuned.scheduler = DDPMScheduler.from_config(finetuned.scheduler.config)
+    images = names["with_pretrained_end"](finetuned, pretrained.unet, PROMPTS, 40)
+    assert images.shape == (2, 3, 16, 16)
 
 
 def test_whole_steps() -> None:
