@@ -22,7 +22,7 @@ import torch
 from diffusers.training_utils import cast_training_params
 
 from ..errors import DiffTuneError
-from .parameters import embedding_tables, own_parameters
+from .parameters import embedding_tables, norms, own_parameters
 from .peft_layers import NAME, add_layers, switch_layers
 from .scales import SCALE, add_scales
 from .settings import PEFT_KINDS, AdapterSettings
@@ -70,6 +70,9 @@ class Adapter:
             parameter.requires_grad_(True)
         if training:  # in half precision small updates would be lost, whichever half precision it is
             cast_training_params(model, dtype=torch.float32)
+            for norm in norms(model).values():  # which takes its weight and bias in one precision
+                if any(parameter.requires_grad for parameter in norm.parameters(recurse=False)):
+                    norm.float()
         self.tables = embedding_tables(model) & self.own.keys()
         self.pretrained = {
             name: parameter.detach().clone()

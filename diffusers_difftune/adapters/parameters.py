@@ -48,23 +48,27 @@ def own_parameters(model: torch.nn.Module, settings: AdapterSettings, what: str)
             raise DiffTuneError(
                 f"None of the {len(known)} parameters of the {what} has a name like {pattern}; the first is {next(iter(known))}."
             )
-    norms = norm_parameters(model) if settings.kind == "difffit" else set()
+    of_norms = norm_parameters(model) if settings.kind == "difffit" else set()
     biases = settings.kind in ("difffit", "bitfit")
     return {
         name: parameter
         for name, parameter in known.items()
         if (biases and name.rpartition(".")[2] == "bias")
-        or name in norms
+        or name in of_norms
         or any(fnmatchcase(name, pattern) for pattern in patterns)
     }
 
 
+def norms(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """The normalisation layers, by name. Such a layer is known by the name of its class: there are many classes."""
+    return {name: module for name, module in model.named_modules() if "Norm" in type(module).__name__}
+
+
 def norm_parameters(model: torch.nn.Module) -> set[str]:
-    """The names of weights and biases of normalisation layers. Such a layer is known by its class: there are many."""
+    """The names of weights and biases of normalisation layers."""
     return {
         f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if "Norm" in type(module).__name__
+        for name, module in norms(model).items()
         for parameter, _ in module.named_parameters(recurse=False)
     }
 

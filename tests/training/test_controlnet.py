@@ -174,7 +174,9 @@ def test_the_pipeline_prepares_control_images_as_training_does(backbone):
     assert torch.allclose(theirs, control_image(image, ImageTransform(16, "bilinear")), atol=1e-6)
 
 
-@pytest.mark.parametrize("flags", ["", "--adapter lora --rank 2 --lora_dropout 0.3", "--adapter difffit"])
+@pytest.mark.parametrize(
+    "flags", ["", "--adapter lora --rank 2 --lora_dropout 0.3", "--adapter difffit", "--adapter boft"]
+)
 def test_a_resumed_run_is_the_uninterrupted_one(flags, tiny_pipeline, tiny_conditions, tmp_path):
     result = TENSOR_FILE if flags else WEIGHTS
     flags += " --max_train_steps 4 --checkpointing_steps 2 --train_batch_size 3"
