@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "training_scripts"
 FULL = "train_text_to_image_difftune"
 LORA = "train_text_to_image_lora_difftune"
+CLASS = "train_class_conditional_difftune"
 
 # Small and fast; a test's own flags come later on the command line and win.
 FLAGS = (
@@ -80,3 +81,8 @@ def losses(run_folder: Path) -> list[tuple[float, float, float]]:
 def unet(folder: Path) -> dict:
     """The UNet's weights in a run folder or a pipeline."""
     return load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+
+
+def transformer(folder: Path) -> dict:
+    """The transformer's weights in a run folder or a pipeline."""
+    return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
