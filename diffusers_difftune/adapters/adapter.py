@@ -97,7 +97,13 @@ class Adapter:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """A context in which the model is the pretrained one, bit for bit."""
+        """A context in which the model is the pretrained one, bit for bit.
+
+        Raises:
+            ValueError: Parameters of the model itself train, and it was not asked to keep what they were.
+        """
+        if self.pretrained.keys() != self.own.keys():
+            raise ValueError("the pretrained parameters are gone: make the adapter with keep_pretrained=True")
         switch_layers(self.model, False)
         self._swap()
         try:

@@ -69,8 +69,9 @@ class AdapterSettings:
         Raises:
             DiffTuneError: A value is missing, unknown, or of the wrong type.
         """
+        given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
         try:
-            made = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            made = cls(**given)
         except TypeError as error:
             raise DiffTuneError(f"These are not the settings of an adapter: {error}.") from error
         if made.kind not in (*KINDS, NAMED):

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Runs of the scripts with every kind of adapter: with Diff-Tuning, with distillation, resumed."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,14 @@ from diffusers import DiTPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from diffusers_difftune import load_adapter
-from diffusers_difftune.adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
+from diffusers_difftune.adapters.files import LORA_FILE, TENSOR_FILE
 from diffusers_difftune.adapters.settings import KINDS
 from tests.tiny import save_tiny_classes
 from tests.training.runs import FULL, arguments, load_script, log, losses, run
 
 
 DIT = "train_class_conditional_difftune"
+CONTROL = "train_controlnet_difftune"
 ADAPTERS = {kind: f"--adapter {kind}" for kind in KINDS} | {
     "parameters": "--train_parameters *.attn1.* *.norm?.weight"
 }
@@ -101,5 +103,30 @@ def test_new_classes_travel_with_the_adapter(kind: str, folders: dict[str, Path]
     assert pipeline.labels == {"ash": 0, "elm": 1, "oak": 2}
     given = {"num_inference_steps": 2, "output_type": "np"}
     image = pipeline(pipeline.get_label_ids(["oak"]), generator=torch.Generator().manual_seed(0), **given).images
-    pipeline.save_pretrained(tmp_path / "saved") if kind == "none" else None
-    assert (tmp_path / "run" / CONFIG_FILE).is_file() and np.isfinite(image).all()
+    assert np.isfinite(image).all()
+
+
+@pytest.mark.parametrize("script", [FULL, CONTROL])
+def test_the_code_on_the_model_card_makes_an_image(
+    script: str,
+    bank: Path,
+    tiny_pipeline: Path,
+    tiny_conditions: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = "--validation_prompts red"
+    if script == CONTROL:
+        condition = tiny_conditions / "condition-00.png"
+        shown = f"--validation_prompt red --validation_image {condition} --num_validation_images 1"
+    flags = f"--knowledge_bank {bank} --adapter lokr --rank 2 --max_train_steps 1 {shown}"
+    folder = run(script, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
+    card = (folder / "README.md").read_text()
+    assert "LoKr weights" in card and "| adapter | lokr |" in card
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
+    code = code.replace("path/to/this/folder", str(folder)).replace(f'"{tiny_pipeline.name}"', f'"{tiny_pipeline}"')
+    code = code.replace("width=16)", "width=16, num_inference_steps=2)")
+    assert f'load_adapter(pipeline, "{folder}")' in code
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert (tmp_path / "image.png").is_file()

@@ -112,6 +112,12 @@ def test_switched_off_it_is_the_pretrained_model(subject: Subject, kind: str) ->
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
+def test_what_was_not_kept_cannot_be_brought_back(folders: dict[str, Path]) -> None:
+    adapter = Subject("unet", folders["unet"]).adapted("bitfit").adapter
+    with pytest.raises(ValueError, match="keep_pretrained=True"), adapter.off():
+        pass
+
+
 @every_kind
 @every_model
 def test_loaded_it_makes_the_same_images_and_merged_as_good_as_the_same(
