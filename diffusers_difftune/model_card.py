@@ -40,7 +40,6 @@ CITATION = """\
 }
 ```"""
 
-# The flags worth a line of the card, in this order, where the run had them.
 ADAPTERS = {
     "lora": "LoRA",
     "dora": "DoRA",
@@ -51,10 +50,12 @@ ADAPTERS = {
     "difffit": "DiffFit",
     "bitfit": "BitFit",
 }
+# The flags worth a line of the card, in this order, where the run had them.
 SETTINGS = (
     *("objective", "source_share", "retention_weight", "reconsolidation_power", "retention_power", "coefficients"),
     *("retention_target", "retention_prompts", "condition_kind", "condition_model", "retention_condition", "adapter"),
     *("rank", "lora_alpha", "lora_dropout", "lora_target_modules", "train_parameters"),
+    *("class_dropout_prob", "class_embeddings"),
     *("resolution", "center_crop", "random_flip", "learning_rate", "lr_scheduler", "lr_warmup_steps"),
     *("train_batch_size", "gradient_accumulation_steps", "snr_gamma", "noise_offset", "input_perturbation"),
     *("dream_training", "use_ema", "mixed_precision", "seed"),

@@ -295,9 +295,8 @@ class ClassConditionalConfig(EmaFlags):
         choices=["keep", "reset"],
     )
     variance_loss: str = flag(
-        "Of a model that learns its variance, the variational term is taken on: both, target and source rows, each"
-        " under its own law of noise levels, as the reference does; target, target rows alone; unskewed, both, weighted"
-        " so that the laws make no difference.",
+        "What a learned variance is trained on: both, target and source rows, each under its own law of noise levels;"
+        " target, target rows; unskewed, both, weighted so that the laws make no difference.",
         "both",
         choices=["both", "target", "unskewed"],
     )
