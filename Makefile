@@ -6,11 +6,12 @@ BIN := .venv/bin
 SOURCES := diffusers_difftune training_scripts examples benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-controlnet test style quality clean
+.PHONY: help demo demo-controlnet benchmark-transfers test style quality clean
 
 help:
 	@echo "make demo     fine-tune the embedded pipeline twice and compare (at most 8 minutes on two cores)"
 	@echo "make demo-controlnet   train a ControlNet twice and compare (about 8 minutes on two cores)"
+	@echo "make benchmark-transfers   eight transfers of a small DiT, every method (many hours; stop and go on at will)"
 	@echo "make test     run the tests"
 	@echo "make style    format and fix what can be fixed"
 	@echo "make quality  check format, lint and types"
@@ -21,6 +22,11 @@ demo: .venv/.installed
 
 demo-controlnet: .venv/.installed
 	$(BIN)/python examples/icons/demo_controlnet.py
+
+benchmark-transfers: .venv/.icons
+	$(BIN)/python benchmarks/transfers/data.py --threads 2
+	$(BIN)/python benchmarks/transfers/source.py
+	$(BIN)/python benchmarks/transfers/run.py --jobs 2
 
 test: .venv/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
@@ -43,6 +49,10 @@ clean:
 	@echo "Installing into .venv; the first time this takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	@touch $@
+
+.venv/.icons: .venv/.installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[icons]"
 	@touch $@
 
 .venv/.quality: .venv/.installed

@@ -32,7 +32,7 @@ from diffusers_difftune.evaluation.real import RealImages
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.filehash import file_sha256
 
-from .settings import DATA, FEATURES, GUIDANCE, SAMPLER, WORK, Size
+from .settings import FEATURES, GUIDANCE, SAMPLER, Places, Size
 from .splits import SOURCE
 
 
@@ -47,26 +47,27 @@ class HeldOut:
     Args:
         name (`str`): A target set, or `"source"`.
         size ([`Size`]): How much to measure.
-        data (`Path`, *optional*): Where the Parquet files are.
-        work (`Path`, *optional*): Where features of real drawings are kept.
+        places ([`Places`]): Where the drawings are, and where their features are kept.
 
     Attributes:
-        prompts (`list[str]`): Of each held-out drawing the class id, in decimal, in a seeded order.
+        order (`list[int]`): The rows of the held-out drawings in a seeded order.
+        prompts (`list[str]`): The class id of each, in decimal.
         num_train (`int`): Training drawings of the set.
     """
 
-    def __init__(self, name: str, size: Size, data: Path = DATA, work: Path = WORK) -> None:
+    def __init__(self, name: str, size: Size, places: Places) -> None:
         self.size = size
+        data, work = places.data, places.work
         held_out = data / f"{name}_held_out.parquet"
         labels = pq.read_table(held_out, columns=["label"])["label"].to_pylist()
-        order = seeded_order(0, "held-out drawings", 0, len(labels))[: size.most_samples].tolist()
-        self.prompts = [str(labels[row]) for row in order]
+        self.order = seeded_order(0, "held-out drawings", 0, len(labels))[: size.most_samples].tolist()
+        self.prompts = [str(labels[row]) for row in self.order]
         self.num_train = pq.read_metadata(data / f"{name}_train.parquet").num_rows
         others = [data / f"{name}_train.parquet", data / f"{name}_rest.parquet"]
         real = torch.cat([real_features(file, work) for file in others if file.is_file()])
-        count = min(len(order), len(real))
+        count = min(len(self.order), len(real))
         chosen = seeded_order(0, "other drawings", 0, len(real))[:count].tolist()
-        self.real = RealImages(real_features(held_out, work)[order], real[chosen])
+        self.real = RealImages(real_features(held_out, work)[self.order], real[chosen])
 
     def measure(self, images: torch.Tensor) -> dict[str, Any]:
         """What is said of samples, one for each prompt: their figures with the floors, and what these rest on."""
@@ -92,7 +93,7 @@ def sample(
         )
 
 
-def source_prompts(count: int, data: Path = DATA, seed: int = 0) -> list[str]:
+def source_prompts(count: int, data: Path, seed: int = 0) -> list[str]:
     """Classes of the source model as often as its training drawings have them."""
     labels = pq.read_table(data / f"{SOURCE}_train.parquet", columns=["label"])["label"].to_pylist()
     return [str(labels[row]) for row in seeded_order(seed, "source classes", 0, len(labels))[:count]]
@@ -105,7 +106,7 @@ def read_images(file: Path) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
-def real_features(file: Path, work: Path = WORK) -> torch.Tensor:
+def real_features(file: Path, work: Path) -> torch.Tensor:
     """Features of the drawings of a Parquet file, kept in a file of their own."""
     key = hashlib.sha256(f"{file_sha256(file)} {file_sha256(FEATURES)}".encode()).hexdigest()[:16]
     kept = work / "features" / f"{file.stem}-{key}.npy"

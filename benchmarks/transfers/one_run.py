@@ -37,17 +37,9 @@ from finetune import command_line, load_script, quiet  # noqa: E402
 
 from benchmarks.throughput import machine  # noqa: E402
 from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
+from benchmarks.transfers.measure_source import source_figures  # noqa: E402
 from benchmarks.transfers.methods import METHODS  # noqa: E402
-from benchmarks.transfers.settings import (  # noqa: E402
-    DATA,
-    SOURCE_MODEL,
-    START,
-    Recipe,
-    Run,
-    Size,
-    bank_folder,
-    pretrained_settings,
-)
+from benchmarks.transfers.settings import Places, Recipe, Run, Size  # noqa: E402
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
 from diffusers_difftune.adapters import load_adapter, merge_adapter  # noqa: E402
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -60,15 +52,18 @@ EVERY = 500  # steps between two checkpoints of a run that is measured at its en
 def main(argv: list[str]) -> None:
     spec = json.loads(Path(argv[0]).read_text())
     size = Size(**tuples(spec["size"]))
+    places = Places(**{name: Path(place) for name, place in spec["places"].items()})
+    output = Path(spec["output"])
+    output.parent.mkdir(parents=True, exist_ok=True)
     quiet()
     torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
     if spec["run"] is None:
-        found = measure_pretrained(size, spec["targets"])
+        found, picture = measure_pretrained(size, places, list(spec["settings"]["data"]))
+        write_bytes_atomic(output.with_name("source_samples.png"), picture)
     else:
         run = Run(**tuples(spec["run"]) | {"recipe": Recipe(**spec["run"]["recipe"])})
-        found = one_run(run, size, Path(spec["work"]))
-    output = Path(spec["output"])
-    output.parent.mkdir(parents=True, exist_ok=True)
+        found = one_run(run, spec["settings"], size, places)
+    found |= {"settings": spec["settings"], "machine": machine()}
     write_bytes_atomic(output, (json.dumps(found, indent=1) + "\n").encode())
 
 
@@ -77,32 +72,29 @@ def tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def measure_pretrained(size: Size, targets: list[str]) -> dict[str, Any]:
-    """The source model before any transfer: on its own held-out drawings, and samples of its own classes against every
-    target set."""
+def measure_pretrained(size: Size, places: Places, names: list[str]) -> tuple[dict[str, Any], bytes]:
+    """The source model before any transfer, on its own held-out drawings with a picture, and samples of its own classes
+    against every target set."""
     started = time.perf_counter()
-    backbone = load_backbone(SOURCE_MODEL)
+    backbone = load_backbone(places.source)
     denoiser = backbone.load_denoiser()
-    own = HeldOut(SOURCE, size)
-    found = {SOURCE: own.measure(sample(backbone, denoiser, own.prompts, size, 0))}
-    sets = {name: HeldOut(name, size) for name in targets}
-    prompts = source_prompts(max(len(held_out.prompts) for held_out in sets.values()))
+    own, picture = source_figures(backbone, denoiser, size, places)
+    targets = {name: HeldOut(name, size, places) for name in names if name != SOURCE}
+    prompts = source_prompts(max(len(held_out.prompts) for held_out in targets.values()), places.data)
     images = sample(backbone, denoiser, prompts, size, 0)
-    found |= {name: held_out.measure(images[: len(held_out.prompts)]) for name, held_out in sets.items()}
-    seconds = {"measurement": time.perf_counter() - started}
-    return {"sets": found, "settings": pretrained_settings(size, targets), "seconds": seconds, "machine": machine()}
+    figures = {name: held_out.measure(images[: len(held_out.prompts)]) for name, held_out in targets.items()}
+    return {"sets": {SOURCE: own} | figures, "seconds": {"measurement": time.perf_counter() - started}}, picture
 
 
-def one_run(run: Run, size: Size, work: Path) -> dict[str, Any]:
+def one_run(run: Run, settings: dict[str, Any], size: Size, places: Places) -> dict[str, Any]:
     """Trains and measures."""
     started = time.perf_counter()
-    settings = run.settings(size)
-    folder = work / "runs" / run.name
-    resumed = train(folder, settings, command_line(settings["flags"] | paths(run, size, work)))
+    folder = places.work / "runs" / run.name
+    resumed = train(folder, settings, command_line(settings["flags"] | paths(run, size, places, folder)))
     trained = time.perf_counter()
-    held_out = HeldOut(run.target, size)
+    held_out = HeldOut(run.target, size, places)
     by_step: dict[str, dict[str, Any]] = {}
-    for step, weights, backbone, denoiser in results(run, settings, folder):
+    for step, weights, backbone, denoiser in results(run, settings, folder, places.source):
         images = sample(backbone, denoiser, held_out.prompts, size, run.seed)
         by_step.setdefault(str(step), {})[weights] = held_out.measure(images)
     log = read_log(folder)
@@ -120,20 +112,18 @@ def one_run(run: Run, size: Size, work: Path) -> dict[str, Any]:
         "images_per_second": statistics.median(line["images_per_second"] for line in log),
         "seconds": {"training": trained - started, "measurement": time.perf_counter() - trained},
         "resumed": resumed,
-        "settings": settings,
-        "machine": machine(),
     }
 
 
-def paths(run: Run, size: Size, work: Path) -> dict[str, Any]:
+def paths(run: Run, size: Size, places: Places, folder: Path) -> dict[str, Any]:
     """The flags that say where things are and how often to keep a checkpoint."""
     bank = run.bank(size)
     return {
-        "pretrained_model_name_or_path": START if METHODS[run.method].from_scratch else SOURCE_MODEL,
-        "train_data_dir": DATA / f"{run.target}_train.parquet",
-        "knowledge_bank": bank and bank_folder(bank, work),
-        "cache_dir": work / "cache",
-        "output_dir": work / "runs" / run.name,
+        "pretrained_model_name_or_path": places.start if METHODS[run.method].from_scratch else places.source,
+        "train_data_dir": places.data / f"{run.target}_train.parquet",
+        "knowledge_bank": bank and places.bank(bank),
+        "cache_dir": places.work / "cache",
+        "output_dir": folder,
         "checkpointing_steps": math.gcd(*run.measured) if run.measured else EVERY,
         "checkpoints_total_limit": None if run.measured else 1,
     }
@@ -152,9 +142,11 @@ def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     return resumed
 
 
-def results(run: Run, settings: dict[str, Any], folder: Path) -> Iterator[tuple[int, str, Any, torch.nn.Module]]:
+def results(
+    run: Run, settings: dict[str, Any], folder: Path, source: Path
+) -> Iterator[tuple[int, str, Any, torch.nn.Module]]:
     """What is to be measured: after which step, which weights, and the model."""
-    backbone = load_backbone(SOURCE_MODEL)
+    backbone = load_backbone(source)
     if METHODS[run.method].adapter:
         pipeline = backbone.pipeline(backbone.load_denoiser(), torch.device("cpu"), torch.float32)
         load_adapter(pipeline, folder)

@@ -66,15 +66,16 @@ from benchmarks.transfers.settings import (  # noqa: E402
     TRIAL,
     TUNING_TARGET,
     WORK,
+    Places,
     Recipe,
     Run,
     Size,
-    bank_folder,
     pretrained_settings,
     source_hash,
     to_json,
 )
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
+from benchmarks.transfers.tables import markdown  # noqa: E402
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 
 
@@ -108,8 +109,8 @@ class Benchmark:
         self.size = chosen_size(arguments)
         kind = "quick" if arguments.quick else "trial" if arguments.trial else None
         self.output = arguments.output or (WORK / kind if kind else RESULTS)
-        self.work = arguments.work or WORK / source_hash()
-        self.jobs = Jobs(self.work, arguments.jobs, arguments.threads)
+        self.places = Places(arguments.work or WORK / source_hash())
+        self.jobs = Jobs(self.places.work, arguments.jobs, arguments.threads)
         self.is_evidence = self.output == RESULTS
 
     def main(self) -> None:
@@ -123,7 +124,7 @@ class Benchmark:
             print(f"Learning rate {recipe.learning_rate:g}, {recipe.steps} steps, moving average: {recipe.use_ema}")
             self.make(self.stage_runs(recipe), f"Stage {self.arguments.stage}")
         found = evidence.write(self.output, self.recipe(), self.size, self.is_evidence)
-        print("\n" + evidence.markdown(found))
+        print("\n" + markdown(found))
 
     def stage_runs(self, recipe: Recipe) -> list[Run]:
         """The runs of the stage; those that it is compared with come first."""
@@ -191,9 +192,9 @@ class Benchmark:
 
     def make_bank(self, samples: int, steps: int) -> None:
         """Samples a knowledge bank from every class of the source model."""
-        folder = bank_folder((samples, steps), self.work)
+        folder = self.places.bank((samples, steps))
         index = json.loads((SOURCE_MODEL / "model_index.json").read_text())
-        classes = self.work / "source_classes.txt"
+        classes = self.places.work / "source_classes.txt"
         classes.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(classes, "\n".join(index["id2label"]).encode())
         flags = {
@@ -211,9 +212,10 @@ class Benchmark:
 
     def command(self, run: Run | None, output: Path) -> list[str]:
         """The words that make a run, or measure the source model."""
-        spec = {"run": run and asdict(run), "size": to_json(self.size), "targets": self.targets()}
-        spec |= {"work": str(self.work), "output": str(output)}
-        file = self.work / "specs" / f"{run.name if run else 'pretrained'}.json"
+        settings = run.settings(self.size) if run else pretrained_settings(self.size, self.targets())
+        spec = {"run": run and asdict(run), "size": to_json(self.size), "settings": settings}
+        spec |= {"places": self.places.to_json(), "output": str(output)}
+        file = self.places.work / "specs" / f"{run.name if run else 'pretrained'}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(file, json.dumps(spec).encode())
         return [sys.executable, str(HERE / "one_run.py"), str(file)]

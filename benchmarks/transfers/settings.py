@@ -34,6 +34,7 @@ DATA = WORK / "data"
 FEATURES = HERE / "features.safetensors"  # the projection that FID and KID are of
 EMBEDDED = ROOT / "examples" / "icons" / "pipeline"  # whose autoencoder and noise schedule the source model has
 START, SOURCE_MODEL = WORK / "start", WORK / "source"  # the source model before and after pretraining
+PRETRAINING, SOURCE_WEIGHTS = WORK / "pretraining", HERE / "source"  # where it is trained, and its weights are kept
 
 TARGETS = (
     "twemoji", "openmoji", "fluent-emoji-flat", "streamline-ultimate-color", "streamline-freehand-color",
@@ -180,6 +181,30 @@ class Run:
         )
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where things are.
+
+    Attributes:
+        work (`Path`): Banks, caches and run folders.
+        data (`Path`, *optional*): The Parquet files of data.py.
+        source (`Path`, *optional*): The source model.
+        start (`Path`, *optional*): The source model before its training.
+    """
+
+    work: Path
+    data: Path = DATA
+    source: Path = SOURCE_MODEL
+    start: Path = START
+
+    def bank(self, bank: Sequence[int]) -> Path:
+        """The knowledge bank of so many samples, of so many steps each, which all runs share."""
+        return self.work / "banks" / f"{bank[0]}-{bank[1]}"
+
+    def to_json(self) -> dict[str, str]:
+        return {name: str(place) for name, place in vars(self).items()}
+
+
 def sampling(size: Size) -> dict[str, Any]:
     """What decides the figures of a model's samples."""
     return {
@@ -196,11 +221,6 @@ def pretrained_settings(size: Size, targets: Sequence[str]) -> dict[str, Any]:
     """What decides the figures of the source model itself."""
     hashes = {name: data_hash(name) for name in (SOURCE, *targets)}
     return to_json({"source": source_hash(), "data": hashes, "sampling": sampling(size)})
-
-
-def bank_folder(bank: Sequence[int], work: Path) -> Path:
-    """The knowledge bank of so many samples, of so many steps each, which all runs share."""
-    return work / "banks" / f"{bank[0]}-{bank[1]}"
 
 
 @cache

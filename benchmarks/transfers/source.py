@@ -11,21 +11,23 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Pretrain the benchmark's source model: a small DiT on the latents of the embedded autoencoder.
+"""Make the benchmark's source model: a small DiT on the latents of the embedded autoencoder.
 
-    pip install -e ".[icons]"
+    pip install -e ".[metrics,icons]"
+    python benchmarks/transfers/source.py                                       # of the weights in source/, if there are some
     python benchmarks/transfers/data.py
-    python benchmarks/transfers/source.py --estimate
-    python benchmarks/transfers/source.py                               # fp32
-    python benchmarks/transfers/source.py --mixed_precision bf16        # twice as fast on processors with AMX
+    python benchmarks/transfers/source.py --retrain --estimate
+    python benchmarks/transfers/source.py --retrain --mixed_precision bf16      # without --mixed_precision: fp32
 
 It is trained by `training_scripts/train_class_conditional_difftune.py` with `--objective standard`, from random weights, on
 `source_train.parquet` (data.py). It can be stopped at any moment and goes on from its last checkpoint; a larger
 `--max_train_steps` trains further. Flags that this program does not know are handed to the training script, after its
-own, so that they win. measure_source.py says how good a checkpoint is.
+own, so that they win. measure_source.py says how good a checkpoint is. At the end the transformer goes to `source/` in half
+precision, and the pipeline that every transfer starts from is made of that, so that it is the same wherever it is made.
 """
 
 import argparse
+import json
 import math
 import runpy
 import sys
@@ -38,8 +40,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.transfers.settings import DATA, EMBEDDED, SOURCE_MODEL, START  # noqa: E402
+from benchmarks.transfers.settings import DATA, EMBEDDED, PRETRAINING, SOURCE_MODEL, SOURCE_WEIGHTS, START  # noqa: E402
 from benchmarks.transfers.splits import SOURCE, class_names, read_split  # noqa: E402
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 
 
 SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"
@@ -52,24 +55,30 @@ IMAGES_PER_SECOND = {"no": 250, "bf16": 350}  # on one thread of an Intel Xeon c
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", type=Path, default=SOURCE_MODEL)
+    parser.add_argument("--retrain", action="store_true", help="Train, also if there are weights.")
+    parser.add_argument("--output_dir", type=Path, default=PRETRAINING, help="Where the training goes.")
     parser.add_argument("--start", type=Path, default=START, help="Where the random pipeline goes.")
     parser.add_argument("--data", type=Path, default=DATA / f"{SOURCE}_train.parquet")
     parser.add_argument("--max_train_steps", type=int, default=STEPS)
     parser.add_argument("--mixed_precision", default="no", choices=["no", "bf16"])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--estimate", action="store_true", help="Say how long it takes.")
+    parser.add_argument("--estimate", action="store_true", help="Say how long training takes.")
     arguments, more = parser.parse_known_args(argv)
     if arguments.estimate:
         hours = arguments.max_train_steps * BATCH / IMAGES_PER_SECOND[arguments.mixed_precision] / 3600
         print(f"{arguments.max_train_steps * BATCH:,} images, about {hours:.1f} hours on one core of an Intel Xeon")
         return
-    if not arguments.start.is_dir():
-        new_pipeline(class_names(read_split(SOURCE)), arguments.seed).save_pretrained(arguments.start)
-    # With 16 tokens the fused attention kernel is the slowest part of a step on processors.
-    torch.backends.cuda.enable_flash_sdp(False)
-    sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    classes = class_names(read_split(SOURCE))
+    if not (arguments.start / "model_index.json").is_file():
+        save_pipeline(arguments.start, classes, new_transformer(seed=arguments.seed))
+    if arguments.retrain or not SOURCE_WEIGHTS.is_dir():
+        # With 16 tokens the fused attention kernel is the slowest part of a step on processors.
+        torch.backends.cuda.enable_flash_sdp(False)
+        sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        trained = DiTTransformer2DModel.from_pretrained(arguments.output_dir / "transformer")
+        trained.half().save_pretrained(SOURCE_WEIGHTS)
+    save_pipeline(SOURCE_MODEL, classes, DiTTransformer2DModel.from_pretrained(SOURCE_WEIGHTS).float())
 
 
 def training_flags(arguments: argparse.Namespace) -> list[str]:
@@ -99,28 +108,44 @@ def training_flags(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-def new_pipeline(classes: list[str], seed: int = 0) -> DiTPipeline:
-    """A pipeline of random weights on the embedded autoencoder.
+def save_pipeline(folder: Path, classes: list[str], transformer: DiTTransformer2DModel) -> None:
+    """Writes a pipeline on the embedded autoencoder.
 
     Args:
+        folder (`Path`): Where to.
         classes (`list[str]`): The names of its classes, which have the first rows of the class tables.
+        transformer (`DiTTransformer2DModel`): Its denoiser.
+    """
+    DiTPipeline(
+        transformer=transformer,
+        vae=AutoencoderKL.from_pretrained(EMBEDDED, subfolder="vae"),
+        scheduler=DDPMScheduler.from_pretrained(EMBEDDED, subfolder="scheduler"),
+    ).save_pretrained(folder)
+    index = folder / "model_index.json"  # diffusers reads names of classes there, but does not write them
+    names = {str(number): name for number, name in enumerate(classes)}
+    write_bytes_atomic(index, json.dumps(json.loads(index.read_text()) | {"id2label": names}, indent=2).encode())
+
+
+def new_transformer(
+    width: int = WIDTH, depth: int = DEPTH, heads: int = HEADS, seed: int = 0
+) -> DiTTransformer2DModel:
+    """A DiT of 16 tokens without a learned variance, drawn as in the paper (Peebles and Xie, ICCV 2023): every block is the
+    identity at first (adaLN-Zero), which diffusers' constructor does not see to.
+
+    Args:
+        width (`int`, *optional*, defaults to 192): Numbers per token.
+        depth (`int`, *optional*, defaults to 6): Blocks.
+        heads (`int`, *optional*, defaults to 6): Attention heads.
         seed (`int`, *optional*, defaults to 0): Seed of the weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer = new_transformer()
-    return DiTPipeline(
-        transformer=transformer,
-        vae=AutoencoderKL.from_pretrained(EMBEDDED, subfolder="vae"),
-        scheduler=DDPMScheduler.from_pretrained(EMBEDDED, subfolder="scheduler"),
-        id2label=dict(enumerate(classes)),
-    )
+        return draw_weights(empty_transformer(width, depth, heads))
 
 
-def new_transformer(width: int = WIDTH, depth: int = DEPTH, heads: int = HEADS) -> DiTTransformer2DModel:
-    """A DiT of 16 tokens without a learned variance, drawn as in the paper (Peebles and Xie, ICCV 2023): every block is the
-    identity at first (adaLN-Zero), which diffusers' constructor does not see to."""
-    transformer = DiTTransformer2DModel(
+def empty_transformer(width: int, depth: int, heads: int) -> DiTTransformer2DModel:
+    """The model as diffusers makes it."""
+    return DiTTransformer2DModel(
         num_attention_heads=heads,
         attention_head_dim=width // heads,
         in_channels=8,
@@ -130,6 +155,10 @@ def new_transformer(width: int = WIDTH, depth: int = DEPTH, heads: int = HEADS) 
         sample_size=8,
         num_embeds_ada_norm=NUM_CLASSES,
     )
+
+
+def draw_weights(transformer: DiTTransformer2DModel) -> DiTTransformer2DModel:
+    """Draws every weight."""
     for module in transformer.modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
             rows, columns = module.weight.shape[0], math.prod(module.weight.shape[1:])

@@ -1,0 +1,269 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""From the runs' JSON files to `results/summary.json`.
+
+Gains are relative to standard fine-tuning of the same target set and seed: 1 − FID / FID of standard, so that 0.26 is an FID
+that is 26 % lower.
+"""
+
+import json
+import shutil
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.jobs import fill
+from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.evaluation.paired import bootstrap_interval
+
+from .choose import adapter_scores, recipe_scores
+from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED
+from .settings import ROOT, STAGE_3_TARGET, TUNING_TARGET, Recipe, Size
+from .splits import SOURCE
+
+
+DOCUMENT = ROOT / "docs" / "evidence.md"
+IMAGES = ROOT / "docs" / "images"
+BEGIN = "<!-- transfer figures: begin (written by benchmarks/transfers/run.py) -->"
+END = "<!-- transfer figures: end -->"
+FIGURES = ("fid", "kid", "precision", "recall")
+FACTS = ("num_train", "num_held_out", "num_generated", "num_floor", "num_features", "fid_floor", "kid_floor")
+
+
+def summarise(
+    runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], recipe: Recipe, size: Size
+) -> dict[str, Any]:
+    """Everything that docs/evidence.md says.
+
+    Args:
+        runs (`Sequence[dict]`): The JSON files of the runs, of whatever stages.
+        pretrained (`dict`): The figures of the source model.
+        recipe ([`Recipe`]): The recipe of the result.
+        size ([`Size`]): How much was run.
+
+    Returns:
+        `dict[str, Any]`: Of Diff-Tuning against standard fine-tuning `mean_relative_gain`, `gain_of_averages`, `ci95` and
+        `num_pairs`, and the same `over_floor`; `gains`, the same for every method of stage 1; `targets`, for each its
+        floor, the source model's figures and by method mean and standard deviation over seeds; `stage_2`, `stage_3`,
+        `tuning` and `settings`.
+    """
+    result = [run for run in runs if run["target"] != TUNING_TARGET]
+    tuning = [run for run in runs if run["target"] == TUNING_TARGET]
+    chosen = [run for run in result if run["recipe"] == vars(recipe) and len(run["by_step"]) == 1]
+    stage_1 = [run for run in chosen if run["method"] in MAIN]
+    gains = {method: relative_gain(stage_1, method) for method in MAIN if method != "standard"}
+    gains = {method: found for method, found in gains.items() if found}
+    return {
+        "recipe": vars(recipe),
+        **(gains.get("difftune") or dict.fromkeys(("mean_relative_gain", "gain_of_averages", "ci95"))),
+        "gains": gains,
+        "targets": {
+            target: target_figures([run for run in stage_1 if run["target"] == target], pretrained["sets"].get(target))
+            for target in dict.fromkeys(run["target"] for run in stage_1)
+        },
+        SOURCE: pretrained["sets"][SOURCE],
+        "stage_2": stage_2(result),
+        "stage_3": stage_3(result, recipe),
+        "tuning": tuning_figures(tuning),
+        "settings": facts(runs, chosen, size),
+    }
+
+
+def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "standard") -> dict[str, Any] | None:
+    """How much lower the FID of a method is than that of another, over pairs of runs of equal target set and seed.
+
+    The mean is that over targets of the mean over seeds; its 95 % interval is the percentile interval of a bootstrap that
+    draws targets, and for each its seeds.
+
+    Args:
+        runs (`Sequence[dict]`): The runs, of these methods and others.
+        method (`str`): A method.
+        base (`str`, *optional*, defaults to `"standard"`): What it is compared with.
+
+    Returns:
+        `dict` or `None`: `mean_relative_gain`, `gain_of_averages`, `ci95`, `num_pairs`, `by_target`, `better` (pairs in
+        which the method has the lower FID), the same `over_floor`, and `kid_difference`; `None` without pairs.
+    """
+    pairs = paired(runs, method, base)
+    if not pairs:
+        return None
+    found = gain_of(pairs, lambda quality: quality["fid"])
+    differences = [np.array([own["kid"] - other["kid"] for own, other in group]) for group in pairs.values()]
+    return found | {
+        "better": sum(own["fid"] < other["fid"] for group in pairs.values() for own, other in group),
+        "over_floor": gain_of(pairs, lambda quality: quality["fid"] - quality["fid_floor"]),
+        "kid_difference": {"mean": mean_of_means(differences), "ci95": interval(differences)},
+    }
+
+
+def paired(
+    runs: Sequence[dict[str, Any]], method: str, base: str
+) -> dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]:
+    """The figures of both methods, by target."""
+    by_place = {(run["target"], run["seed"], run["method"]): run["quality"] for run in runs}
+    pairs = defaultdict(list)
+    for (target, seed, name), quality in sorted(by_place.items(), key=lambda item: item[0]):
+        if name == method and (target, seed, base) in by_place:
+            pairs[target].append((quality, by_place[target, seed, base]))
+    return dict(pairs)
+
+
+def gain_of(pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]], fid) -> dict[str, Any]:
+    """Relative gains in one kind of FID."""
+    groups = {target: np.array([1 - fid(own) / fid(base) for own, base in group]) for target, group in pairs.items()}
+    own, base = (
+        float(np.mean([np.mean([fid(pair[side]) for pair in group]) for group in pairs.values()])) for side in (0, 1)
+    )
+    values = list(groups.values())
+    return {
+        "mean_relative_gain": mean_of_means(values),
+        "gain_of_averages": 1 - own / base,
+        "ci95": interval(values),
+        "num_pairs": sum(map(len, values)),
+        "by_target": {target: float(group.mean()) for target, group in groups.items()},
+    }
+
+
+def mean_of_means(groups: Sequence[np.ndarray]) -> float:
+    return float(np.mean([group.mean() for group in groups]))
+
+
+def interval(groups: list[np.ndarray]) -> list[float] | None:
+    """The bootstrap interval, if there is more than one pair."""
+    return bootstrap_interval(groups, 0) if sum(map(len, groups)) > 1 else None
+
+
+def target_figures(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any] | None) -> dict[str, Any]:
+    """A target set: what its figures rest on, the source model without tuning, and every method."""
+    first = runs[0]["quality"]
+    return {name: first[name] for name in FACTS} | {
+        "pretrained": pretrained and {name: pretrained[name] for name in FIGURES},
+        "methods": by_method(runs),
+    }
+
+
+def by_method(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds."""
+    found = {}
+    for method in [name for name in METHODS if name in {run["method"] for run in runs}]:
+        own = [run["quality"] for run in runs if run["method"] == method]
+        found[method] = {"num_seeds": len(own)} | {name: spread([one[name] for one in own]) for name in FIGURES}
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
+
+
+def stage_2(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Adapters and variants on the targets they were run on, beside standard and Diff-Tuning on the same."""
+    own = [run for run in runs if run["method"] in VARIANTS]
+    if not own:
+        return {}
+    targets = list(dict.fromkeys(run["target"] for run in own))
+    beside = [run for run in runs if run["method"] in MAIN and run["target"] in targets and len(run["by_step"]) == 1]
+    return {
+        "targets": {t: by_method([run for run in own + beside if run["target"] == t]) for t in targets},
+        "gains": {name: relative_gain(own + beside, name) for name in VARIANTS},
+        "adapters": {kind: relative_gain(own, f"{kind}-difftune", kind) for kind in ADAPTERS},
+        "learning_rates": {run["method"]: run["recipe"]["learning_rate"] for run in own if run["method"] in ADAPTERS},
+    }
+
+
+def stage_3(runs: Sequence[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+    """Sensitivity to every setting, and the curves over training steps."""
+    own = [run for run in runs if run["target"] == STAGE_3_TARGET]
+    varied = [run for run in own if run["method"] in VARIED]
+    curves = [run for run in own if len(run["by_step"]) > 1]
+    if not varied and not curves:
+        return {}
+    seeds = {run["seed"] for run in varied + curves}
+    beside = [run for run in own if run["method"] in MAIN and run["seed"] in seeds and len(run["by_step"]) == 1]
+    weights = "ema" if recipe.use_ema else "raw"
+    return {
+        "target": STAGE_3_TARGET,
+        "methods": by_method(varied + beside),
+        "curves": {
+            method: {
+                step: {
+                    name: spread([run["by_step"][step][weights][name] for run in curves if run["method"] == method])
+                    for name in ("fid", "kid")
+                }
+                for step in curves[0]["by_step"]
+            }
+            for method in dict.fromkeys(run["method"] for run in curves)
+        },
+    }
+
+
+def tuning_figures(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was tried on the tuning target, as means over seeds."""
+    searched = [run for run in runs if run["method"] == "standard"]
+    tried = [{**vars(recipe), **scores} for recipe, scores in recipe_scores(searched).items()]
+    adapters = adapter_scores([run for run in runs if run["method"] in ADAPTERS])
+    return {
+        "target": TUNING_TARGET,
+        "seeds": sorted({run["seed"] for run in searched}),
+        "tried": sorted(tried, key=lambda one: one["fid"]),
+        "adapters": {
+            kind: [{"learning_rate": rate, **scores} for rate, scores in rates.items()]
+            for kind, rates in adapters.items()
+        },
+    }
+
+
+def facts(runs: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], size: Size) -> dict[str, Any]:
+    """What all figures have in common, and what they cost."""
+    standard = [run for run in chosen if run["method"] == "standard"]
+    flags = [run["settings"]["flags"] for run in standard]
+    shared = {
+        name: value for name, value in (flags[0] if flags else {}).items() if all(f.get(name) == value for f in flags)
+    }
+    return {
+        "flags": shared,
+        "sampling": standard[0]["settings"]["sampling"] if standard else None,
+        "bank": [size.bank_samples, size.bank_steps],
+        "target_images_seen": {run["method"]: run["target_images_seen"] for run in chosen},
+        "sources": sorted({run["settings"]["source"] for run in runs}),
+        "num_runs": len(runs),
+        "machines": sorted({run["machine"]["processor"] for run in runs}),
+        "commits": sorted({str(run["machine"]["commit"]) for run in runs}),
+        "hours": sum(sum(run["seconds"].values()) for run in runs) / 3600,
+        "longest_minutes": max((sum(run["seconds"].values()) / 60 for run in chosen), default=None),
+    }
+
+
+def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[str, Any]:
+    """Writes the summary and the plots; and docs/evidence.md, if these are the results it speaks of."""
+    from .plots import draw
+    from .tables import markdown
+
+    runs = [json.loads(file.read_text()) for file in sorted((output / "runs").glob("*.json"))]
+    pretrained = json.loads((output / "pretrained.json").read_text())
+    summary = summarise(runs, pretrained, recipe, size)
+    write_bytes_atomic(output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+    plots = draw(summary, IMAGES if is_evidence else output)
+    if is_evidence:
+        picture = IMAGES / "transfers_source.png"
+        shutil.copy(output / "source_samples.png", picture)
+        plots = {"Samples of the source model": picture} | plots
+        pictures = "\n\n".join(f"![{title}](images/{plot.name})" for title, plot in plots.items())
+        text = DOCUMENT.read_text(encoding="utf-8")
+        figures = f"{markdown(summary)}\n\n{pictures}".strip()
+        DOCUMENT.write_text(fill(text, BEGIN, END, figures), encoding="utf-8")
+    return summary

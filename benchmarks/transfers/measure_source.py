@@ -1,0 +1,82 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How good is the source model? Its samples against held-out source drawings, with the floor and a picture beside them.
+
+python benchmarks/transfers/measure_source.py                                                 # when it is trained
+python benchmarks/transfers/measure_source.py --weights outputs/transfers/pretraining/checkpoint-9000/transformer_ema
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+from benchmarks.transfers.measure import HeldOut, read_images, sample  # noqa: E402
+from benchmarks.transfers.settings import FULL, SOURCE_MODEL, START, WORK, Places, Size  # noqa: E402
+from benchmarks.transfers.splits import SOURCE  # noqa: E402
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.backbones import load_backbone  # noqa: E402
+from diffusers_difftune.backbones.dit import DiTBackbone  # noqa: E402
+from diffusers_difftune.evaluation.contact_sheet import contact_sheet  # noqa: E402
+
+
+COLUMNS = 14  # of the picture
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--weights", type=Path, default=SOURCE_MODEL / "transformer", help="The folder of a transformer."
+    )
+    parser.add_argument("--images", type=int, help="Fewer samples than there are held-out drawings.")
+    parser.add_argument("--output", type=Path, default=WORK / "source.png", help="The picture.")
+    arguments = parser.parse_args(argv)
+    torch.backends.cuda.enable_flash_sdp(False)
+    backbone = load_backbone(START)
+    denoiser = backbone.denoiser_class.from_pretrained(arguments.weights)
+    found, picture = source_figures(backbone, denoiser, replace(FULL, most_samples=arguments.images), Places(WORK))
+    write_bytes_atomic(arguments.output, picture)
+    print(json.dumps(found, indent=1))
+
+
+def source_figures(
+    backbone: DiTBackbone, denoiser: torch.nn.Module, size: Size, places: Places, seed: int = 0
+) -> tuple[dict[str, Any], bytes]:
+    """Figures of the source model's samples, one for each held-out source drawing, and a picture of some with those.
+
+    Args:
+        backbone ([`DiTBackbone`]): Its family.
+        denoiser (`torch.nn.Module`): Its transformer.
+        size ([`Size`]): How much to measure.
+        places ([`Places`]): Where the drawings are.
+        seed (`int`, *optional*, defaults to 0): Seed of the samples.
+    """
+    held_out = HeldOut(SOURCE, size, places)
+    images = sample(backbone, denoiser, held_out.prompts, size, seed)
+    real = read_images(places.data / f"{SOURCE}_held_out.parquet")[held_out.order]
+    shown = torch.linspace(0, len(images) - 1, COLUMNS).long()
+    names = [backbone.id2label[int(held_out.prompts[place])] for place in shown]
+    picture = contact_sheet({"held-out drawings": real[shown], "samples of their classes": images[shown]}, names)
+    return held_out.measure(images), picture
+
+
+if __name__ == "__main__":
+    main()

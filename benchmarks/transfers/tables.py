@@ -1,0 +1,172 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The tables of docs/evidence.md, from the summary."""
+
+from typing import Any
+
+from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED
+from .splits import SOURCE
+
+
+def markdown(summary: dict[str, Any]) -> str:
+    """All of them."""
+    parts = [source_table(summary[SOURCE])]
+    if not summary["targets"]:
+        return "\n\n".join([*parts, "No run of stage 1 is finished yet."])
+    parts += [gain_table(summary), figure_table(summary, "fid", 1), figure_table(summary, "kid", 2), facts(summary)]
+    if summary["stage_2"]:
+        parts.append(stage_2_table(summary["stage_2"]))
+    if summary["stage_3"]:
+        parts += [sensitivity_table(summary["stage_3"]), curve_table(summary["stage_3"])]
+    if summary["tuning"]["tried"]:
+        parts.append(tuning_table(summary))
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def around(value: dict[str, Any], digits: int) -> str:
+    """A mean with its standard deviation over seeds."""
+    deviation = "" if value["std"] is None else f" ± {value['std']:.{digits}f}"
+    return f"{value['mean']:.{digits}f}{deviation}"
+
+
+def percent(gain: dict[str, Any] | None) -> str:
+    """A relative gain with its interval."""
+    if gain is None:
+        return ""
+    ends = gain["ci95"]
+    interval = f" ({100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})" if ends else ""
+    return f"{100 * gain['mean_relative_gain']:+.1f} %{interval}"
+
+
+def source_table(found: dict[str, Any]) -> str:
+    return (
+        f"The source model on its own held-out drawings: FID {found['fid']:.1f} (floor {found['fid_floor']:.1f}), KID"
+        f" {found['kid']:.2f} (floor {found['kid_floor']:.2f}), precision {found['precision']:.2f}"
+        f" ({found['precision_floor']:.2f}), recall {found['recall']:.2f} ({found['recall_floor']:.2f});"
+        f" {found['num_generated']} samples, {found['num_held_out']} drawings."
+    )
+
+
+def gain_table(summary: dict[str, Any]) -> str:
+    rows = [
+        [
+            METHODS[method].title,
+            percent(gain),
+            f"{100 * gain['gain_of_averages']:+.1f} %",
+            percent(gain["over_floor"]),
+            f"{gain['kid_difference']['mean']:+.2f}",
+            f"{gain['better']} of {gain['num_pairs']}",
+        ]
+        for method, gain in summary["gains"].items()
+    ]
+    head = [
+        "against standard",
+        "FID lower by (95 %)",
+        "of averages",
+        "over the floor (95 %)",
+        "KID",
+        "pairs with lower FID",
+    ]
+    return table(head, rows)
+
+
+def figure_table(summary: dict[str, Any], name: str, digits: int) -> str:
+    methods = [method for method in MAIN if any(method in part["methods"] for part in summary["targets"].values())]
+    head = [f"{name.upper()} of", "floor", "untuned source model", *(METHODS[method].title for method in methods)]
+    rows = []
+    for target, part in summary["targets"].items():
+        untuned = part["pretrained"] and f"{part['pretrained'][name]:.{digits}f}"
+        cells = [around(part["methods"][m][name], digits) if m in part["methods"] else "" for m in methods]
+        rows.append([target, f"{part[f'{name}_floor']:.{digits}f}", untuned or "", *cells])
+    return table(head, rows)
+
+
+def facts(summary: dict[str, Any]) -> str:
+    """What the figures rest on."""
+    settings, recipe = summary["settings"], summary["recipe"]
+    counts = [
+        f"{target} {part['num_train']}, {part['num_held_out']}, {part['num_generated']}, {part['num_floor']}"
+        for target, part in summary["targets"].items()
+    ]
+    seen = {METHODS[method].title: n for method, n in settings["target_images_seen"].items() if method in MAIN}
+    sampling = settings["sampling"]
+    average = "the moving average of the weights" if recipe["use_ema"] else "the weights themselves"
+    return (
+        f"Every method: learning rate {recipe['learning_rate']:g}, {recipe['steps']} steps of"
+        f" {settings['flags']['train_batch_size']} rows, {average}; {sampling['sampler']} with {sampling['steps']} steps,"
+        f" guidance {sampling['guidance_scale']:g}; a bank of {settings['bank'][0]} samples of {settings['bank'][1]} steps."
+        f" Target images seen: {', '.join(f'{title} {n:,}' for title, n in seen.items())}. Drawings trained on, drawings held"
+        f" out, samples compared with them, and real drawings on either side of the floor: {'; '.join(counts)}."
+        f" {settings['num_runs']} runs, {settings['hours']:.1f} hours of one run at a time, the longest of the table"
+        f" {settings['longest_minutes']:.1f} minutes, on {', '.join(settings['machines'])}."
+    )
+
+
+def stage_2_table(found: dict[str, Any]) -> str:
+    targets = list(found["targets"])
+    methods = [
+        name for name in ("standard", "difftune", *VARIANTS) if any(name in found["targets"][t] for t in targets)
+    ]
+    rows = []
+    for method in methods:
+        cells = [
+            around(found["targets"][t][method]["fid"], 1) if method in found["targets"][t] else "" for t in targets
+        ]
+        rate = found["learning_rates"].get(method.split("-")[0])
+        own_rate = f", learning rate {rate:g}" if rate else ""
+        rows.append([METHODS[method].title + own_rate, *cells, percent(found["gains"].get(method))])
+    text = table(["FID of", *targets, "lower than standard by (95 %)"], rows)
+    ahead = [f"{ADAPTERS[kind][0]} {percent(gain)}" for kind, gain in found["adapters"].items() if gain]
+    return text + (f"\n\nDiff-Tuning's gain over each adapter alone: {'; '.join(ahead)}." if ahead else "")
+
+
+def sensitivity_table(found: dict[str, Any]) -> str:
+    methods = [name for name in ("standard", "difftune", *VARIED) if name in found["methods"]]
+    rows = [
+        [METHODS[m].title, around(found["methods"][m]["fid"], 1), around(found["methods"][m]["kid"], 2)]
+        for m in methods
+    ]
+    return table([f"sensitivity, on {found['target']}", "FID", "KID"], rows) if rows else ""
+
+
+def curve_table(found: dict[str, Any]) -> str:
+    if not found["curves"]:
+        return ""
+    steps = list(next(iter(found["curves"].values())))
+    rows = [
+        [METHODS[method].title, *(around(points[step]["fid"], 1) for step in steps)]
+        for method, points in found["curves"].items()
+    ]
+    return table([f"FID by training step, on {found['target']}", *steps], rows)
+
+
+def tuning_table(summary: dict[str, Any]) -> str:
+    """What the recipe was chosen from."""
+    tried = summary["tuning"]["tried"]
+    steps = sorted({one["steps"] for one in tried})
+    kinds = sorted({(one["learning_rate"], one["use_ema"]) for one in tried})
+    scores = {(one["learning_rate"], one["use_ema"], one["steps"]): one for one in tried}
+    rows = []
+    for rate, ema in kinds:
+        found = [scores.get((rate, ema, step)) for step in steps]
+        cells = [f"{one['fid']:.1f}, {one['kid']:.2f}" if one else "" for one in found]
+        rows.append([f"{rate:g}, {'moving average' if ema else 'weights themselves'}", *cells])
+    head = [f"FID, KID of standard on {summary['tuning']['target']}", *(f"{step} steps" for step in steps)]
+    return table(head, rows)
