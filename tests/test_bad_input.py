@@ -16,7 +16,8 @@
 What can be wrong with target data, knowledge banks and YAML files is tested in depth in `tests/data`, `tests/bank` and
 `tests/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
 `tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`. The rows of the ControlNet script
-are in `tests/control_mistakes.py`.
+are in `tests/control_mistakes.py`, those of the class-conditional one in `tests/class_mistakes.py`, those about measuring
+in `tests/evaluation_mistakes.py`.
 """
 
 import importlib.util
@@ -29,16 +30,32 @@ from functools import cached_property
 from pathlib import Path
 
 import pytest
-from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    ControlNetModel,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from transformers import CLIPTextModel
 
-from tests import control_mistakes
-from tests.tiny import save_tiny_conditions, save_tiny_images, save_tiny_pipeline
-from tests.training.runs import FULL, LORA, load_script, run
+from tests import class_mistakes, control_mistakes, evaluation_mistakes
+from tests.tiny import (
+    save_tiny_classes,
+    save_tiny_conditions,
+    save_tiny_dit_pipeline,
+    save_tiny_images,
+    save_tiny_pipeline,
+)
+from tests.training.runs import CLASS, FULL, LORA, load_script, run
 
 
 CONTROL = "train_controlnet_difftune"
-LOAD_WEIGHTS = (AutoencoderKL, CLIPTextModel, ControlNetModel, UNet2DConditionModel, StableDiffusionPipeline)
+LOAD_WEIGHTS = (
+    *(AutoencoderKL, CLIPTextModel, ControlNetModel, UNet2DConditionModel, StableDiffusionPipeline),
+    *(DiTTransformer2DModel, DiTPipeline),
+)
 ABSENT = ("bitsandbytes", "xformers", "wandb", "mlflow")  # packages, wherever these tests run
 
 
@@ -66,6 +83,19 @@ class Place:
     @property
     def conditions(self) -> Path:
         return self.once("conditions", save_tiny_conditions)
+
+    @property
+    def many(self) -> Path:
+        """Enough images to measure by."""
+        return self.once("many", lambda folder: save_tiny_images(folder, 9))
+
+    @property
+    def dit(self) -> Path:
+        return self.once("dit", save_tiny_dit_pipeline)
+
+    @property
+    def classes(self) -> Path:
+        return self.once("classes", save_tiny_classes)
 
     @property
     def bank(self) -> Path:
@@ -406,6 +436,17 @@ ROWS: dict[str, tuple] = {
         "--resume_from_checkpoint .* belongs to another run: .*adapter was None and is 'lora'; use the same settings or .*",
     ),
 }
+ROWS |= {f"measuring, {name}": row for name, row in evaluation_mistakes.ROWS.items()}
+ROWS |= {
+    f"class-conditional model in {script}": (
+        lambda place: {MODEL: place.dit},
+        f"--{MODEL} is a DiTPipeline, which is conditioned on classes; this script trains models that are conditioned on"
+        " prompts",
+        script,
+    )
+    for script in (FULL, LORA, CONTROL)
+}
+ROWS |= {f"classes, {name}": (*row, CLASS) for name, row in class_mistakes.ROWS.items()}
 ROWS |= {f"ControlNet, {name}": (*row, CONTROL) for name, row in control_mistakes.ROWS.items()}
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -470,6 +511,8 @@ def test_a_mistake_is_told_in_one_sentence_before_weights_are_loaded(
     given = given(place) if callable(given) else given
     if script == CONTROL:
         given = {DATA: place.conditions} | given
+    if script == CLASS:
+        given = {MODEL: place.dit, DATA: place.classes} | given
 
     def load(cls: type, *_, **__) -> None:
         raise AssertionError(f"the weights of {cls.__name__} were loaded")

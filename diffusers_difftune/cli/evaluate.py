@@ -149,17 +149,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    measurement, facts = make_measurement(arguments, candidates, accelerator.device)
+    measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator.device)
+    facts["precision"] = str(dtype).removeprefix("torch.")
     found: list[dict[str, Any]] = []
-    pictures, titles = {"real images": facts.pop("images")}, facts.pop("titles")
+    pictures = {"real images": real_images}
     for candidate in candidates:
         pipeline = load_pipeline(candidate, accelerator.device, dtype)
         figures, images = measurement.measure(pipeline, candidate.prompts, candidate.label)
         del pipeline  # before the next one is loaded
         found.append(of_candidate(candidate) | figures)
         pictures[candidate.label] = images[:SHOWN]
-        content = {"settings": facts | {"precision": str(dtype).removeprefix("torch.")}, "results": found}
-        write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
+        content = json.dumps({"settings": facts, "results": found}, indent=2) + "\n"
+        write_bytes_atomic(arguments.output, content.encode())
         write_bytes_atomic(picture(arguments), contact_sheet(pictures, titles))
     print(table([candidate.label for candidate in candidates], found, facts))
     print(f"The figures are in {arguments.output}, and the first samples in {picture(arguments)}.")
@@ -231,25 +232,23 @@ def class_ids(backbone: "Backbone") -> dict[str, int] | None:
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
     """The size of images that all pipelines are to make."""
-    from ..data.dataset import check_resolution
+    from ..training.run import backbone_resolution
 
     first = candidates[0].backbone
     config: Any = first.empty_denoiser().config
     resolution = int(arguments.resolution or first.resolution or config.sample_size * first.vae_scale_factor)
     for candidate in candidates:
-        check_resolution(resolution, candidate.backbone.vae_scale_factor)
-        if candidate.backbone.resolution not in (None, resolution):
-            raise DiffTuneError(
-                f"--resolution: {candidate.name} makes images of {candidate.backbone.resolution} pixels only, not of"
-                f" {resolution}."
-            )
+        backbone_resolution(resolution, candidate.backbone)
     return resolution
 
 
 def make_measurement(
     arguments: argparse.Namespace, candidates: list[Candidate], device: "torch.device"
-) -> tuple["Measurement", dict[str, Any]]:
-    """What measures, and the facts that go beside the figures; gives the pipelines their prompts and loads none."""
+) -> tuple["Measurement", dict[str, Any], "torch.Tensor", list[str]]:
+    """What measures, the facts that go beside the figures, and some real images with their titles, to be shown.
+
+    Gives the pipelines their prompts and loads none of them.
+    """
     from ..evaluation.features import make_features
     from ..evaluation.measurement import Measurement
     from ..evaluation.real import drawn_rows, read_images
@@ -304,10 +303,8 @@ def make_measurement(
         "steps": arguments.steps,
         "guidance_scale": arguments.guidance_scale,
         "seed": arguments.seed,
-        "images": images[:SHOWN],
-        "titles": captions[:SHOWN],
     }
-    return measurement, facts
+    return measurement, facts, images[:SHOWN], captions[:SHOWN]
 
 
 def find_prompts(

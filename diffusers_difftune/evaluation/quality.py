@@ -18,11 +18,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 from tqdm.auto import tqdm
 
 from ..errors import DiffTuneError
+
+
+try:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+except ImportError as error:
+    raise DiffTuneError("FID and KID need torchmetrics; pip install 'diffusers-difftune[metrics]'.") from error
 
 
 KID_SUBSETS = 50

@@ -11,13 +11,25 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""FID and KID against closed forms."""
+"""FID and KID against closed forms, against torchmetrics called by itself, and against NumPy."""
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
+from diffusers_difftune.evaluation.quality import (
+    KID_SUBSETS,
+    extract_features,
+    fid_kid,
+    floor_pair,
+    frechet_distance,
+    kernel_distance,
+    real_floor,
+)
 
 
 def standardized(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -50,6 +62,59 @@ def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
     assert quality.kid_std == pytest.approx(0, abs=1e-9)
 
 
+def correlated(count: int, dimension: int, seed: int) -> torch.Tensor:
+    """Features as networks give them: not negative, correlated, some much larger than others."""
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(dimension, dimension, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    drawn = torch.randn(count, dimension, generator=generator, dtype=torch.float64) + 0.1 * seed
+    return (drawn @ mixing).clamp(min=0) * torch.linspace(0.1, 3, dimension, dtype=torch.float64)
+
+
+def test_fid_is_what_numpy_finds():
+    real, generated = correlated(300, 16, 0), correlated(200, 16, 1)
+    x, y = real.numpy(), generated.numpy()
+    root = scipy.linalg.sqrtm(np.cov(x, rowvar=False) @ np.cov(y, rowvar=False)).real
+    means = np.square(x.mean(0) - y.mean(0)).sum()
+    expected = means + np.trace(np.cov(x, rowvar=False) + np.cov(y, rowvar=False) - 2 * root)
+    assert expected > 1
+    assert frechet_distance(real, generated) == pytest.approx(expected, rel=1e-9)
+    assert fid_kid(real, generated).fid == frechet_distance(real, generated)
+
+
+def test_kid_is_what_numpy_finds_on_the_same_halves():
+    real, generated = correlated(40, 6, 0), correlated(30, 6, 1)
+    generator = torch.Generator().manual_seed(7)
+    half, values = 15, []
+    for _ in range(KID_SUBSETS):
+        x, y = (
+            features[torch.randperm(len(features), generator=generator)[:half]].numpy()
+            for features in (real, generated)
+        )
+        near, far = [(a @ a.T / 6 + 1) ** 3 for a in (x, y)], (x @ y.T / 6 + 1) ** 3
+        unbiased = sum((kernel.sum() - np.trace(kernel)) / (half * (half - 1)) for kernel in near)
+        values.append(unbiased - 2 * far.mean())
+    mean, deviation = kernel_distance(real, generated, seed=7)
+    assert mean == pytest.approx(np.mean(values), rel=1e-9)
+    assert deviation == pytest.approx(np.std(values), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance`")
+def test_both_are_what_torchmetrics_finds():
+    real, generated = correlated(60, 6, 0), correlated(50, 6, 1)
+    network = torch.nn.Identity()
+    network.num_features = 6
+    fid = FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
+    kid = KernelInceptionDistance(feature=network, subsets=KID_SUBSETS, subset_size=25)
+    for metric in (fid, kid):
+        for batch in real.split(7):
+            metric.update(batch, real=True)
+        metric.update(generated, real=False)
+    found = fid_kid(real, generated, seed=3)
+    assert found.fid == pytest.approx(fid.compute().item(), rel=1e-9)
+    torch.manual_seed(3)
+    assert (found.kid, found.kid_std) == pytest.approx([value.item() for value in kid.compute()], rel=1e-12)
+
+
 def test_same_arguments_give_the_same_numbers_and_leave_the_global_generator_alone():
     real, generated = standardized(60, 4, 0), standardized(60, 4, 1)
     state = torch.get_rng_state()
@@ -64,6 +129,8 @@ def test_floor_compares_disjoint_draws_of_stated_size():
     assert (halves.num_real, halves.num_generated) == (50, 50)
     assert halves == real_floor(real)
     assert 0 < halves.fid < 0.5
+    first, second = floor_pair(real)
+    assert len({tuple(row) for row in torch.cat([first, second]).tolist()}) == 100
     other = standardized(70, 4, 1)
     draw = real_floor(real, other)
     assert (draw.num_real, draw.num_generated) == (70, 70)
@@ -76,6 +143,7 @@ def test_floor_compares_disjoint_draws_of_stated_size():
     [
         (torch.zeros(4, 4), torch.zeros(9, 4), "more than 4 images"),
         (torch.zeros(9, 4), torch.zeros(9, 5), "equal width"),
+        (torch.zeros(3, 2), torch.zeros(9, 2), "for which 3 are too few; use at least 4"),
         (torch.full((9, 4), torch.nan), torch.zeros(9, 4), "not finite"),
     ],
 )

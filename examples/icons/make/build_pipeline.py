@@ -86,9 +86,15 @@ def main() -> None:
         config.write_text(json.dumps(kept, indent=2) + "\n")
     if args.contrastive_dir:
         from transformers import CLIPModel
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         CLIPModel.from_pretrained(args.text / "contrastive").to(torch.float16).save_pretrained(args.contrastive_dir)
         tokenizer.save_pretrained(args.contrastive_dir)
+        half = [0.5] * 3  # images in [-1, 1], as it saw them
+        processor = CLIPImageProcessorPil(
+            size={"height": 32, "width": 32}, do_center_crop=False, image_mean=half, image_std=half
+        )
+        processor.save_pretrained(args.contrastive_dir)
         shutil.copy(args.text / "report.json", args.contrastive_dir / "report.json")
     parameters = {
         n: sum(p.numel() for p in getattr(pipeline, n).parameters()) for n in ("vae", "text_encoder", "unet")

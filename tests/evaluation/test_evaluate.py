@@ -1,0 +1,192 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`difftune evaluate` from end to end, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.cli import main as difftune
+from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.evaluation.clip_score import ClipScore
+from diffusers_difftune.evaluation.features import make_features
+from diffusers_difftune.evaluation.quality import extract_features, fid_kid
+from diffusers_difftune.evaluation.real import drawn_rows, read_images
+from diffusers_difftune.evaluation.samples import sample_images
+from diffusers_difftune.training.config import DataConfig
+from tests.tiny import save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
+from tests.tiny_features import save_clip, save_projection_of_efficientnet
+
+
+class Place:
+    """Held-out data, features and a CLIP model that all tests share."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.held_out = save_tiny_images(folder / "held-out", 20)
+        self.features = save_projection_of_efficientnet(folder / "three.safetensors")
+        self.clip = save_clip(folder / "clip")
+        self.other = save_tiny_pipeline(folder / "other", seed=1)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Place:
+    return Place(tmp_path_factory.mktemp("evaluate"))
+
+
+def evaluate(place: Place, output: Path, *words: object, features: object = None, clip: object = "none") -> dict:
+    command = [*words, "--features", features or place.features, "--clip_model", clip, "--steps", 2]
+    assert difftune(["evaluate", *map(str, command), "--output", str(output)]) == 0
+    return json.loads(output.read_text())
+
+
+def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
+    words = [tiny_pipeline, place.other, place.held_out, "--num_images", 9, "--seed", 3]
+    found = evaluate(place, tmp_path / "e.json", *words, clip=place.clip)
+    first, second = found["results"]
+    assert (first["pipeline"], second["pipeline"]) == (str(tiny_pipeline), str(place.other))
+    assert found["settings"] | {"num_images": 9, "steps": 2, "seed": 3, "resolution": 16} == found["settings"]
+    assert found["settings"]["features"] == "efficientnet-lite0-pca3" and found["settings"]["clip_model"] == "clip"
+
+    # by hand
+    data = load_target_data(DataConfig(train_data_dir=str(place.held_out)), 0)
+    rows = drawn_rows(data, 20)
+    extractor = make_features(str(place.features))
+    images = read_images(data, rows[:9], 16)
+    prompts = [data.captions(row)[0] for row in rows[:9]]
+    pipeline = load_backbone(place.other).pipeline(None, torch.device("cpu"), torch.float32)
+    samples = sample_images(pipeline, prompts, seed=3, steps=2, guidance_scale=3.0, batch_size=16)
+    expected = fid_kid(extract_features(extractor, images), extract_features(extractor, samples), seed=3)
+    assert second["fid"] == pytest.approx(expected.fid, rel=1e-4)
+    assert second["kid"] == pytest.approx(expected.kid, rel=1e-4)
+    assert (second["num_real"], second["num_generated"], second["num_floor"]) == (9, 9, 9)
+    others = extract_features(extractor, read_images(data, rows[9:18], 16))
+    floor = [first[f"{name}_floor"] for name in ("fid", "kid", "precision", "recall")]
+    assert floor == [second[f"{name}_floor"] for name in ("fid", "kid", "precision", "recall")]
+    assert floor[0] == pytest.approx(fid_kid(extract_features(extractor, images), others).fid, rel=1e-6)
+    score = ClipScore(str(place.clip))
+    assert second["clip_score"] == pytest.approx(score(samples, prompts), abs=0.01)
+    assert second["clip_score_real"] == first["clip_score_real"] == pytest.approx(score(images, prompts), abs=1e-3)
+    assert first["clip_score"] != second["clip_score"] and first["fid"] != second["fid"]
+
+    printed = capsys.readouterr().out
+    for shown in ("FID", "CLIP score", str(place.other), f"{second['fid']:.2f}", "real images (the floor)"):
+        assert shown in printed
+    assert "9 samples against 9 real images, floor of 9 against 9" in printed
+    with Image.open(tmp_path / "e.png") as sheet:
+        pixels = np.asarray(sheet)
+        assert pixels.shape[1] > 8 * 192 and pixels.shape[0] > 3 * 192
+        first_real = sheet.crop((24 + 220, 24, 24 + 220 + 192, 24 + 192))
+    drawn = tiny_image(rows[0])[0].resize((192, 192), Image.Resampling.NEAREST)
+    assert np.array_equal(np.asarray(first_real), np.asarray(drawn)), "the real images come first, pixel by pixel"
+
+    again = evaluate(place, tmp_path / "again.json", *words, clip=place.clip)
+    assert again == found, "deterministic"
+
+
+def test_the_floor_has_as_many_images_as_there_are(place, tiny_pipeline, tmp_path):
+    halves = evaluate(place, tmp_path / "halves.json", tiny_pipeline, place.held_out)["results"][0]
+    assert (halves["num_real"], halves["num_generated"], halves["num_floor"]) == (20, 20, 10)
+    more = save_tiny_images(tmp_path / "more", 26)
+    words = [tiny_pipeline, place.held_out, "--floor_data", more]
+    full = evaluate(place, tmp_path / "full.json", *words)["results"][0]
+    assert full["num_floor"] == 20
+    assert {name: full[name] for name in ("fid", "kid", "recall")} == {
+        name: halves[name] for name in ("fid", "kid", "recall")
+    }
+
+
+def test_too_few_images_for_a_fid_still_have_all_else(place, tiny_pipeline, tmp_path, capsys):
+    words = [tiny_pipeline, place.held_out, "--num_images", 9]
+    found = evaluate(place, tmp_path / "e.json", *words, features="efficientnet")["results"][0]
+    assert found["fid"] is None and found["fid_floor"] is None and found["num_features"] == 1280
+    assert np.isfinite([found["kid"], found["precision"], found["recall"]]).all()
+    assert "FID needs more images than features, 1281 or more" in capsys.readouterr().out
+
+
+def test_other_prompts_and_a_pretrained_pipeline_beside_it(place, tiny_pipeline, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a cat\na dog\n")
+    words = [place.other, place.held_out, "--num_images", 8, "--prompts", prompts, "--pretrained", tiny_pipeline]
+    found = evaluate(place, tmp_path / "e.json", *words, clip=place.clip)["results"]
+    assert [entry["pipeline"] for entry in found] == [str(tiny_pipeline), str(place.other)]
+    captions = evaluate(place, tmp_path / "c.json", place.other, place.held_out, "--num_images", 8)["results"][0]
+    assert captions["fid"] != found[1]["fid"] and captions["fid_floor"] == found[1]["fid_floor"]
+
+
+def test_classes(place, tiny_dit, tmp_path, capsys):
+    backbone = load_backbone(tiny_dit)
+    names = [name for names in backbone.id2label.values() for name in names.split(", ")][:2]
+    data = save_tiny_classes(tmp_path / "data", 24)
+    for label, name in zip(sorted(path.name for path in data.iterdir()), names):
+        (data / label).rename(data / name)
+    (data / sorted({path.name for path in data.iterdir()} - set(names))[0]).rename(tmp_path / "gone")
+    found = evaluate(place, tmp_path / "e.json", tiny_dit, data, "--num_images", 8, clip="no/such-model")
+    (entry,) = found["results"]
+    assert entry["without_class"] is False and "clip_score" not in entry and found["settings"]["clip_model"] is None
+
+    other = save_tiny_classes(tmp_path / "other", 24)
+    assert difftune(["evaluate", str(tiny_dit), str(other), "--features", str(place.features)]) == 2
+    assert "have the class" not in capsys.readouterr().err.replace("has the class", "")
+    words = [tiny_dit, data, "--num_images", 8, "--prompts", "empty"]
+    assert evaluate(place, tmp_path / "null.json", *words)["results"][0]["without_class"] is True
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("{pipe} {data} --num_images 7", "--num_images is 7; it must be at least 8"),
+        ("{pipe} {data} --num_images 21", "--num_images is 21, and .*held-out has 20 rows; give at most as many"),
+        ("{pipe} {data} --steps 0", "--steps is 0; it must be at least 1"),
+        ("{pipe} {data} --guidance_scale 0.5", "--guidance_scale is 0.5; it must be at least 1.0 and finite"),
+        ("{pipe} {data} --guidance_scale nan", "--guidance_scale is nan; it must be at least 1.0 and finite"),
+        ("{pipe} {data} --output figures.txt", "--output is figures.txt; it must be the name of a .json file"),
+        ("{pipe} {data} --output no/e.json", "--output no/e.json cannot be written, because its folder does not .*"),
+        ("{data} {data}", "PIPELINE: there is no model_index.json in .*held-out"),
+        ("{pipe} {data} --pretrained {data}", "--pretrained: there is no model_index.json in .*held-out"),
+        ("{pipe} /nowhere", "DATA /nowhere: there is no such folder or file, and no data set on the Hub is so .*"),
+        ("{pipe} {data} --floor_data /nowhere", "--floor_data /nowhere: there is no such folder or file, .*"),
+        ("{pipe} {data} --caption_column title", "--caption_column: .* has no column title; .*"),
+        ("{pipe} {data} --resolution 17", "--resolution is 17; .* needs a multiple of 2, such as 16 or 18"),
+        ("{pipe} {data} --prompts nowhere.txt", "--prompts is 'nowhere.txt', and there is no such file; .*"),
+        ("{pipe} {data} --features user/no", "--features: the features user/no are neither inception, .*"),
+        ("{pipe} {data} --clip_model user/no", "--clip_model: the CLIP model user/no is neither a folder .*"),
+        ("{pipe} {data} --adapter /nowhere", "--adapter /nowhere .*"),
+        ("{pipe} {data} --adapter {pipe}", "--adapter .* is no adapter; name a whole pipeline as PIPELINE"),
+        ("{pipe} {dit} {data}", "Some of the pipelines are class-conditional and some take text; compare them .*"),
+    ],
+)
+def test_a_mistake_is_one_sentence_before_weights_are_loaded(
+    words, said, place, tiny_pipeline, tiny_dit, tmp_path, monkeypatch, capsys
+):
+    def load(*_, **__):
+        raise AssertionError("the weights of a pipeline were loaded")
+
+    monkeypatch.chdir(tmp_path)
+    for backbone in (load_backbone(tiny_pipeline), load_backbone(tiny_dit)):
+        monkeypatch.setattr(type(backbone), "pipeline", load)
+    given = words.format(pipe=tiny_pipeline, dit=tiny_dit, data=place.held_out).split()
+    given += [] if "--features" in given else ["--features", str(place.features)]
+    given += [] if "--clip_model" in given else ["--clip_model", "none"]
+    assert difftune(["evaluate", *given]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    import re
+
+    assert re.fullmatch(f"difftune: {said}\\.?", error), error
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,49 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Rows of `test_bad_input.py` about measuring while a run trains."""
+
+DATA = "evaluation_data"
+
+ROWS: dict[str, tuple] = {
+    "steps and nothing to measure on": (
+        {"evaluation_steps": 5},
+        "--evaluation_steps needs --evaluation_data, the rows to measure on",
+    ),
+    "every zeroth step": (
+        {DATA: "anything", "evaluation_steps": 0},
+        "--evaluation_steps is 0; it must be at least 1",
+    ),
+    "no sampling steps": (
+        {DATA: "anything", "evaluation_inference_steps": 0},
+        "--evaluation_inference_steps is 0; it must be at least 1",
+    ),
+    "too few samples": ({"evaluation_samples": 7}, "--evaluation_samples is 7; it must be at least 8"),
+    "guidance below 1": (
+        {"evaluation_guidance_scale": 0.5},
+        "--evaluation_guidance_scale is 0.5; it must be at least 1.0 and finite",
+    ),
+    "data that are nowhere": ({DATA: "nowhere"}, "--evaluation_data: there is no folder .*/nowhere"),
+    "too few rows": (
+        lambda place: {DATA: place.images, "evaluation_samples": 8},
+        "--evaluation_data .* has 6 rows, and --evaluation_samples is 8; give more rows or measure fewer",
+    ),
+    "features that are nowhere": (
+        lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "user/nowhere"},
+        "--evaluation_features: the features user/nowhere are neither inception, dinov2, clip, efficientnet nor .*",
+    ),
+    "features without their package": (
+        lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "inception"},
+        "--evaluation_features: the features of inception need torchmetrics and torch-fidelity; pip install .*",
+    ),
+}
