@@ -23,22 +23,25 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.tiny import save_tiny_conditions, save_tiny_pipeline
+from tests.tiny import save_tiny_conditions, save_tiny_dit_pipeline, save_tiny_pipeline
+from training_scripts import train_class_conditional_difftune as class_script
 from training_scripts import train_controlnet_difftune as control_script
 from training_scripts import train_text_to_image_difftune as full_script
 from training_scripts import train_text_to_image_lora_difftune as lora_script
 
 
 FULL, LORA, CONTROL = "train_text_to_image", "train_text_to_image_lora", "train_controlnet"
+CLASS = "train_class_conditional"
 SCRIPTS = {
     FULL: (full_script.main, full_script.TextToImageConfig),
     LORA: (lora_script.main, lora_script.TextToImageLoraConfig),
     CONTROL: (control_script.main, control_script.ControlNetScriptConfig),
+    CLASS: (class_script.main, class_script.ClassConditionalScriptConfig),
 }
 ROWS: dict[tuple[str, str], Callable] = {}
 
 
-def row(*flags: str, scripts: tuple[str, ...] = (FULL, LORA, CONTROL)) -> Callable:
+def row(*flags: str, scripts: tuple[str, ...] = (FULL, LORA, CONTROL, CLASS)) -> Callable:
     """Enters a check as the row of these flags."""
 
     def enter(check: Callable) -> Callable:
@@ -76,7 +79,7 @@ class Result:
     def weights(self, folder: str = "") -> dict[str, torch.Tensor]:
         name = "diffusion_pytorch_model.safetensors"
         lora, adapter = "pytorch_lora_weights.safetensors", "difftune_adapter.safetensors"
-        places = (f"unet/{name}", lora, adapter, name, f"controlnet/{name}")
+        places = (f"unet/{name}", f"transformer/{name}", lora, adapter, name, f"controlnet/{name}")
         files = [self.folder / folder / place for place in places]
         return load_file(next(file for file in files if file.is_file()))
 
@@ -141,10 +144,17 @@ class Lab:
 
 
 class Room:
-    """What all rows share: pipelines, images (with control images), a bank and the runs that are compared with."""
+    """What rows share: pipelines, images (with labels and control images), a bank and the runs that are compared with.
 
-    def __init__(self, folder: Path, pipeline: Path, images: Path) -> None:
-        self.folder, self.pipeline, self.images = folder, pipeline, images
+    Args:
+        folder (`Path`): Where the rest goes.
+        pipeline (`Path`): The pretrained pipeline.
+        images (`Path`): The target data.
+        script (`str`, *optional*): Samples the bank.
+    """
+
+    def __init__(self, folder: Path, pipeline: Path, images: Path, script: str = FULL) -> None:
+        self.folder, self.pipeline, self.images, self.script = folder, pipeline, images, script
         self.done: dict[tuple, Result] = {}
         self.defaults = {
             "pretrained_model_name_or_path": pipeline,
@@ -171,7 +181,8 @@ class Room:
 
     @cached_property
     def other_pipeline(self) -> Path:
-        return save_tiny_pipeline(self.folder / "other-pipeline", seed=1)
+        save = save_tiny_dit_pipeline if self.script == CLASS else save_tiny_pipeline
+        return save(self.folder / "other-pipeline", seed=1)
 
     @cached_property
     def wide_images(self) -> Path:
@@ -179,10 +190,11 @@ class Room:
 
     @cached_property
     def other_images(self) -> Path:
-        """Images with other captions, and in another folder."""
+        """Images with other captions and labels, and in another folder."""
         folder = save_tiny_conditions(self.folder / "other-images")
         metadata = folder / "metadata.jsonl"
-        metadata.write_text(metadata.read_text().replace('"text": "a', '"text": "something else, a'))
+        other = metadata.read_text().replace('"text": "a', '"text": "something else, a')
+        metadata.write_text(other.replace('"label": "ash"', '"label": "yew"'))
         return folder
 
     @cached_property
@@ -201,7 +213,7 @@ class Room:
         """A knowledge bank of four samples."""
         run = self.folder / "bank-run"
         given = {"objective": "difftune", "bank_samples": 4, "bank_steps": 2, "max_train_steps": 1, "output_dir": run}
-        full_script.main(self.arguments(given))
+        SCRIPTS[self.script][0](self.arguments(given))
         return run / "knowledge_bank"
 
 

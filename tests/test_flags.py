@@ -22,6 +22,8 @@ import pytest
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import DiffTuningConfig
 from diffusers_difftune.training.parse import Parser, parse_config
+from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
+from training_scripts.train_class_conditional_difftune import main as main_class
 from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
 from training_scripts.train_controlnet_difftune import main as main_control
 from training_scripts.train_text_to_image_difftune import TextToImageConfig
@@ -99,7 +101,7 @@ def test_values_arrive_as_upstream_would_have_them(script):
                 assert flag in refusal(SCRIPTS[script], f"--{flag}", "many")
 
 
-@pytest.mark.parametrize("config_class", SCRIPTS.values())
+@pytest.mark.parametrize("config_class", [*SCRIPTS.values(), ClassConditionalScriptConfig])
 def test_every_flag_has_a_help_text_and_a_group(config_class):
     parser = Parser(config_class)
     ours = {field.name for field in dataclasses.fields(DiffTuningConfig)}
@@ -130,6 +132,23 @@ def test_defaults_without_any_flag():
     assert first is not second
 
 
+def test_flags_of_the_class_conditional_script_are_upstreams_where_they_have_the_name():
+    """diffusers has no such script; a flag of its other ones means what it means there."""
+    ours, upstream = actions(ClassConditionalScriptConfig), UPSTREAM["train_text_to_image"]["flags"]
+    assert len(set(ours) & set(upstream)) > 40
+    others = {"output_dir", "train_batch_size", "lr_warmup_steps", "adam_weight_decay", "resolution"}
+    others |= {"tracker_project_name"}
+    for name in set(ours) & set(upstream):
+        action, expected = ours[name], upstream[name]
+        assert action.choices == expected["choices"], name
+        assert expected["store_true"] or action.type.__name__ == expected["type"], name
+        assert (action.default == expected["default"]) == (name not in others), name
+    config = ClassConditionalScriptConfig()
+    assert (config.class_dropout_prob, config.train_batch_size, config.learning_rate) == (0.1, 32, 1e-4)
+    assert (config.lr_warmup_steps, config.adam_weight_decay, config.variance_loss) == (0, 0.0, "both")
+    assert (config.bank_prompts, config.retention_prompts, config.class_embeddings) == ("classes", "empty", "keep")
+
+
 def test_no_abbreviations():
     """diffusers has validation_prompt in one script and validation_prompts in another."""
     assert "--validation_prompt" in refusal(TextToImageConfig, "--validation_prompt", "a cat")
@@ -140,7 +159,7 @@ def test_no_abbreviations():
     assert several == ["a cat", "a dog"]
 
 
-@pytest.mark.parametrize("main", [main_full, main_lora, main_control])
+@pytest.mark.parametrize("main", [main_full, main_lora, main_control, main_class])
 def test_a_mistake_is_one_line_and_an_exit_code(main, capsys):
     for argv in (["--no_such_flag"], ["--seed", "many"], ["--config", "/no/such/file.yaml"], []):
         with pytest.raises(SystemExit) as caught:

@@ -32,9 +32,14 @@ import torch
 
 from diffusers_difftune import KnowledgeBank, adapters, hub
 from diffusers_difftune.training import loop
-from tests import control_flags  # noqa: F401 (has rows)
-from tests.flag_lab import CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
-from tests.tiny import save_tiny_conditions, tiny_condition, tiny_image
+from tests import class_flags, control_flags, evaluation_flags  # noqa: F401 (have rows)
+from tests.flag_lab import CLASS, CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
+from tests.tiny import save_tiny_conditions, tiny_condition, tiny_image, tiny_label
+
+
+WITH_CAPTIONS = (FULL, LORA, CONTROL)
+WITH_CROPS = (FULL, LORA, CLASS)
+WITH_AVERAGE = (FULL, CLASS)
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +47,16 @@ def room(tmp_path_factory, tiny_pipeline, tiny_conditions) -> Room:
     return Room(tmp_path_factory.mktemp("flags"), tiny_pipeline, tiny_conditions)
 
 
+@pytest.fixture(scope="module")
+def class_room(tmp_path_factory, tiny_dit, tiny_conditions) -> Room:
+    return Room(tmp_path_factory.mktemp("class-flags"), tiny_dit, tiny_conditions, CLASS)
+
+
 @pytest.fixture
-def lab(request, room, tmp_path, monkeypatch, capsys) -> Lab:
+def lab(request, tmp_path, monkeypatch, capsys) -> Lab:
     for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
+    room = request.getfixturevalue("class_room" if request.param == CLASS else "room")
     return Lab(request.param, room, tmp_path, monkeypatch, capsys)
 
 
@@ -95,11 +106,11 @@ def where_encodings_are_kept(lab: Lab) -> None:
     assert any(path.suffix == ".arrow" for path in (lab.tmp_path / "here").rglob("*"))
 
 
-@row("prediction_type", scripts=(FULL, LORA))
+@row("prediction_type", scripts=WITH_CROPS)
 def what_the_network_predicts(lab: Lab) -> None:
     velocity = lab.run(prediction_type="v_prediction")
     assert not same(velocity, lab.plain)
-    if lab.script == FULL:
+    if lab.script != LORA:
         config = json.loads((velocity.folder / "scheduler" / "scheduler_config.json").read_text())
         assert config["prediction_type"] == "v_prediction", "so that sampling agrees with training"
     assert "--prediction_type is 'noise'" in lab.refused(prediction_type="noise")
@@ -116,6 +127,7 @@ def dataset_folder(folder: Path) -> Path:
         columns = {
             "image": [p[0] for p in pairs],
             "text": [captions or p[1] for p in pairs],
+            "label": [tiny_label(index + (name == "other")) for index in range(6)],
             "conditioning_image": [tiny_condition(index) for index in range(6)],
         }
         datasets.Dataset.from_dict(columns).to_parquet(folder / name / "train-00000-of-00001.parquet")
@@ -142,7 +154,7 @@ def another_folder(lab: Lab) -> None:
     assert "--dataset_name or --train_data_dir" in lab.refused(train_data_dir=None)
 
 
-@row("image_column", "caption_column")
+@row("image_column", "caption_column", scripts=WITH_CAPTIONS)
 def other_columns(lab: Lab) -> None:
     pairs = [tiny_image(index) for index in range(6)]
     columns = {
@@ -167,16 +179,16 @@ def other_columns(lab: Lab) -> None:
 def fewer_rows(lab: Lab) -> None:
     epoch = {"max_train_steps": None, "num_train_epochs": 1}
     assert len(lab.shared(**epoch).log) == 3  # six rows in batches of two
-    assert len(lab.run(**epoch, max_train_samples=2).log) == 1
+    assert len(lab.run(**epoch, max_train_samples=4).log) == 2
 
 
-@row("resolution")
+@row("resolution", scripts=WITH_CAPTIONS)
 def another_resolution(lab: Lab) -> None:
     assert not same(lab.run(resolution=8), lab.plain)
     assert "--resolution is 17" in lab.refused(resolution=17)
 
 
-@row("center_crop", scripts=(FULL, LORA))
+@row("center_crop", scripts=WITH_CROPS)
 def a_crop_in_the_centre(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     assert not same(lab.run(**wide, center_crop=True), lab.shared(**wide))
@@ -184,14 +196,14 @@ def a_crop_in_the_centre(lab: Lab) -> None:
     assert same(lab.run(center_crop=True), lab.plain), "square images have one crop"
 
 
-@row("random_flip", scripts=(FULL, LORA))
+@row("random_flip", scripts=WITH_CROPS)
 def flips(lab: Lab) -> None:
     flipped = lab.run(random_flip=True)
     assert not same(flipped, lab.plain)
     assert is_close(lab.run(random_flip=True, no_cache=True), flipped)
 
 
-@row("image_interpolation_mode", scripts=(FULL, LORA))
+@row("image_interpolation_mode", scripts=WITH_CROPS)
 def interpolation(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     for cache in ({}, {"no_cache": True}):
@@ -376,15 +388,16 @@ def dream(lab: Lab) -> None:
     assert "--dream_detail_preservation" in lab.refused(dream_training=True, dream_detail_preservation=0.0)
 
 
-@row("use_ema", scripts=(FULL,))
+@row("use_ema", scripts=WITH_AVERAGE)
 def moving_average(lab: Lab) -> None:
     average = lab.run(use_ema=True, checkpointing_steps=2)
     assert average.losses == lab.plain.losses, "what trains is the same"
     assert average.moved(lab.plain) > 1e-6, "what is saved is the average"
-    assert "checkpoint-2/unet_ema/diffusion_pytorch_model.safetensors" in average.files
+    denoiser = "transformer" if lab.script == CLASS else "unet"
+    assert f"checkpoint-2/{denoiser}_ema/diffusion_pytorch_model.safetensors" in average.files
 
 
-@row("offload_ema", "foreach_ema", scripts=(FULL,))
+@row("offload_ema", "foreach_ema", scripts=WITH_AVERAGE)
 def kinds_of_moving_average(lab: Lab) -> None:
     average = lab.run(use_ema=True)
     moves = lab.spy(adapters.full.EMAModel, "to")
@@ -426,7 +439,7 @@ def trackers(lab: Lab) -> None:
     assert "wandb" in lab.refused(report_to="wandb")
 
 
-@row("tracker_project_name", scripts=(FULL, CONTROL))
+@row("tracker_project_name", scripts=(FULL, CONTROL, CLASS))
 def name_of_the_project(lab: Lab) -> None:
     result = lab.run(report_to="tensorboard", tracker_project_name="mine", max_train_steps=1)
     assert any(name.startswith("logs/mine/") for name in result.files)
@@ -596,7 +609,7 @@ def forms_of_the_objective(lab: Lab) -> None:
     assert changed(reconsolidation_power=3.0) == {"loss_reconsolidation"}
     assert changed(retention_power=3.0) == {"loss_retention"}
     assert changed(coefficients="weighted") == {"loss_reconsolidation", "loss_retention"}
-    assert changed(retention_prompts="empty") == {"loss_retention"}
+    assert changed(retention_prompts="sampled" if lab.script == CLASS else "empty") == {"loss_retention"}
     assert changed(retention_target="pretrained") == {"loss_retention"}
     distilled = lab.tuned(source_share=0.5, retention_target="pretrained").log[0]
     assert distilled["loss_retention"] == pytest.approx(0, abs=1e-9), "untrained, it answers as the pretrained model"
@@ -605,14 +618,15 @@ def forms_of_the_objective(lab: Lab) -> None:
 
 @row("bank_samples", "bank_prompts", "bank_steps", "bank_solver", "bank_guidance_scale", "bank_batch_size")
 def a_bank_of_its_own(lab: Lab) -> None:
-    (lab.tmp_path / "prompts.txt").write_text("a green bar\n")
+    prompt, kept = ("dog", "7") if lab.script == CLASS else ("a green bar", "a green bar")
+    (lab.tmp_path / "prompts.txt").write_text(f"{prompt}\n")
     given = {"bank_samples": 3, "bank_steps": 2, "bank_solver": "euler", "bank_guidance_scale": 2.0}
     result = lab.run(
         objective="difftune", **given, bank_batch_size=2, bank_prompts=lab.tmp_path / "prompts.txt", max_train_steps=1
     )
     bank = KnowledgeBank.load(result.folder / "knowledge_bank")
     facts = dataclasses.asdict(bank.manifest)
-    assert len(bank) == 3 and {bank.prompt(i) for i in range(3)} == {"a green bar"}
+    assert len(bank) == 3 and {bank.prompt(i) for i in range(3)} == {kept}
     assert (facts["num_inference_steps"] if "num_inference_steps" in facts else facts["steps"]) == 2
     assert facts["guidance_scale"] == 2.0 and "euler" in str(facts).lower()
     assert len(list((result.folder / "knowledge_bank").rglob("*.parquet"))) == 2, "shards of two"
@@ -623,7 +637,7 @@ def a_bank_of_its_own(lab: Lab) -> None:
 # Our flags about data
 
 
-@row("no_cache", "streaming")
+@row("no_cache", "streaming", scripts=WITH_CAPTIONS)
 def without_caches(lab: Lab) -> None:
     cache = lab.tmp_path / "cache"
     uncached = lab.run(no_cache=True, cache_dir=cache)
@@ -633,7 +647,7 @@ def without_caches(lab: Lab) -> None:
     assert "--max_train_steps" in lab.refused(streaming=True, max_train_steps=None)
 
 
-@row("proportion_empty_prompts")
+@row("proportion_empty_prompts", scripts=WITH_CAPTIONS)
 def emptied_prompts(lab: Lab) -> None:
     assert not same(lab.run(proportion_empty_prompts=1), lab.plain), "other prompts than the captions"
     unmoved = lab.run(proportion_empty_prompts=1e-9)
@@ -641,7 +655,7 @@ def emptied_prompts(lab: Lab) -> None:
     assert "--proportion_empty_prompts" in lab.refused(proportion_empty_prompts=1.5)
 
 
-@row("crops_per_image", scripts=(FULL, LORA))
+@row("crops_per_image", scripts=WITH_CROPS)
 def crops(lab: Lab) -> None:
     wide = {"train_data_dir": lab.room.wide_images}
     assert not same(lab.run(**wide, crops_per_image=1), lab.shared(**wide))
@@ -686,7 +700,8 @@ def test_flag_has_an_effect(lab: Lab, check: Callable) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_has_a_row(script: str) -> None:
-    upstream = json.loads((Path(__file__).parent / "upstream_flags" / f"{script}.json").read_text())["flags"]
+    table = Path(__file__).parent / "upstream_flags" / f"{script}.json"
+    upstream = json.loads(table.read_text())["flags"] if script != CLASS else {}  # of which there is none
     ours = {field.name for field in dataclasses.fields(SCRIPTS[script][1])}
     rows = {flag for name, flag in ROWS if name == script}
     assert set(upstream) - rows == set(), "flags of diffusers' script without a row"

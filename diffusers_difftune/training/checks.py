@@ -107,7 +107,7 @@ def check_ranges(config: Any) -> None:
     BankSettings.from_flags(config, num_samples=1 if config.bank_samples is None else config.bank_samples)
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
-    for name in ("proportion_empty_prompts", "class_dropout_prob"):
+    for name in ("class_dropout_prob", "proportion_empty_prompts"):  # the second is the first one of classes
         value = getattr(config, name, 0.0)
         if not 0 <= value <= 1:
             raise DiffTuneError(f"--{name} is {value}; it must be at least 0 and at most 1.")
