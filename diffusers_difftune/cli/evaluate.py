@@ -145,6 +145,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     from ..atomic import write_bytes_atomic
     from ..evaluation.contact_sheet import contact_sheet
+    from ..evaluation.kid_difference import kid_difference
+    from .evaluate_table import table
 
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
@@ -152,13 +154,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator.device)
     facts["precision"] = str(dtype).removeprefix("torch.")
     found: list[dict[str, Any]] = []
+    of_first: torch.Tensor | None = None
     pictures = {"real images": real_images}
     for candidate in candidates:
         pipeline = load_pipeline(candidate, accelerator.device, dtype)
-        figures, images = measurement.measure(pipeline, candidate.prompts, candidate.label)
+        measured = measurement.measure(pipeline, candidate.prompts, candidate.label)
         del pipeline  # before the next one is loaded
-        found.append(of_candidate(candidate) | figures)
-        pictures[candidate.label] = images[:SHOWN]
+        found.append(of_candidate(candidate) | measured.figures)
+        if of_first is None:
+            of_first = measured.features
+        else:
+            difference, error = kid_difference(measurement.real.features, measured.features, of_first)
+            found[-1] |= {"kid_difference": difference, "kid_difference_standard_error": error}
+        pictures[candidate.label] = measured.images[:SHOWN]
         content = json.dumps({"settings": facts, "results": found}, indent=2) + "\n"
         write_bytes_atomic(arguments.output, content.encode())
         write_bytes_atomic(picture(arguments), contact_sheet(pictures, titles))
@@ -344,33 +352,3 @@ def load_pipeline(candidate: Candidate, device: "torch.device", dtype: "torch.dt
 
         load_adapter(pipeline, candidate.adapter)
     return pipeline
-
-
-def table(labels: list[str], found: list[dict[str, Any]], facts: dict[str, Any]) -> str:
-    """The figures, a line for each pipeline and one for the floor."""
-    first = found[0]
-    columns = {"fid": "FID", "kid": "KID", "precision": "precision", "recall": "recall", "clip_score": "CLIP score"}
-    columns = {name: title for name, title in columns.items() if name in first}
-    rows = [["", *columns.values()]]
-    rows += [[label, *(shown(name, figures[name]) for name in columns)] for label, figures in zip(labels, found)]
-    floors = {name: first.get(f"{name}_floor", first.get(f"{name}_real")) for name in columns}
-    rows.append(["real images (the floor)", *(shown(name, value) for name, value in floors.items())])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
-    lines += [
-        "",
-        f"{first['num_generated']} samples against {first['num_real']} real images, floor of {first['num_floor']} against"
-        f" {first['num_floor']}; {facts['features']} ({first['num_features']} features), {facts['steps']} steps, guidance"
-        f" {facts['guidance_scale']:g}.",
-    ]
-    if first["fid"] is None or first["fid_floor"] is None:
-        lines.append(
-            f"FID needs more images than features, {first['num_features'] + 1} or more; KID needs no more than these."
-        )
-    return "\n".join(lines)
-
-
-def shown(name: str, value: float | None) -> str:
-    """A figure as it is printed."""
-    digits = {"fid": 2, "kid": 5, "clip_score": 2}.get(name, 3)
-    return "-" if value is None else f"{value:.{digits}f}"

@@ -13,7 +13,7 @@
 # limitations under the License.
 """How good the samples of a pipeline are: the same prompts, noise and numbers whatever pipeline is measured."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,6 +22,21 @@ from .clip_score import ClipScore
 from .quality import extract_features
 from .real import RealImages
 from .samples import sample_images
+
+
+class Measured(NamedTuple):
+    """What was found of one pipeline.
+
+    Attributes:
+        figures (`dict[str, float | int | None]`): See [`RealImages.compare`]; with `clip_score` and `clip_score_real` if
+            these are measured.
+        images (`torch.Tensor` of shape `(N, 3, H, W)`): The samples, uint8.
+        features (`torch.Tensor` of shape `(N, D)`): Theirs.
+    """
+
+    figures: dict[str, float | int | None]
+    images: torch.Tensor
+    features: torch.Tensor
 
 
 class Measurement:
@@ -76,9 +91,7 @@ class Measurement:
         self.extractor.cpu()
         return found
 
-    def measure(
-        self, pipeline: Any, prompts: list[str], title: str = "samples"
-    ) -> tuple[dict[str, float | int | None], torch.Tensor]:
+    def measure(self, pipeline: Any, prompts: list[str], title: str = "samples") -> Measured:
         """Samples a pipeline and measures the samples.
 
         Args:
@@ -88,8 +101,7 @@ class Measurement:
             title (`str`, *optional*, defaults to `"samples"`): What the progress bar says.
 
         Returns:
-            `tuple[dict, torch.Tensor]`: The figures, see [`RealImages.compare`], with `clip_score` and `clip_score_real`
-            if it is measured; and the samples, uint8 of shape `(N, 3, H, W)`.
+            [`Measured`]: The figures and the samples.
 
         Raises:
             DiffTuneError: There are not as many prompts as real images, or the pipeline cannot be sampled.
@@ -109,8 +121,9 @@ class Measurement:
             width=self.width,
             title=title,
         )
-        figures = self.real.compare(self.features(images))
+        features = self.features(images)
+        figures = self.real.compare(features)
         if self.clip_score is not None:
             figures["clip_score"] = self.clip_score(images, prompts, self.batch_size)
             figures["clip_score_real"] = self.real_clip_score
-        return figures, images
+        return Measured(figures, images, features)

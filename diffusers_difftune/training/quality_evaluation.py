@@ -81,8 +81,8 @@ class QualityEvaluation:
     def figures(self, trained: Trained) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""
         with sampling(self.run, self.backbone, trained) as pipeline:
-            found, _ = self.measurement.measure(pipeline, self.prompts, "Measuring")
-        return {name: value for name, value in found.items() if value is not None}
+            figures = self.measurement.measure(pipeline, self.prompts, "Measuring").figures
+        return {name: value for name, value in figures.items() if value is not None}
 
     def while_training(self, trained: Trained) -> Evaluation:
         """What [`train`] calls."""

@@ -26,6 +26,7 @@ from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
+from diffusers_difftune.evaluation.kid_difference import kid_difference
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid
 from diffusers_difftune.evaluation.real import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
@@ -71,7 +72,10 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
     images = read_images(data, rows[:9], 16)
     prompts = [data.captions(row)[0] for row in rows[:9]]
     pipeline = load_backbone(place.other).pipeline(None, torch.device("cpu"), torch.float32)
-    samples = sample_images(pipeline, prompts, seed=3, steps=2, guidance_scale=3.0, batch_size=16)
+    given = {"seed": 3, "steps": 2, "guidance_scale": 3.0, "batch_size": 16}
+    samples = sample_images(pipeline, prompts, **given)
+    first_pipeline = load_backbone(tiny_pipeline).pipeline(None, torch.device("cpu"), torch.float32)
+    samples_of_first = sample_images(first_pipeline, prompts, **given)
     expected = fid_kid(extract_features(extractor, images), extract_features(extractor, samples), seed=3)
     assert second["fid"] == pytest.approx(expected.fid, rel=1e-4)
     assert second["kid"] == pytest.approx(expected.kid, rel=1e-4)
@@ -83,6 +87,9 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
     score = ClipScore(str(place.clip))
     assert second["clip_score"] == pytest.approx(score(samples, prompts), abs=0.01)
     assert second["clip_score_real"] == first["clip_score_real"] == pytest.approx(score(images, prompts), abs=1e-3)
+    difference = kid_difference(*(extract_features(extractor, x) for x in (images, samples, samples_of_first)))
+    found_difference = second["kid_difference"], second["kid_difference_standard_error"]
+    assert found_difference == pytest.approx(difference, rel=1e-3) and "kid_difference" not in first
     assert first["clip_score"] != second["clip_score"] and first["fid"] != second["fid"]
 
     printed = capsys.readouterr().out
