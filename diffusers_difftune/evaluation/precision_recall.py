@@ -28,8 +28,8 @@ def precision_recall(real: torch.Tensor, generated: torch.Tensor, neighbours: in
 
     The manifold of a set of images is the union of balls around their features, each as large as the distance to the
     k-th nearest other image of the set. **Precision** is the fraction of generated images in the manifold of the real
-    ones, **recall** the fraction of real images in that of the generated ones. Both grow with the number of images, so
-    only figures at equal numbers can be compared.
+    ones, **recall** the fraction of real images in that of the generated ones. They are coarse: real images do not reach 1
+    against other real ones either.
 
     Args:
         real (`torch.Tensor` of shape `(N, D)`): Features of real images.
