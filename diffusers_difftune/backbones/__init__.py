@@ -91,6 +91,8 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
         raise DiffTuneError(f"--variant is {variant}, but {folder} has no weights of that variant.")
     try:
         return family(Path(folder), variant)
+    except DiffTuneError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:  # a config is missing, damaged or of another format
         raise DiffTuneError(
             f"--pretrained_model_name_or_path: {folder} is not a whole pipeline: {first_sentence(error)}."
