@@ -223,7 +223,7 @@ def test_tuning_is_of_standard_on_a_set_of_its_own():
 def test_stages_2_and_3_have_what_they_promise():
     rates = {"lora": 1e-3, "difffit": 2e-3, "bitfit": 3e-3}
     stage_2 = plan.stage_2_runs(FULL, RECIPE, rates)
-    assert len({run.target for run in stage_2}) == 3 and len(stage_2) == len(set(stage_2)) == 3 * 3 * 9
+    assert len({run.target for run in stage_2}) == 3 and len(stage_2) == len(set(stage_2)) == 3 * 3 * 11
     assert {run.recipe for run in stage_2 if run.method.startswith("difffit")} == {Recipe(2e-3, 1000, False)}
     stage_3 = plan.stage_3_runs(FULL, RECIPE)
     assert {run.seed for run in stage_3} == {1, 2} and len({run.target for run in stage_3}) == 1
@@ -480,6 +480,28 @@ def drawings(path, count, seed):
     text = {name: Value("string") for name in ("name", "set")}
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b", "c"]), **text})
     Dataset.from_dict(columns, features=features).to_parquet(path)
+
+
+def test_l2sp_goes_back_a_part_of_the_way_but_for_the_classes():
+    from benchmarks.transfers import source
+    from benchmarks.transfers.l2sp import with_pull
+
+    class Trained:
+        model, updates = source.new_transformer(32, 1, 2), 0
+
+        def after_step(self):
+            self.updates += 1
+
+    trained = with_pull(lambda *_: Trained(), 0.25)("run", "backbone", None)
+    start = {name: tensor.clone() for name, tensor in trained.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in trained.model.parameters():
+            parameter.add_(1)
+    trained.after_step()
+    for name, parameter in trained.model.named_parameters():
+        left = 1 if "class_embedder" in name else 0.75
+        assert torch.allclose(parameter - start[name], torch.full_like(parameter, left), atol=1e-5), name
+    assert trained.updates == 1
 
 
 def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):

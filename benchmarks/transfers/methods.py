@@ -27,6 +27,7 @@ class Method:
         bank_samples (`int`, *optional*): Samples of its knowledge bank, if not as many as others have.
         bank_steps (`int`, *optional*): Sampling steps of these, likewise.
         from_scratch (`bool`): Whether it starts from random weights.
+        pull (`float`): λ of L2-SP.
     """
 
     title: str
@@ -34,6 +35,7 @@ class Method:
     bank_samples: int | None = None
     bank_steps: int | None = None
     from_scratch: bool = False
+    pull: float = 0.0
 
     @property
     def has_bank(self) -> bool:
@@ -61,6 +63,8 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
 VARIANTS = {
     "weighted": Method("Diff-Tuning, weighted losses", DIFFTUNE | {"coefficients": "weighted"}),
     "distillation": Method("Diff-Tuning, distillation", DIFFTUNE | {"retention_target": "pretrained"}),
+    "l2sp0.3": Method("L2-SP, λ = 0.3", STANDARD, pull=0.3),
+    "l2sp3": Method("L2-SP, λ = 3", STANDARD, pull=3.0),
     "scratch": Method("from scratch", STANDARD, from_scratch=True),
 }
 for _kind, (_title, _flags) in ADAPTERS.items():

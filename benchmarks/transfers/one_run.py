@@ -36,6 +36,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
 from finetune import command_line, load_script, quiet  # noqa: E402
 
 from benchmarks.throughput import machine  # noqa: E402
+from benchmarks.transfers.l2sp import with_pull  # noqa: E402
 from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
 from benchmarks.transfers.measure_source import source_figures  # noqa: E402
 from benchmarks.transfers.methods import METHODS  # noqa: E402
@@ -138,6 +139,8 @@ def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     write_bytes_atomic(note, json.dumps(settings).encode())
     resumed = any(folder.glob("checkpoint-*"))
     script = load_script("train_class_conditional_difftune")
+    if settings["pull"]:
+        script.load_trained = with_pull(script.load_trained, settings["pull"] * settings["flags"]["learning_rate"])
     script.main(argv + ["--resume_from_checkpoint", "latest"] * resumed)
     return resumed
 

@@ -173,6 +173,7 @@ class Run:
                     "seed": self.seed,
                 },
                 "from_scratch": METHODS[self.method].from_scratch,
+                "pull": METHODS[self.method].pull,
                 "bank": self.bank(size),
                 "measured": [*self.measured] or [self.recipe.steps],
                 "weights": self.weights,
