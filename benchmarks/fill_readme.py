@@ -73,7 +73,7 @@ def reading(summary: dict) -> str:
     pretrained = summary["pretrained"]
 
     def beside(name: str, less: str, more: str, equal: str) -> str:
-        difference, error = paired_difference(summary, name)
+        difference, error = (summary["difference"][key] for key in (name, f"{name}_standard_error"))
         return equal if abs(difference) < 2 * error else less if difference < 0 else more
 
     def nearer(figures: dict) -> bool:
@@ -82,27 +82,13 @@ def reading(summary: dict) -> str:
 
     forgot = beside("forgetting_source", "less than", "more than", "neither clearly less nor clearly more than")
     learned = beside("loss_change_target", "better", "less well", "as well")
-    by = (
-        f" ({percent(summary['difference'], 'forgetting_source')} on the same drawings)"
-        if "difference" in summary
-        else ""
-    )
+    by = percent(summary["difference"], "forgetting_source")
     moved = [MODELS[name] for name in ("standard", "difftune") if nearer(summary[name])]
     kid = {0: "neither method comes", 1: f"only {''.join(moved[:1])} comes", 2: "both methods come"}[len(moved)]
     return (
-        f"Diff-Tuning forgot {forgot} standard fine-tuning{by}, and by its loss learned the target {learned}. By KID, {kid}"
+        f"Diff-Tuning forgot {forgot} standard fine-tuning ({by} on the same drawings), and by its loss learned the target {learned}. By KID, {kid}"
         " nearer to the target's drawings than the pretrained model by more than the spread."
     )
-
-
-def paired_difference(summary: dict, name: str) -> tuple[float, float]:
-    """Diff-Tuning's figure minus standard fine-tuning's, and its standard error."""
-    if "difference" in summary:
-        return summary["difference"][name], summary["difference"][f"{name}_standard_error"]
-    # A demo from before the difference was measured: two errors as if of independent drawings, which is too much.
-    standard, difftune = summary["standard"], summary["difftune"]
-    error = math.hypot(standard[f"{name}_standard_error"], difftune[f"{name}_standard_error"])
-    return difftune[name] - standard[name], error
 
 
 def percent(figures: dict, name: str) -> str:

@@ -91,13 +91,13 @@ def verdict(points: list[dict[str, Any]]) -> str:
     better = [f"{point['percent']:g}" for point in swapped if standing(point) < 0 and point is not whole]
     if worse:
         before = [point["percent"] for point in swapped if point["percent"] < worse[0]]
-        held = f"It holds up to x = {before[-1]:g}, and is" if before else "It is"
+        held = f"By KID it holds up to x = {before[-1]:g}, and is" if before else "By KID it is"
         again = "" if all(standing(p) > 0 for p in swapped if p["percent"] >= worse[0]) else " (not at all larger x)"
         said.append(f"{held} clearly farther from the target from x = {worse[0]:g} on{again}")
     elif not alone or better:
-        said.append("Nowhere is it clearly farther from the target than the fine-tuned model")
+        said.append("Nowhere is it clearly farther from the target than the fine-tuned model, by KID")
     if better:
-        said.append(f"It is clearly nearer at x = {', '.join(better)}")
+        said.append(f"By KID it is clearly nearer at x = {', '.join(better)}")
     return ". ".join(said) + "."
 
 

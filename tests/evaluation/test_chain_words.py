@@ -91,11 +91,11 @@ def test_a_chain_of_forgetting_in_five_lines() -> None:
     assert learned.startswith("Learned: on 128 target images the denoising loss fell by 15.0 ± 1.0 %")
     assert "FID to the target is 170 at x = 0 and 194 at x = 100; real images among themselves have 74." in swap
     assert (
-        "It holds up to x = 40, and is clearly farther from the target from x = 50 on." not in swap
+        "By KID it holds up to x = 40, and is clearly farther from the target from x = 50 on." not in swap
     )  # 2 errors exactly
-    assert "It holds up to x = 50, and is clearly farther from the target from x = 60 on." in swap
+    assert "By KID it holds up to x = 50, and is clearly farther from the target from x = 60 on." in swap
     assert (
-        "FID at x = 10 is 194, where the last 10 % give 170. It is clearly farther from the target from x = 10 on."
+        "FID at x = 10 is 194, where the last 10 % give 170. By KID it is clearly farther from the target from x = 10 on."
         in control
     )
     assert "went 3 from the pretrained ones in L2 (2.1 % of their norm; farthest mid_block, 5 %)" in distance
@@ -108,10 +108,10 @@ def swap_line(data: Any, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("data, said", [
-    (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "It is clearly nearer at x = 10, 20, 30."),
+    (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "By KID it is clearly nearer at x = 10, 20, 30."),
     (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "164 at best (x = 10)"),
-    (lambda x: 5.0 if x else 0.0, "It is clearly farther from the target from x = 10 on."),
-    (lambda x: 5.0 if x in (30, 100) else 0.0, "It holds up to x = 20, and is clearly farther from the target from x = 30 on"
+    (lambda x: 5.0 if x else 0.0, "By KID it is clearly farther from the target from x = 10 on."),
+    (lambda x: 5.0 if x in (30, 100) else 0.0, "By KID it holds up to x = 20, and is clearly farther from the target from x = 30 on"
         " (not at all larger x)."),
     (lambda x: 1.0 if x else 0.0, "By KID the pretrained model alone is not clearly farther from the target than the"),
     (lambda x: -5.0 * (x == 100), "By KID the pretrained model alone is clearly nearer to the target than the fine-tuned"),
