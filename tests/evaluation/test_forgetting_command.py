@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -28,7 +29,9 @@ from safetensors.torch import load_file
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main
+from diffusers_difftune.cli.forgetting import features_key
 from diffusers_difftune.evaluation.features import make_features
+from diffusers_difftune.evaluation.finetuned import open_finetuned
 from diffusers_difftune.evaluation.quality import extract_features
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.bank.building import small_bank
@@ -253,6 +256,26 @@ def places(
         "CONTROLNET": save_controlnet(folder / "controlnet", tiny_pipeline),
         "CLASSES": save_classes(folder / "classes", tiny_dit, ["beech", "birch"]),
     }
+
+
+def test_features_are_kept_for_what_they_are_of(tiny_pipeline: Path, full: Path, tmp_path: Path) -> None:
+    backbone = load_backbone(tiny_pipeline)
+    names = ("resolution", "features", "steps", "guidance_scale", "precision", "batch_size", "seed", "difftune")
+    network = tmp_path / "projection.safetensors"
+
+    def key(
+        folder: Path = full, data: str = "data", prompt: str = "", projection: bytes = b"", **settings: object
+    ) -> str:
+        network.write_bytes(projection)
+        arguments = SimpleNamespace(features=str(network), cache_dir=str(tmp_path / "cache"), variant=None)
+        target = SimpleNamespace(key=data, prompts=[prompt])
+        finetuned = open_finetuned(backbone, str(folder))
+        return features_key(arguments, dict.fromkeys(names, 1) | settings, backbone, finetuned, target)
+
+    assert key() == key()
+    others = [key(folder=tiny_pipeline), key(data="other"), key(prompt="other"), key(projection=b"other")]
+    others += [key(**{name: 2}) for name in names]
+    assert len({key(), *others}) == 1 + len(others)
 
 
 def test_help_comes_without_loading_torch() -> None:
