@@ -55,6 +55,8 @@ def test_identical_sets_cover_each_other_and_distant_ones_do_not():
     real = normal(50, 8, 0) + 1000  # where a distance by way of a product would lose its digits
     assert precision_recall(real, real.clone()) == (1, 1)
     assert precision_recall(real.float(), real.float()) == (1, 1)
+    often = real.repeat(5, 1)  # balls without extent, of which each image is still in its own
+    assert precision_recall(often, often.clone()) == (1, 1)
     assert precision_recall(real, real + 100) == (0, 0)
 
 
