@@ -132,7 +132,7 @@ def draw_samples(
     drawings = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     found = np.stack([np.asarray(control) for control in make_extractor(**condition)(drawings)])
     controls = torch.from_numpy(found).permute(0, 3, 1, 2)
-    rows = {"condition": controls}
+    rows, steps = {"condition": controls}, 2 if arguments.quick else PICTURE_STEPS
     for step, place in ((size["early"], f"checkpoint-{size['early']}/controlnet"), (size["steps"], "")):
         for method, title in METHODS.items():
             controlnet = ControlNetModel.from_pretrained(arguments.output / method / place)
@@ -140,7 +140,7 @@ def draw_samples(
                 arguments.pipeline, controlnet=controlnet, safety_checker=None, torch_dtype=torch.float32
             )
             label = f"{title.removesuffix(' training')},\n{step} steps"
-            rows[label] = sample_images(pipeline, prompts, PICTURE_STEPS, PICTURE_GUIDANCE, image=controls / 255)
+            rows[label] = sample_images(pipeline, prompts, steps, PICTURE_GUIDANCE, image=controls / 255)
     samples_picture([(f"Held-out drawings by their {condition['kind']}", prompts, rows | {"real": images})], path)
 
 
