@@ -33,7 +33,7 @@ from diffusers_difftune.evaluation.paired import bootstrap_interval
 
 from .choose import adapter_scores, recipe_scores
 from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED
-from .settings import ROOT, STAGE_3_TARGET, TUNING_TARGET, Recipe, Size
+from .settings import ROOT, TUNING_TARGET, Recipe, Size
 from .splits import SOURCE
 
 
@@ -187,16 +187,17 @@ def stage_2(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def stage_3(runs: Sequence[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Sensitivity to every setting, and the curves over training steps."""
-    own = [run for run in runs if run["target"] == STAGE_3_TARGET]
-    varied = [run for run in own if run["method"] in VARIED]
-    curves = [run for run in own if len(run["by_step"]) > 1]
+    varied = [run for run in runs if run["method"] in VARIED]
+    curves = [run for run in runs if len(run["by_step"]) > 1]
     if not varied and not curves:
         return {}
+    target = (varied + curves)[0]["target"]
+    own = [run for run in runs if run["target"] == target]
     seeds = {run["seed"] for run in varied + curves}
     beside = [run for run in own if run["method"] in MAIN and run["seed"] in seeds and len(run["by_step"]) == 1]
     weights = "ema" if recipe.use_ema else "raw"
     return {
-        "target": STAGE_3_TARGET,
+        "target": target,
         "methods": by_method(varied + beside),
         "curves": {
             method: {

@@ -58,7 +58,7 @@ def fid_bars(summary: dict[str, Any], path: Path) -> Path:
         )
     axes.set_xticks(range(len(targets)), list(targets), rotation=20, ha="right")
     axes.set_ylabel("FID (lower is better)")
-    axes.legend(frameon=False, ncols=5, fontsize=9)
+    figure.legend(loc="outside upper center", frameon=False, ncols=5, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 
