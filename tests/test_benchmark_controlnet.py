@@ -100,7 +100,8 @@ def test_summary_has_the_steps_saved_and_what_is_forgotten(runs):
         "mean": pytest.approx(-0.002),
         "ci95": pytest.approx([-0.002, -0.002]),
     }
-    assert found["settings"]["hours"] == pytest.approx(len(runs)) and found["notes"] == []
+    assert found["settings"]["hours"] == pytest.approx(len(runs)) 
+    assert found["notes"] == ["28 of the 42 runs of the result are not there yet."]
     json.dumps(found)
 
 
@@ -132,7 +133,7 @@ def test_summary_of_unfinished_runs_says_so(runs):
     for run in flat:
         run["condition_error"]["ssim"] = [0.5] * 121
     notes = evidence.summarise(flat, {"fid": 1.0, "kid": 1.0, "top5_of_100": 1.0}, 3e-4)["notes"]
-    assert len(notes) == 1 and notes[0].startswith("edge: Standard training ends with a condition error of 0.5")
+    assert len(notes) == 2 and notes[1].startswith("edge: Standard training ends with a condition error of 0.5")
 
 
 def test_learning_rate_is_the_one_standard_training_does_best_with(runs):
@@ -165,8 +166,8 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs):
         text.startswith("before\n") and text.endswith("\nafter\n") and "superseded" not in text and "| edge |" in text
     )
     for picture in ("convergence", "ablations"):
-        assert f"](images/controlnet_{picture}.png)" in text
-        assert (tmp_path / "images" / f"controlnet_{picture}.png").is_file()
+        assert f"](images/evidence_controlnet_{picture}.png)" in text
+        assert (tmp_path / "images" / f"evidence_controlnet_{picture}.png").is_file()
     assert json.loads((output / "summary.json").read_text())["mean_step_reduction"] == pytest.approx(0.3, abs=1e-3)
     evidence.write(output, 3e-4, is_evidence=True)
     assert document.read_text() == text

@@ -19,7 +19,6 @@ python benchmarks/controlnet/run.py --summary
 import hashlib
 import json
 import math
-import shutil
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from settings import ABLATIONS, FULL, ROOT, TITLES
+from PIL import Image
+from settings import ABLATIONS, FULL, ROOT, TITLES, result_runs
 
 from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.errors import DiffTuneError
@@ -128,7 +128,9 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
     """
     search = [run for run in runs if run["method"] == "standard" and run["seed"] in FULL.tuning_seeds]
     chosen = [run for run in runs if run["learning_rate"] == rate]
-    notes: list[str] = []
+    wanted = {(run.condition, run.method, run.seed) for run in result_runs(FULL, rate)}
+    missing = wanted - {(run["condition"], run["method"], run["seed"]) for run in chosen}
+    notes = [f"{len(missing)} of the {len(wanted)} runs of the result are not there yet."] if missing else []
     groups = find_groups(chosen, ("standard", "difftune"), notes=notes)
     found = report(groups) if groups else {"comparison": None, "conditions": {}, "sweep": {}, "notes": []}
     comparison = found["comparison"] or {"conditions": {}}
@@ -368,7 +370,9 @@ def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
     if is_evidence:
         IMAGES.mkdir(parents=True, exist_ok=True)
         for plot in plots:
-            shutil.copy(plot, IMAGES / f"controlnet_{plot.name}")
+            small = Image.open(plot).convert("RGB").quantize(48)  # of few colours, a third of the bytes
+            small.save(IMAGES / f"evidence_controlnet_{plot.name}", optimize=True)
+            plot.unlink()
         text = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(fill(text, document(summary, plots)), encoding="utf-8")
     return summary
@@ -390,7 +394,7 @@ def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
 
 def document(summary: dict[str, Any], plots: Sequence[Path]) -> str:
     """What stands between the markers of docs/evidence.md."""
-    pictures = "\n\n".join(f"![{plot.stem} of ControlNets](images/controlnet_{plot.name})" for plot in plots)
+    pictures = "\n\n".join(f"![{plot.stem} of ControlNets](images/evidence_controlnet_{plot.name})" for plot in plots)
     return f"{markdown(summary)}\n\n{pictures}".strip()
 
 
