@@ -31,6 +31,8 @@ except ImportError as error:
 
 
 KID_SUBSETS = 50
+# A metric would wait for the other processes of a run, and these wait for the one that measures.
+ALONE = {"sync_on_compute": False}
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,8 @@ def check_features(real: torch.Tensor, generated: torch.Tensor) -> None:
 
 def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
     """FID; see [`fid_kid`]."""
-    return updated(FrechetInceptionDistance(feature=given(real)), real, generated).compute().item()
+    fid = FrechetInceptionDistance(feature=given(real), **ALONE)
+    return updated(fid, real, generated).compute().item()
 
 
 def kernel_distance(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> tuple[float, float]:
@@ -129,7 +132,7 @@ def kernel_distance(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) 
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
-        kid = KernelInceptionDistance(feature=given(real), subsets=KID_SUBSETS, subset_size=count // 2)
+        kid = KernelInceptionDistance(feature=given(real), subsets=KID_SUBSETS, subset_size=count // 2, **ALONE)
     updated(kid, real, generated)
     with torch.random.fork_rng(devices=[]):  # torchmetrics draws the halves from torch's global generator
         torch.manual_seed(seed)
