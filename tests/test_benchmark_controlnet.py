@@ -100,7 +100,7 @@ def test_summary_has_the_steps_saved_and_what_is_forgotten(runs):
         "mean": pytest.approx(-0.002),
         "ci95": pytest.approx([-0.002, -0.002]),
     }
-    assert found["settings"]["hours"] == pytest.approx(len(runs)) 
+    assert found["settings"]["hours"] == pytest.approx(len(runs))
     assert found["notes"] == ["28 of the 42 runs of the result are not there yet."]
     json.dumps(found)
 
