@@ -21,12 +21,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .chain_words import CLEAR, metric_of, of_end, standing
+from .chain_words import CLEAR, metric_of, of_end
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; told apart by dashes and markers as well.
 DATA, NOISE, GREY, LIGHT = "#0072B2", "#D55E00", "#595959", "#e4e4e4"
 WHITE = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}  # behind words, so that no line goes through them
+ENDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "data": ("the last x %  (data end)", {"color": DATA, "linewidth": 2, "marker": "o", "markersize": 4}),
+    "noise": (
+        "the first x %  (noise end)",
+        {"color": NOISE, "linewidth": 2, "linestyle": "--", "marker": "s", "markersize": 4},
+    ),
+}
 MOST_BLOCKS = 14
 
 
@@ -37,16 +44,13 @@ def plot_chain(report: dict[str, Any], path: str | Path) -> None:
         report (`dict[str, Any]`): As `difftune forgetting` writes it.
         path (`str` or `Path`): The picture to write; its suffix says of which format.
     """
-    figure = Figure(figsize=(10.4, 7.6), dpi=130, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
-    (loss, target), (blocks, source) = figure.subplots(2, 2)
+    figure = Figure(figsize=(10.4, 7.6), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
+    (loss, swap), (blocks, difference) = figure.subplots(2, 2)
     draw_losses(loss, report["losses"])
+    draw_swap(swap, report["swap"])
     draw_blocks(blocks, report["distance"])
-    draw_swap(target, report["swap"], "target")
-    if report["swap"]["source_floor"] is None:
-        source.set_axis_off()
-    else:
-        draw_swap(source, report["swap"], "source")
-    for axis in (loss, target, source):
+    draw_difference(difference, report["swap"])
+    for axis in (loss, swap, difference):
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(axis="y", color=LIGHT, linewidth=0.8)
         axis.set_axisbelow(True)
@@ -72,36 +76,49 @@ def draw_losses(axis: Axes, losses: dict[str, Any]) -> None:
     axis.set_ylabel("change of the denoising loss, %", fontsize=9)
 
 
-def draw_swap(axis: Axes, swap: dict[str, Any], data: str) -> None:
-    """The two swap curves, against target or against source images, with the floor of real images."""
-    name, metric = metric_of(swap, data)
-    of_target = data == "target"
-    axis.set_title(f"Swapping steps: {name} to the {data} images", fontsize=11, loc="left")
-    for end, label, color, dashes in (
-        ("data", "the last x %  (data end)", DATA, "-"),
-        ("noise", "the first x %  (noise end)", NOISE, "--"),
-    ):
+def draw_swap(axis: Axes, swap: dict[str, Any]) -> None:
+    """The two swap curves against target images, with the floor of real images."""
+    name, metric = metric_of(swap)
+    axis.set_title(f"Swapping steps: {name} to the target images", fontsize=11, loc="left")
+    for end, (label, style) in ENDS.items():
         points = of_end(swap, end)
-        places, values = [point["percent"] for point in points], [point[data][metric] for point in points]
-        axis.plot(places, values, color=color, linewidth=2, linestyle=dashes, label=label)
-        # filled where the target is clearly farther than for the fine-tuned model
-        worse = [of_target and standing(point) > 0 for point in points]
-        for filled in (False, True):
-            chosen = [(x, y) for x, y, is_worse in zip(places, values, worse, strict=True) if is_worse == filled]
-            if chosen:
-                face = color if filled or not of_target else "white"
-                axis.plot(*zip(*chosen), "o", color=color, markerfacecolor=face, markersize=5, zorder=3)
-    draw_floor(axis, swap[f"{data}_floor"][metric])
+        values = [point["target"][metric] for point in points]
+        axis.plot([point["percent"] for point in points], values, label=label, **style)
+    draw_floor(axis, swap["target_floor"][metric])
     low, high = axis.get_ylim()
-    axis.set_ylim(low, high + 0.34 * (high - low))  # room for the legend
+    axis.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     axis.legend(fontsize=8.5, frameon=False, loc="upper left", handlelength=2.8)
-    if of_target:
-        words = "filled: clearly farther\nthan the fine-tuned model\n(KID, 2 standard errors)"
-        axis.text(0.99, 0.97, words, transform=axis.transAxes, ha="right", va="top", fontsize=8, color=GREY)
+    axis.set_ylabel(f"{name} (lower is nearer)", fontsize=9)
+    label_parts(axis)
+
+
+def draw_difference(axis: Axes, swap: dict[str, Any]) -> None:
+    """The two curves as differences to the fine-tuned model, which the same noise makes sure of."""
+    axis.set_title("The same by KID, against the fine-tuned model", fontsize=11, loc="left")
+    axis.axhline(0, color=GREY, linewidth=1)
+    for end, (_, style) in ENDS.items():
+        points = of_end(swap, end)
+        places = [point["percent"] for point in points]
+        difference, error = (
+            np.array([point[key] for point in points]) for key in ("kid_difference", "kid_difference_standard_error")
+        )
+        low, high = difference - CLEAR * error, difference + CLEAR * error
+        axis.fill_between(places, low, high, color=style["color"], alpha=0.16, linewidth=0)
+        axis.plot(places, difference, **style)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low - 0.08 * (high - low), high + 0.08 * (high - low))  # room for the words
+    corner: dict[str, Any] = {"transform": axis.transAxes, "fontsize": 8.5, "color": GREY, "bbox": WHITE}
+    axis.text(0.01, 0.98, "↑ farther from the target", va="top", **corner)
+    axis.text(0.01, 0.02, "↓ nearer to the target     bands: 2 standard errors, paired", va="bottom", **corner)
+    axis.set_ylabel("difference of KID", fontsize=9)
+    label_parts(axis)
+
+
+def label_parts(axis: Axes) -> None:
+    """The axis of x."""
     axis.set_xlim(-3, 103)
     axis.set_xticks([0, 20, 40, 60, 80, 100], ["0\nfine-tuned", "20", "40", "60", "80", "100\npretrained"], fontsize=9)
     axis.set_xlabel("x: part of the steps that the pretrained model makes, %", fontsize=9)
-    axis.set_ylabel(f"{name} (lower is nearer)", fontsize=9)
 
 
 def draw_blocks(axis: Axes, distance: dict[str, Any]) -> None:

@@ -85,8 +85,12 @@ def verdict(points: list[dict[str, Any]]) -> str:
         alone = "By KID the pretrained model alone is clearly nearer to the target than the fine-tuned one"
     else:
         alone = ""
-    said = [alone] if alone else []
     swapped = [point for point in points if point["percent"] > 0]
+    if not any(standing(point) for point in swapped):
+        return (
+            "By KID no x is clearly nearer or farther than the fine-tuned model, the pretrained model alone included."
+        )
+    said = [alone] if alone else []
     worse = [point["percent"] for point in swapped if standing(point) > 0]
     better = [f"{point['percent']:g}" for point in swapped if standing(point) < 0 and point is not whole]
     if worse:

@@ -113,7 +113,8 @@ def swap_line(data: Any, **options: Any) -> str:
     (lambda x: 5.0 if x else 0.0, "By KID it is clearly farther from the target from x = 10 on."),
     (lambda x: 5.0 if x in (30, 100) else 0.0, "By KID it holds up to x = 20, and is clearly farther from the target from x = 30 on"
         " (not at all larger x)."),
-    (lambda x: 1.0 if x else 0.0, "By KID the pretrained model alone is not clearly farther from the target than the"),
+    (lambda x: 1.0 if x else 0.0, "By KID no x is clearly nearer or farther than the fine-tuned model"),
+    (lambda x: -5.0 if x == 30 else 0.0, "By KID the pretrained model alone is not clearly farther from the target than"),
     (lambda x: -5.0 * (x == 100), "By KID the pretrained model alone is clearly nearer to the target than the fine-tuned"),
 ])  # fmt: skip
 def test_what_the_swap_curve_says(data: Any, said: str) -> None:
@@ -140,11 +141,9 @@ def test_a_controlnet_is_measured_bare_on_source_data() -> None:
     assert "the ControlNet's copy of the denoiser went 3" in lines[4]
 
 
-@pytest.mark.parametrize("fid, source", [(True, True), (False, True), (True, False)])
-def test_the_picture(fid: bool, source: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fid", [True, False])
+def test_the_picture(fid: bool, tmp_path: Path) -> None:
     drawn = report(swap=curve({"data": lambda x: x / 10, "noise": lambda x: x / 5}, fid=fid))
-    if not source:
-        drawn["swap"]["source_floor"] = None
     # more blocks than there is room for: the lightest are left out
     block = drawn["distance"]["blocks"]["conv_in"]
     drawn["distance"]["blocks"] |= {f"transformer_blocks.{i}": block | {"ewc": i * 1e-5} for i in range(28)}

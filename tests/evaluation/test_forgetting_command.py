@@ -100,7 +100,7 @@ def test_a_whole_model(
         assert point["target"]["fid"] > 0 and point["source"]["kid"] is not None
     assert points[0]["target"] == points[3]["target"] and points[2]["target"] == points[5]["target"]
     assert points[0]["kid_difference"] == 0 != points[1]["kid_difference"]
-    for name, size in (("forgetting.png", (1352, 988)), ("samples.png", None)):
+    for name, size in (("forgetting.png", (1248, 912)), ("samples.png", None)):
         with Image.open(out / name) as picture:
             assert size in (None, picture.size)
 
