@@ -51,6 +51,7 @@ PURPOSES = [
     "caption",
 ]
 PURPOSES += ["target order", "source order", "bank", "cached crop", "forgetting", "control evaluation"]
+PURPOSES += ["evaluation", "fisher", "class rows"]
 
 
 def plan_of(
