@@ -112,7 +112,8 @@ class Size:
 
 
 FULL = Size()
-QUICK = replace(FULL, targets=("streamline-emojis",), seeds=(1,))  # the smallest set
+# The smallest set; of rates and steps there is a choice only if that was made before.
+QUICK = replace(FULL, targets=("streamline-emojis",), seeds=(1,), tuning_seeds=(11,), rates=(3e-4,), steps=(1000,))
 # Too few steps to learn anything: tries that it all runs.
 TRIAL = replace(
     FULL, targets=("streamline-emojis", "vscode-icons"), seeds=(1,), tuning_seeds=(11,), rates=(1e-4, 1e-3), steps=(2, 4),
