@@ -45,7 +45,8 @@ def contact_sheet(rows: Mapping[str, torch.Tensor], prompts: Sequence[str]) -> b
     draw = ImageDraw.Draw(sheet)
     top = MARGIN
     for label, images in rows.items():
-        wrapped = "\n".join(textwrap.wrap(label, 22, max_lines=6))
+        lines = textwrap.wrap(label.replace("/", "/ "), 22, max_lines=6)  # a path is broken at its folders
+        wrapped = "\n".join(lines).replace("/ ", "/")
         draw.multiline_text((MARGIN, top + CELL // 2), wrapped, INK, font, anchor="lm")
         for column, image in enumerate(images):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
