@@ -51,7 +51,7 @@ PURPOSES = [
     "caption",
 ]
 PURPOSES += ["target order", "source order", "bank", "cached crop", "forgetting", "control evaluation"]
-PURPOSES += ["evaluation", "fisher", "class rows"]
+PURPOSES += ["evaluation", "fisher", "class rows", "source rows"]
 
 
 def plan_of(
