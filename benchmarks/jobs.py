@@ -15,6 +15,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,24 @@ class Jobs:
                 if isinstance(error, RuntimeError):
                     sys.exit(str(error))
                 raise
+
+
+def begin_run(folder: Path, settings: Mapping) -> bool:
+    """Makes a run folder, or keeps the one that a run of the same settings left; one of other settings goes.
+
+    Args:
+        folder (`Path`): The folder.
+        settings (`Mapping`): What decides the run's figures, JSON-able.
+
+    Returns:
+        `bool`: Whether there is a checkpoint to go on from.
+    """
+    note = folder / "benchmark_settings.json"
+    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == settings):
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(note, json.dumps(settings).encode())
+    return any(folder.glob("checkpoint-*"))
 
 
 def fill(text: str, begin: str, end: str, figures: str) -> str:

@@ -32,6 +32,7 @@ from settings import ROOT, Run, Size
 
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "examples" / "icons")]
 from finetune import command_line, load_script, quiet  # noqa: E402
+from jobs import begin_run  # noqa: E402
 from throughput import machine  # noqa: E402
 
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -89,12 +90,7 @@ def one_run(run: Run, size: Size, work: Path, reference: str) -> dict[str, Any]:
 
 def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     """Runs the training script, from its last checkpoint if there is one; returns whether there was."""
-    note = folder / "benchmark_settings.json"
-    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == settings):
-        shutil.rmtree(folder)  # of other settings
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(note, json.dumps(settings).encode())
-    resumed = any(folder.glob("checkpoint-*"))
+    resumed = begin_run(folder, settings)
     load_script("train_controlnet_difftune").main(argv + ["--resume_from_checkpoint", "latest"] * resumed)
     return resumed
 

@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
 from finetune import command_line, load_script, quiet  # noqa: E402
 
+from benchmarks.jobs import begin_run  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
 from benchmarks.transfers.l2sp import with_pull  # noqa: E402
 from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
@@ -132,12 +133,7 @@ def paths(run: Run, size: Size, places: Places, folder: Path) -> dict[str, Any]:
 
 def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     """Runs the training script, from its last checkpoint if there is one; returns whether there was."""
-    note = folder / "benchmark_settings.json"
-    if folder.exists() and not (note.is_file() and json.loads(note.read_text()) == settings):
-        shutil.rmtree(folder)  # of other settings
-    folder.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(note, json.dumps(settings).encode())
-    resumed = any(folder.glob("checkpoint-*"))
+    resumed = begin_run(folder, settings)
     script = load_script("train_class_conditional_difftune")
     if settings["pull"]:
         script.load_trained = with_pull(script.load_trained, settings["pull"] * settings["flags"]["learning_rate"])

@@ -92,7 +92,7 @@ class DiTBackbone(LatentBackbone):
         Raises:
             DiffTuneError: There is no such class.
         """
-        ids = {name.strip(): key for key, names in self.id2label.items() for name in (names, *names.split(","))}
+        ids = ids_by_name(self.id2label)
         found = []
         for prompt in prompts:
             if prompt and not (prompt.isdecimal() and int(prompt) < NULL_CLASS) and prompt not in ids:
@@ -175,6 +175,11 @@ class DiTBackbone(LatentBackbone):
         if self.new_classes is not None:
             index["id2label"] = {str(key): name for key, name in enumerate(self.new_classes)}
         write_bytes_atomic(file, (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def ids_by_name(id2label: dict[int, str]) -> dict[str, int]:
+    """The id of each class by its names, of which one may have several, with commas between."""
+    return {name.strip(): key for key, names in id2label.items() for name in (*names.split(","), names)}
 
 
 def class_tables(transformer: torch.nn.Module) -> list[torch.nn.Module]:

@@ -232,10 +232,10 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
 def class_ids(backbone: "Backbone") -> dict[str, int] | None:
     """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
+    from ..backbones.dit import ids_by_name
+
     known = getattr(backbone, "id2label", None)
-    if known is None:
-        return None
-    return {name.strip(): key for key, names in known.items() for name in (*names.split(","), names)}
+    return None if known is None else ids_by_name(known)
 
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..backbones import Backbone
+from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
 from ..data.batches import control_image
 from ..data.dataset import TargetData, load_target_data
@@ -29,7 +30,7 @@ from ..data.plan import seeded_order
 from ..errors import DiffTuneError, renamed
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.chain import Rows, encode_rows
-from ..evaluation.finetuned import Finetuned, ids_by_name
+from ..evaluation.finetuned import Finetuned
 from ..evaluation.real import drawn_rows, read_images, row_prompts
 from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
 from .common import fingerprint

@@ -25,6 +25,7 @@ from ..adapters.adapter import ROWS
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of
+from ..backbones.dit import ids_by_name
 from ..backbones.files import pipeline_folder, weight_files
 from ..control import NEW_LAYERS
 from ..errors import DiffTuneError, first_sentence
@@ -285,11 +286,6 @@ def saved_classes(folder: Path) -> dict[str, str] | None:
         if (place / "model_index.json").is_file():
             return json.loads((place / "model_index.json").read_text()).get("id2label") or {}
     return None
-
-
-def ids_by_name(classes: dict[int, str]) -> dict[str, int]:
-    """The id of each class by its names, of which one may have several."""
-    return {name.strip(): key for key, names in classes.items() for name in (*names.split(","), names)}
 
 
 def null_class(backbone: Backbone) -> int:
