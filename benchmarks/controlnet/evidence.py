@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jobs import fill
 from PIL import Image
 from settings import ABLATIONS, FULL, ROOT, TITLES, result_runs
 
@@ -374,7 +375,7 @@ def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
             small.save(IMAGES / f"evidence_controlnet_{plot.name}", optimize=True)
             plot.unlink()
         text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(fill(text, document(summary, plots)), encoding="utf-8")
+        DOCUMENT.write_text(fill(text, BEGIN, END, document(summary, plots)), encoding="utf-8")
     return summary
 
 
@@ -396,9 +397,3 @@ def document(summary: dict[str, Any], plots: Sequence[Path]) -> str:
     """What stands between the markers of docs/evidence.md."""
     pictures = "\n\n".join(f"![{plot.stem} of ControlNets](images/evidence_controlnet_{plot.name})" for plot in plots)
     return f"{markdown(summary)}\n\n{pictures}".strip()
-
-
-def fill(text: str, figures: str) -> str:
-    """The document with these figures between its markers."""
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{figures}\n\n{END}{rest.split(END)[1]}"

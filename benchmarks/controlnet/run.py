@@ -31,18 +31,17 @@ import importlib.util
 import json
 import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 import evidence  # noqa: E402
+from jobs import Jobs  # noqa: E402
 from settings import (  # noqa: E402
     DATA,
     FULL,
@@ -99,6 +98,7 @@ class Benchmark:
         kind = "quick" if arguments.quick else "trial" if arguments.trial else None
         self.output = arguments.output or (WORK / kind if kind else RESULTS)
         self.work = arguments.work or WORK / pipeline_hash()
+        self.jobs = Jobs(self.work, arguments.jobs, arguments.threads)
         self.is_evidence = self.output == RESULTS
 
     def main(self) -> None:
@@ -146,16 +146,16 @@ class Benchmark:
                     condition_data(self.work, kind, part),
                 ]
                 build += ["--kind", kind, *(["--model", model] if model else [])]
-                self.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune.cli", *build])
+                self.jobs.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune.cli", *build])
         build = ["bank", "build", "--pretrained_model_name_or_path", PIPELINE, "--output_dir", bank]
         build += ["--train_data_dir", DATA / f"{TARGET}_train.parquet", "--resolution", RECIPE["resolution"]]
         build += ["--bank_samples", self.size.bank_samples, "--bank_steps", self.size.bank_steps]
-        self.once(bank.name, [sys.executable, "-m", "diffusers_difftune.cli", *build])
+        self.jobs.once(bank.name, [sys.executable, "-m", "diffusers_difftune.cli", *build])
         for kind in self.size.conditions:
-            self.once(f"cached-{kind}-{bank.name}", self.warm_up(kind))
+            self.jobs.once(f"cached-{kind}-{bank.name}", self.warm_up(kind))
         name = f"pretrained-{evidence.short_hash(bare_settings(self.size))}"
         spec = self.spec(None, self.output / "pretrained.json")
-        self.once(name, [sys.executable, HERE / "one_run.py", spec], self.output / "pretrained.json")
+        self.jobs.once(name, [sys.executable, HERE / "one_run.py", spec], [self.output / "pretrained.json"])
 
     def warm_up(self, kind: str) -> list:
         """A run of one step, which leaves the cached encodings and the bank's conditions behind."""
@@ -165,28 +165,6 @@ class Benchmark:
         flags |= unmeasured | {"max_train_steps": 1, "output_dir": self.work / "warm-up" / kind}
         words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]
         return [sys.executable, ROOT / "training_scripts" / "train_controlnet_difftune.py", *words]
-
-    def once(self, name: str, command: list, result: Path | None = None) -> None:
-        """Runs a command that has not come to its end before."""
-        stamp = self.work / "prepared" / name
-        words = [str(word) for word in command]
-        if stamp.is_file() and stamp.read_text() == "\n".join(words) and (result is None or result.is_file()):
-            return
-        print(f"Preparing {name}", flush=True)
-        self.call(name, words)
-        stamp.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(stamp, "\n".join(words).encode())
-
-    def call(self, name: str, words: list[str]) -> None:
-        """Runs a program, what it says in a log of its own; stops with the end of the log if it fails."""
-        log = self.work / "logs" / f"{name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {"OMP_NUM_THREADS": str(self.arguments.threads)}
-        with open(log, "w") as file:
-            code = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ROOT).returncode
-        if code:
-            last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise RuntimeError(f"{name} stopped with exit code {code}; the end of {log}:\n{last}")
 
     def spec(self, run: Run | None, output: Path) -> Path:
         """Writes what one_run.py is to do."""
@@ -204,19 +182,7 @@ class Benchmark:
         if not missing:
             return
         print(f"{title}: {len(missing)} of {len(set(runs))} runs are missing", flush=True)
-        with ThreadPoolExecutor(self.arguments.jobs) as pool:
-            futures = {pool.submit(self.call, run.name, self.command(run)): run for run in missing}
-            try:
-                for count, future in enumerate(as_completed(futures), 1):
-                    future.result()
-                    run = futures[future]
-                    seconds = sum(json.loads(self.file(run).read_text())["seconds"].values())
-                    print(f"  {count}/{len(missing)} {run.name}: {seconds / 60:.1f} minutes", flush=True)
-            except BaseException as error:
-                pool.shutdown(wait=True, cancel_futures=True)
-                if isinstance(error, RuntimeError):
-                    sys.exit(str(error))
-                raise
+        self.jobs.make({self.file(run): self.command(run) for run in missing}, title)
 
     def command(self, run: Run) -> list[str]:
         return [sys.executable, str(HERE / "one_run.py"), str(self.spec(run, self.file(run)))]
