@@ -96,7 +96,7 @@ def finish_run(
         )
     end_training(accelerator)  # before the upload, so that trackers are closed if that fails
     if repo_id is not None:  # on the main process
-        upload(output_dir, repo_id, config.hub_token, leave_out=(config.logging_dir,))
+        upload(output_dir, repo_id, config.hub_token)
 
 
 def end_training(accelerator: Accelerator) -> None:
