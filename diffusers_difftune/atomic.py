@@ -80,6 +80,42 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def remove_folder(path: str | Path) -> None:
+    """Removes a folder so that a crash leaves it whole, or as a leftover that [`clean_leftovers`] removes.
+
+    Args:
+        path (`str` or `Path`): The folder.
+    """
+    path = Path(path)
+    aside = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.rename(path, aside)
+    shutil.rmtree(aside)
+
+
+def clean_leftovers(folder: str | Path, pattern: str) -> list[str]:
+    """Removes what a crash left beside the folders that [`atomic_folder`] and [`remove_folder`] deal with, and puts back one
+    that was out of its place in that moment.
+
+    Args:
+        folder (`str` or `Path`): Where these folders are.
+        pattern (`str`): Their names, such as `"checkpoint-*"`.
+
+    Returns:
+        `list[str]`: What was removed, by name.
+    """
+    found = sorted(Path(folder).glob(f".{pattern}.old")) + sorted(Path(folder).glob(f".{pattern}.tmp"))
+    removed = []
+    for path in found:
+        place = path.with_name(path.name[1:].rsplit(".", 1)[0])
+        if path.suffix == ".old" and not place.exists():
+            os.rename(path, place)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            removed.append(path.name)
+    return removed
+
+
 def fsync_tree(path: str | Path) -> None:
     """Flushes a folder with everything in it to disk."""
     for folder, _, names in os.walk(path):

@@ -18,12 +18,47 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+# Names and values in messages are other people's: they must neither break the line nor speak to the terminal.
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+WORKER = re.compile(r"Caught \w+ in DataLoader worker process .*^[\w.]+: ([^\n]*)\s*\Z", re.DOTALL | re.MULTILINE)
+
+
 class DiffTuneError(ValueError):
     """A mistake in a flag, a file or a setting, told in one sentence.
 
-    The message names the flag or file, what was found and what would work. The command line tools print it without a
-    traceback and exit with code 2.
+    The message names the flag or file, what was found and what would work. It is one line; control characters in it are
+    escaped. The command line tools print it without a traceback and exit with code 2.
     """
+
+    def __init__(self, message: str) -> None:
+        if wrapped := WORKER.search(
+            message
+        ):  # a data loader's worker hands over a traceback that ends in the sentence
+            message = wrapped[1]
+        super().__init__(CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], message))
+
+
+def quoted(value: object) -> str:
+    """A value for a message, as Python writes it, and cut if it is long."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
+
+
+class StopNow(BaseException):
+    """Work that can be made again gives way to a request to stop."""
+
+
+class Stopped(SystemExit):
+    """A run that was asked to stop has done so, with everything saved.
+
+    Args:
+        sentence (`str`, *optional*): What to say; `None` if another process says it.
+        code (`int`): The exit code.
+    """
+
+    def __init__(self, sentence: str | None, code: int) -> None:
+        super().__init__(code)
+        self.sentence = sentence
 
 
 def first_sentence(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from .errors import DiffTuneError
+from .errors import DiffTuneError, StopNow
 
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 LOCK_NAME = ".lock"
 # Processes that wait for their main one give up after some minutes, so it tells them again and again to go on waiting.
 PATIENCE = 30.0
+RUN_LOCK_NAME = ".run.lock"
+# A run whose launcher was killed ends after its step, with a checkpoint; so many seconds it may take.
+LAST_MOMENTS = 120.0
+OWN_LOCKS: dict[Path, FileLock] = {}  # a lock that nobody holds is released
 
 Found = TypeVar("Found")
 
@@ -48,7 +52,7 @@ def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Fou
         What it returned.
 
     Raises:
-        DiffTuneError: `find` raised it; every process does.
+        DiffTuneError, StopNow: `find` raised it; every process does.
         RuntimeError: `find` raised something else, which the main process does; the others say what it was.
     """
     if accelerator is None:
@@ -61,7 +65,7 @@ def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Fou
         except BaseException as error:  # an interrupt, too: the others are waiting, whatever happens here
             failure = error
             told = f"The main process stopped: {type(error).__name__}: {error}"
-            answer[1] = error if isinstance(error, DiffTuneError) else RuntimeError(told)
+            answer[1] = error if isinstance(error, (DiffTuneError, StopNow)) else RuntimeError(told)
     found, refusal = broadcast_object_list(answer)
     if failure is not None or refusal is not None:
         raise failure or refusal
@@ -104,6 +108,32 @@ def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Itera
         remove_lock(folder)
     finally:
         lock.release()
+
+
+def keep_for_this_run(folder: Path) -> None:
+    """Keeps other runs out of a folder for as long as this process lives; waits a while for one that is about to end.
+
+    Args:
+        folder (`Path`): The folder; it exists.
+
+    Raises:
+        DiffTuneError: Another run does not leave it.
+    """
+    lock = FileLock(folder / RUN_LOCK_NAME, is_singleton=True)  # in this process it can be taken again
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("Another run is writing to %s; this one waits for it to end.", folder)
+            lock.acquire(timeout=LAST_MOMENTS)
+    except Timeout:
+        raise DiffTuneError(
+            f"--output_dir {folder}: another run is writing to it; wait for that one to end, stop it, or take another folder."
+        ) from None
+    except (OSError, NotImplementedError):
+        logger.warning("%s cannot be locked here; take care that no two runs write to it.", folder)
+    else:
+        OWN_LOCKS[folder.resolve()] = lock
 
 
 def remove_lock(folder: Path) -> None:

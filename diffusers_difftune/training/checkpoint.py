@@ -17,13 +17,15 @@
       unet/  unet_ema/                    or  pytorch_lora_weights.safetensors, or the two files of another adapter
       optimizer.safetensors  training_state.json
 
-No random state is stored: every draw is a function of the seed and the step.
+No random state is stored: every draw is a function of the seed and the step. `training_state.json` is written last and
+knows the size of every other file, and a checksum of the weights, so that what was read is what was written.
 """
 
 import json
 import logging
 import re
-import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +33,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..adapters import Trained
-from ..atomic import atomic_folder
-from ..errors import DiffTuneError
+from ..atomic import atomic_folder, fsync_tree, remove_folder
+from ..errors import DiffTuneError, first_sentence
+from ..turns import from_main
+from .disk import check_space
 
 
 if TYPE_CHECKING:
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STATE_FILE = "training_state.json"
 OPTIMIZER_FILE = "optimizer.safetensors"
+# Launchers of several processes kill what has not ended so many seconds after SIGTERM; most of them must be left.
+GRACE, SLOW = 30, 20
 
 
 def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -75,6 +81,25 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
+def what_is_missing(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint, seen without reading weights; `None` if nothing is.
+
+    Args:
+        checkpoint (`Path`): Its folder.
+    """
+    try:
+        files = json.loads((checkpoint / STATE_FILE).read_bytes())["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{STATE_FILE} is missing or damaged"
+    for name, size in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes and was written with {size}"
+    return None
+
+
 def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
     """The checkpoint that `--resume_from_checkpoint` means: `latest`, a path, or a name inside the run folder.
 
@@ -83,22 +108,35 @@ def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
         output_dir (`Path`): The run folder.
 
     Returns:
-        `Path` or `None`: The folder; `None` to start anew, also for `latest` in a run without checkpoints.
+        `Path` or `None`: The folder; `None` to start anew, also for `latest` in a run without checkpoints. `latest` passes
+            over checkpoints that were damaged since they were written.
 
     Raises:
-        DiffTuneError: The named checkpoint does not exist or is not complete.
+        DiffTuneError: The named checkpoint does not exist, is not complete or was damaged, or all are.
     """
     if resume_from is None:
         return None
     if resume_from == "latest":
         checkpoints = list_checkpoints(output_dir)
-        if not checkpoints:
-            logger.warning(
-                "--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir
+        for path in reversed(checkpoints):
+            trouble = what_is_missing(path)
+            if trouble is None:
+                return path
+            logger.warning("%s is passed over: %s.", path, trouble)
+        if checkpoints:
+            raise DiffTuneError(
+                f"--resume_from_checkpoint latest: all checkpoints in {output_dir} are damaged ({trouble} in {path.name});"
+                " leave the flag out to start anew."
             )
-        return checkpoints[-1] if checkpoints else None
+        logger.warning("--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir)
+        return None
     for path in (Path(resume_from), output_dir / resume_from):
         if (path / STATE_FILE).is_file():
+            trouble = what_is_missing(path)
+            if trouble is not None:
+                raise DiffTuneError(
+                    f"--resume_from_checkpoint: {path} is damaged: {trouble}; resume from another one."
+                )
             return path
     known = ", ".join(path.name for path in list_checkpoints(output_dir)) or "none"
     raise DiffTuneError(
@@ -116,9 +154,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     try:
         return json.loads((checkpoint / STATE_FILE).read_bytes())
     except (OSError, ValueError) as error:
-        raise DiffTuneError(
-            f"--resume_from_checkpoint: {checkpoint / STATE_FILE} is damaged; resume from another checkpoint."
-        ) from error
+        raise DiffTuneError(damaged(checkpoint, f"{STATE_FILE} cannot be read")) from error
 
 
 class TrainingState:
@@ -133,6 +169,7 @@ class TrainingState:
 
     Attributes:
         start_step (`int`): Optimiser steps done before this start.
+        log (`dict`, *optional*): What the loss log had not written when the checkpoint was.
         model (`torch.nn.Module`): The denoiser as accelerate prepared it.
 
     Raises:
@@ -144,6 +181,7 @@ class TrainingState:
         self.settings = settings
         self.total_steps = total_steps
         self.start_step = 0
+        self.log: dict[str, Any] | None = None
         if run.checkpoint is not None:
             self.start_step = check_settings(run.checkpoint, settings)
         if self.start_step > total_steps:
@@ -160,41 +198,127 @@ class TrainingState:
         self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
         if self.run.checkpoint is not None:
             self.load(self.run.checkpoint)
+        if self.start_step < self.total_steps:  # better now than after the first hours
+            from_main(accelerator, lambda: check_space(self.run.output_dir, self.num_bytes(), "a checkpoint"))
 
-    def save(self, step: int) -> None:
-        """Writes `checkpoint-{step}` and only then removes the oldest ones over the limit. Call it on every process."""
-        accelerator, output_dir = self.run.accelerator, self.run.output_dir
-        if accelerator.is_main_process:
-            with atomic_folder(output_dir / f"checkpoint-{step}") as folder:
-                self.trained.save(folder)
-                tensors, scalars = split_optimizer_state(self.optimizer.state_dict())
-                save_file(tensors, folder / OPTIMIZER_FILE)
-                state = {
-                    "step": step,
-                    "settings": self.settings,
-                    "optimizer": scalars,
-                    "lr_scheduler": self.lr_scheduler.state_dict(),
-                    "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
-                }
-                (folder / STATE_FILE).write_text(json.dumps(state, indent=2))
-            logger.info("Saved %s", output_dir / f"checkpoint-{step}")
-            if self.run.config.checkpoints_total_limit is not None:
-                # Later steps than this one are of an earlier run in the same folder, so those are the old ones.
-                oldest_first = sorted(list_checkpoints(output_dir), key=lambda path: step_of(path) <= step)
-                for old in oldest_first[: -self.run.config.checkpoints_total_limit]:
-                    shutil.rmtree(old)
-        accelerator.wait_for_everyone()
+    def num_bytes(self) -> int:
+        """About how large a checkpoint is, in bytes."""
+        moments = 2 if self.run.config.use_8bit_adam else 8  # bytes of AdamW's two, for each number that trains
+        trained = sum(
+            parameter.numel() * moments for parameter in self.trained.model.parameters() if parameter.requires_grad
+        )
+        return trained + sum(tensor.numel() * tensor.element_size() for tensor in stored_tensors(self.trained))
+
+    def save(self, step: int, log: dict[str, Any] | None = None) -> None:
+        """Writes `checkpoint-{step}` and only then removes the oldest ones over the limit. Call it on every process.
+
+        Args:
+            step (`int`): Optimiser steps done.
+            log (`dict`, *optional*): What the loss log has not written yet.
+
+        Raises:
+            DiffTuneError: There is no room for it.
+        """
+        from_main(self.run.accelerator, lambda: self.write(step, log))
+
+    def write(self, step: int, log: dict[str, Any] | None) -> None:
+        """Does it, on the main process alone."""
+        accelerator, output_dir, began = self.run.accelerator, self.run.output_dir, time.monotonic()
+        check_space(output_dir, self.num_bytes(), f"checkpoint-{step}")
+        with atomic_folder(output_dir / f"checkpoint-{step}") as folder:
+            self.trained.save(folder)
+            tensors, scalars = split_optimizer_state(self.optimizer.state_dict())
+            save_file(tensors, folder / OPTIMIZER_FILE)
+            fsync_tree(folder)
+            state = {
+                "step": step,
+                "settings": self.settings,
+                "optimizer": scalars,
+                "lr_scheduler": self.lr_scheduler.state_dict(),
+                "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+                "log": log,
+                "threads": torch.get_num_threads(),
+                "device": accelerator.device.type,
+                "checksum": checksum(stored_tensors(self.trained)),
+                "files": {
+                    path.relative_to(folder).as_posix(): path.stat().st_size
+                    for path in sorted(folder.rglob("*"))
+                    if path.is_file()
+                },
+                "seconds": round(time.monotonic() - began, 2),
+            }
+            (folder / STATE_FILE).write_text(json.dumps(state, indent=2))
+        logger.info("Saved %s", output_dir / f"checkpoint-{step}")
+        if self.run.config.checkpoints_total_limit is not None:
+            # Later steps than this one are of an earlier run in the same folder, so those are the old ones.
+            oldest_first = sorted(list_checkpoints(output_dir), key=lambda path: step_of(path) <= step)
+            for old in oldest_first[: -self.run.config.checkpoints_total_limit]:
+                remove_folder(old)
 
     def load(self, checkpoint: Path) -> None:
-        """Reads what [`save`] wrote."""
+        """Reads what [`save`] wrote, and makes sure of it."""
         state = read_state(checkpoint)
-        self.trained.load(checkpoint)
-        tensors = load_file(checkpoint / OPTIMIZER_FILE)
-        self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        if self.run.accelerator.scaler is not None and state["scaler"] is not None:
-            self.run.accelerator.scaler.load_state_dict(state["scaler"])
+        scaler = self.run.accelerator.scaler
+        try:
+            self.trained.load(checkpoint)
+            tensors = load_file(checkpoint / OPTIMIZER_FILE)
+            self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
+            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            if scaler is not None and state["scaler"] is not None:
+                scaler.load_state_dict(state["scaler"])
+        except DiffTuneError:
+            raise
+        except Exception as error:  # of torch, of safetensors, of diffusers: whatever a file can be wrong in
+            raise DiffTuneError(damaged(checkpoint, first_sentence(error))) from error
+        loaded, _ = split_optimizer_state(self.optimizer.state_dict())
+        if checksum(stored_tensors(self.trained)) != state["checksum"]:
+            raise DiffTuneError(damaged(checkpoint, "its weights are not those that were written"))
+        if loaded.keys() != tensors.keys() or any(not torch.equal(loaded[name], tensors[name]) for name in tensors):
+            raise DiffTuneError(damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took"))
+        self.log = state["log"]
+        here = {"threads": torch.get_num_threads(), "device": self.run.accelerator.device.type}
+        for name, value in here.items():
+            if state[name] != value:
+                logger.warning(
+                    "%s was written with %s %s and this run has %s: sums are rounded otherwise, so it will not end bit for"
+                    " bit as it would have.",
+                    checkpoint,
+                    name,
+                    state[name],
+                    value,
+                )
+        if state["seconds"] > SLOW:
+            logger.warning(
+                "%s took %.0f seconds to write; launchers kill processes %d seconds after asking them to stop, so such a"
+                " stop may lose the steps since the last --checkpointing_steps.",
+                checkpoint,
+                state["seconds"],
+                GRACE,
+            )
         logger.info("Resuming from %s after %d steps.", checkpoint, self.start_step)
+
+
+def stored_tensors(trained: Trained) -> list[torch.Tensor]:
+    """What a checkpoint holds of the weights: those that train, and their moving average."""
+    average = getattr(trained, "ema", None)
+    weights = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
+    return [*weights, *([] if average is None else average.shadow_params)]
+
+
+def checksum(tensors: Sequence[torch.Tensor]) -> int:
+    """A number that depends on every bit of these tensors and on their order, but not on the order in which a device sums."""
+    total = 0
+    for place, tensor in enumerate(tensors, 1):
+        bits = (
+            tensor.detach().contiguous().view({1: torch.int8, 2: torch.int16, 4: torch.int32}[tensor.element_size()])
+        )
+        total += place * int(bits.sum(dtype=torch.int64))
+    return total
+
+
+def damaged(checkpoint: Path, why: str) -> str:
+    """What to say about a checkpoint that cannot be read."""
+    return f"--resume_from_checkpoint: {checkpoint} is damaged ({why}); resume from another checkpoint."
 
 
 def check_settings(checkpoint: Path, settings: dict[str, Any]) -> int:

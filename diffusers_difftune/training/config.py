@@ -202,6 +202,11 @@ class RunConfig:
     adam_weight_decay: float = flag("Weight decay of AdamW.", 1e-2)
     adam_epsilon: float = flag("ε of AdamW.", 1e-8)
     max_grad_norm: float = flag("Gradients are clipped to this norm.", 1.0)
+    skip_nonfinite_steps: bool = flag(
+        "Leave out steps whose gradient is not finite, with a warning, instead of stopping the run. Looking at it waits"
+        " for the device at every step.",
+        False,
+    )
     noise_offset: float = flag("Scale of the noise offset, on target rows.", 0.0)
     mixed_precision: str | None = flag(
         "no, fp16 or bf16. Default: what `accelerate config` says.", choices=["no", "fp16", "bf16"]

@@ -41,7 +41,7 @@ class Evaluation:
 
     def measure(self) -> dict[str, dict[str, float]]:
         """The figures of now, under their name; call it on every process."""
-        return {self.name: from_main(self.run.accelerator, self.figures)}
+        return {self.name: from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))}
 
 
 def open_held_out(run: Run, flag: str) -> TargetData | None:

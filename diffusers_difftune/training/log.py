@@ -18,7 +18,9 @@ device wait.
 """
 
 import json
+import math
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,34 @@ from accelerate import Accelerator
 
 from ..atomic import write_bytes_atomic
 from ..objective import DiffTuningLoss, NoisyBatch
+
+
+@dataclass
+class Step:
+    """An optimiser step whose losses are still on the device.
+
+    Attributes:
+        losses (`torch.Tensor` of shape `(2,)`): Reconsolidation and retention, of this process.
+        rows (`list[tuple[torch.Tensor, torch.Tensor]]`): The loss of each row of each micro-step, and its noise level in
+            [0, 1].
+        lr (`float`): The learning rate.
+        gradient_norm (`torch.Tensor`): Of all processes.
+        was_left_out (`bool`): The weights were not changed, since something was not finite.
+    """
+
+    losses: torch.Tensor | None = None
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    lr: float = 0.0
+    gradient_norm: torch.Tensor | None = None
+    was_left_out: bool = False
+
+
+class NotFinite(Exception):
+    """The loss or the gradient of a step is not finite."""
+
+    def __init__(self, number: int, step: Step) -> None:
+        super().__init__(f"step {number}")
+        self.number, self.step = number, step
 
 
 class TrainingLog:
@@ -38,19 +68,29 @@ class TrainingLog:
         batch_size (`int`): Rows of a global batch.
         retention_weight (`float`): Weight of the retention loss in the total.
         start_step (`int`, *optional*, defaults to 0): Where the run (re)starts; later lines of an older log are cut off.
+        pending (`dict`, *optional*): What [`pending`] said when the run was stopped there.
     """
 
     EVERY = 10
     BINS = 10
 
     def __init__(
-        self, path: Path, accelerator: Accelerator, batch_size: int, retention_weight: float, start_step: int = 0
+        self,
+        path: Path,
+        accelerator: Accelerator,
+        batch_size: int,
+        retention_weight: float,
+        start_step: int = 0,
+        pending: dict[str, Any] | None = None,
     ) -> None:
         self.path, self.accelerator = path, accelerator
         self.batch_size, self.retention_weight = batch_size, retention_weight
         self.written = start_step
-        self.steps: list[tuple[torch.Tensor, float]] = []
-        self.bins = self.current = None
+        self.steps: list[Step] = []
+        self.step = Step()
+        self.bins = None
+        if pending is not None and accelerator.is_main_process:  # the others add to it
+            self.bins = torch.tensor(pending["bins"], device=accelerator.device)
         self.noted: dict[int, dict[str, Any]] = {}
         self.started = time.perf_counter()
         if accelerator.is_main_process:
@@ -63,18 +103,21 @@ class TrainingLog:
     def add(self, losses: DiffTuningLoss, noisy: NoisyBatch) -> None:
         """Adds one micro-step's share of the losses."""
         sums = torch.stack([losses.reconsolidation, losses.retention])
-        self.current = sums if self.current is None else self.current + sums
+        self.step.losses = sums if self.step.losses is None else self.step.losses + sums
+        self.step.rows.append((losses.rows, noisy.height))
         level = (noisy.height * self.BINS).ceil().long().clamp(1, self.BINS) - 1
         place = level + self.BINS * noisy.is_source.long()
         bins = torch.zeros(2, 2 * self.BINS, device=losses.rows.device)
-        bins[0].index_add_(0, place, losses.rows)
-        bins[1].index_add_(0, place, torch.ones_like(losses.rows))
+        counted = losses.rows.isfinite()
+        bins[0].index_add_(0, place, torch.where(counted, losses.rows, 0))
+        bins[1].index_add_(0, place, counted.float())
         self.bins = bins if self.bins is None else self.bins + bins
 
-    def end_step(self, lr: float) -> None:
+    def end_step(self, lr: float, gradient_norm: torch.Tensor, was_left_out: bool = False) -> None:
         """Closes an optimiser step."""
-        self.steps.append((self.current, lr))
-        self.current = None
+        self.step.lr, self.step.gradient_norm, self.step.was_left_out = lr, gradient_norm, was_left_out
+        self.steps.append(self.step)
+        self.step = Step()
 
     def note(self, facts: dict[str, Any]) -> None:
         """Adds more to the line of the newest step."""
@@ -82,54 +125,99 @@ class TrainingLog:
 
     def write_start(self, facts: dict[str, Any]) -> None:
         """Writes what was measured before the first step, as the line of step 0."""
-        line = {"step": 0, **facts}
-        if self.accelerator.is_main_process:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-        self.accelerator.log(flatten(line), step=0)
+        self.write([{"step": 0, **facts}])
         self.started = time.perf_counter()
 
     def due(self) -> bool:
         """Whether it is time to [`flush`]."""
         return (self.written + len(self.steps)) % self.EVERY == 0
 
-    def flush(self) -> dict[str, Any] | None:
+    def flush(self, with_levels: bool = True) -> dict[str, Any] | None:
         """Writes the collected steps. Call it on every process.
+
+        Args:
+            with_levels (`bool`, *optional*, defaults to `True`): Write the losses by noise level with the last line;
+                otherwise they are [`pending`].
 
         Returns:
             `dict` or `None`: The last line written; `None` if there was nothing to write.
+
+        Raises:
+            NotFinite: The loss or the gradient of a step was not finite, and the step was not left out; the lines of the
+                steps before it are written.
         """
         if not self.steps:
             return None
-        summed = self.accelerator.reduce(torch.stack([losses for losses, _ in self.steps]), "sum").tolist()
-        bin_sums, bin_counts = self.accelerator.reduce(self.bins, "sum").tolist()
+        steps, self.steps = self.steps, []
+        numbers = torch.stack([step.losses for step in steps])
+        summed = self.accelerator.reduce(numbers, "sum").tolist()
+        norms = torch.stack([step.gradient_norm.to(numbers) for step in steps]).tolist()  # the same on every process
         now = time.perf_counter()
-        rate = len(self.steps) * self.batch_size / (now - self.started)
-        lines = []
-        for (reconsolidation, retention), (_, lr) in zip(summed, self.steps, strict=True):
+        rate = len(steps) * self.batch_size / (now - self.started)
+        self.started = now
+        lines: list[dict[str, Any]] = []
+        wrong: Step | None = None
+        for (reconsolidation, retention), norm, step in zip(summed, norms, steps, strict=True):
+            loss = reconsolidation + self.retention_weight * retention
+            # A loss scaler's business are gradients: it tries how large they may be.
+            numbers_used = (loss,) if self.accelerator.scaler is not None else (loss, norm)
+            if not (step.was_left_out or all(map(math.isfinite, numbers_used))):
+                wrong = step
+                break
             self.written += 1
             lines.append(
                 {
                     "step": self.written,
                     "samples_seen": self.written * self.batch_size,
-                    "loss": reconsolidation + self.retention_weight * retention,
-                    "loss_reconsolidation": reconsolidation,
-                    "loss_retention": retention,
-                    "lr": lr,
+                    "loss": finite(loss),
+                    "loss_reconsolidation": finite(reconsolidation),
+                    "loss_retention": finite(retention),
+                    "lr": step.lr,
                     "images_per_second": round(rate, 2),
                     **self.noted.pop(self.written, {}),
                 }
             )
-        means = [s / c if c else None for s, c in zip(bin_sums, bin_counts, strict=True)]
-        lines[-1]["loss_reconsolidation_by_level"] = means[: self.BINS]
-        lines[-1]["loss_retention_by_level"] = means[self.BINS :]
+        if with_levels and lines and wrong is None:
+            lines[-1] |= self.by_level()
+            self.bins = None
+        self.write(lines)
+        if wrong is not None:
+            raise NotFinite(self.written + 1, wrong)
+        return lines[-1]
+
+    def by_level(self) -> dict[str, list[float | None]]:
+        """The losses by noise level since they were last written."""
+        sums, counts = self.accelerator.reduce(self.bins, "sum").tolist()
+        means = [s / c if c else None for s, c in zip(sums, counts, strict=True)]
+        return {
+            "loss_reconsolidation_by_level": means[: self.BINS],
+            "loss_retention_by_level": means[self.BINS :],
+        }
+
+    def pending(self) -> dict[str, Any] | None:
+        """What is to be written with a later line; call it on every process."""
+        return None if self.bins is None else {"bins": self.accelerator.reduce(self.bins, "sum").tolist()}
+
+    def write(self, lines: list[dict[str, Any]]) -> None:
+        """Adds lines to the log, and gives them to the trackers."""
         if self.accelerator.is_main_process:
             with open(self.path, "a") as file:
                 file.writelines(json.dumps(line) + "\n" for line in lines)
         for line in lines:
             self.accelerator.log(flatten(line), step=line["step"])
-        self.steps, self.bins, self.started = [], None, now
-        return lines[-1]
+
+    def lacks(self, step: int, name: str) -> bool:
+        """Whether the line of a step was written without some figures; call it on the main process."""
+        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+        return any(line["step"] == step and name not in line for line in lines)
+
+    def add_to(self, step: int, facts: dict[str, Any]) -> None:
+        """Adds figures to a line that was written before; call it on every process."""
+        if self.accelerator.is_main_process:
+            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+            whole = [insert(line, facts) if line["step"] == step else line for line in lines]
+            write_bytes_atomic(self.path, "".join(json.dumps(line) + "\n" for line in whole).encode())
+        self.accelerator.log(flatten(facts), step=step)
 
     def pause(self) -> "Pause":
         """A context whose time does not count into images_per_second."""
@@ -147,6 +235,17 @@ class Pause:
         self.log.started += time.perf_counter() - self.began
 
 
+def finite(value: float) -> float | None:
+    """The value as JSON can hold it."""
+    return value if math.isfinite(value) else None
+
+
+def insert(line: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """A line with more facts, where they would be had they been known when it was written."""
+    levels = {name: value for name, value in line.items() if name.endswith("_by_level")}
+    return {name: value for name, value in line.items() if name not in levels} | facts | levels
+
+
 def flatten(line: dict[str, Any]) -> dict[str, float]:
     """A log line as tracker scalars; the loss of noise level bin 0.2-0.3 becomes `loss_retention/t_0.2-0.3`."""
     scalars = {}
@@ -157,6 +256,6 @@ def flatten(line: dict[str, Any]) -> dict[str, float]:
                     scalars[f"{name.removesuffix('_by_level')}/t_{index / 10:.1f}-{(index + 1) / 10:.1f}"] = mean
         elif isinstance(value, dict):
             scalars |= {f"{name}/{key}": number for key, number in value.items()}
-        elif name != "step":
+        elif name != "step" and value is not None:
             scalars[name] = value
     return scalars

@@ -13,7 +13,9 @@
 # limitations under the License.
 """The training loop. There is one, for every script and both objectives."""
 
+import math
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -25,9 +27,13 @@ from tqdm import tqdm
 from ..adapters import Trained
 from ..backbones import Backbone
 from ..data.batches import Batch, PlannedBatches
+from ..errors import Stopped
 from ..objective import DiffTuningObjective, NoisyBatch
+from ..turns import from_main
 from .checkpoint import TrainingState
-from .log import TrainingLog
+from .finish import end_training
+from .log import NotFinite, TrainingLog
+from .not_finite import LeftOutSteps, not_finite_error
 from .run import Run
 from .validation import Validation
 
@@ -61,7 +67,12 @@ def train(
     config, accelerator = run.config, run.accelerator
     accumulation = config.gradient_accumulation_steps
     log = TrainingLog(
-        run.output_dir / "training_log.jsonl", accelerator, run.global_batch_size, config.retention_weight, start_step
+        run.output_dir / "training_log.jsonl",
+        accelerator,
+        run.global_batch_size,
+        config.retention_weight,
+        start_step,
+        state.log,
     )
     # The loss of a micro-step is a part of the global batch's, so the parts add up; accelerate divides by the
     # accumulation steps and distributed training by the processes, which this cancels.
@@ -83,48 +94,84 @@ def train(
         unit="step",
         disable=not accelerator.is_local_main_process,
     )
-    if evaluation is not None and start_step == 0:
-        log.write_start(evaluation.measure())
-    model.train()
-    for step in range(start_step, total_steps):
-        for micro in range(accumulation):
-            # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
-            torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
-            batch = next(micro_batches)
-            with accelerator.no_sync(model) if micro < accumulation - 1 else nullcontext():
-                noisy, condition = prepare(batch, backbone, objective, accelerator)
-                if getattr(config, "dream_training", False):
-                    noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
-                prediction = trained.predict(model, noisy.sample, noisy.timesteps, condition)
-                pretrained = None
-                if config.retention_target == "pretrained":
-                    pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
-                losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
-                accelerator.backward(losses.total * gradient_scale)
-            log.add(losses, noisy)
-        accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-        optimizer.step()
-        log.end_step(lr_scheduler.get_last_lr()[0])
-        if not accelerator.optimizer_step_was_skipped:
-            lr_scheduler.step()
-            trained.after_step()
-        optimizer.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
+    left_out = LeftOutSteps(config.skip_nonfinite_steps and accelerator.scaler is None)
+    with run.stop, progress:
+        code = run.stop.unless_asked(0, accelerator, lambda: catch_up(state, log, validation, evaluation))
+        if code:
+            leave(run, start_step, code)
+        model.train()
+        for step in range(start_step, total_steps):
+            for micro in range(accumulation):
+                # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
+                torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
+                batch = next(micro_batches)
+                with accelerator.no_sync(model) if micro < accumulation - 1 else nullcontext():
+                    noisy, condition = prepare(batch, backbone, objective, accelerator)
+                    if getattr(config, "dream_training", False):
+                        noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
+                    prediction = trained.predict(model, noisy.sample, noisy.timesteps, condition)
+                    pretrained = None
+                    if config.retention_target == "pretrained":
+                        pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
+                    losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
+                    accelerator.backward(losses.total * gradient_scale)
+                log.add(losses, noisy)
+            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            is_left_out = left_out.next(norm)
+            log.end_step(lr_scheduler.get_last_lr()[0], norm, is_left_out)
+            if not is_left_out:
+                optimizer.step()
+                if not accelerator.optimizer_step_was_skipped:
+                    lr_scheduler.step()
+                    trained.after_step()
+            optimizer.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
 
-        done = step + 1
-        progress.update()
-        if evaluation is not None and (evaluation.due(done) or done == total_steps):
+            done = step + 1
+            progress.update()
+            saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
+            measuring = evaluation is not None and (evaluation.due(done) or done == total_steps)
+            code = run.stop.exit_code(accelerator)
+            if measuring:
+                with log.pause():
+                    code = run.stop.unless_asked(code, accelerator, lambda: log.note(evaluation.measure()))
+            has_levels = saving or validating or log.due() or done == total_steps
+            if has_levels or code:
+                try:
+                    line = log.flush(has_levels)
+                except NotFinite as error:
+                    raise not_finite_error(error, run, batches) from None
+                progress.set_postfix(loss=f"{line['loss'] or math.nan:.4f}", lr=f"{line['lr']:.1e}")
             with log.pause():
-                log.note(evaluation.measure())
-        saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
-        if saving or validating or log.due() or done == total_steps:
-            line = log.flush()
-            progress.set_postfix(loss=f"{line['loss']:.4f}", lr=f"{line['lr']:.1e}")
-        with log.pause():
-            if saving:
-                state.save(done)
-            if validating:
-                validation.make(done)
-    progress.close()
+                if saving or code:
+                    state.save(done, log.pending())
+                if validating and not code:
+                    code = run.stop.unless_asked(code, accelerator, partial(validation.make, done))
+                    if code and not saving:
+                        state.save(done, log.pending())
+            if code:
+                leave(run, done, code)
+
+
+def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, evaluation: "Evaluation | None") -> None:
+    """Measures before the first step, and on resuming makes up for what the stop left out after the last one."""
+    step, on_main = state.start_step, partial(from_main, state.run.accelerator)
+    if evaluation is not None and step == 0:
+        log.write_start(evaluation.measure())
+    elif evaluation is not None and (evaluation.due(step) or step == state.total_steps):
+        if on_main(lambda: log.lacks(step, evaluation.name)):
+            log.add_to(step, evaluation.measure())
+    if step and validation.due(step) and not on_main(lambda: validation.is_made(step)):
+        validation.make(step)
+
+
+def leave(run: Run, step: int, code: int) -> None:
+    """Ends the process of a run that was asked to stop, its checkpoint being written."""
+    end_training(run.accelerator)
+    state = f"checkpoint-{step} is saved" if step else "there is nothing to save yet"
+    again = " and --resume_from_checkpoint latest" if step else ""
+    reason = run.stop.reason or "a signal to another process"
+    sentence = f"Stopped by {reason} after step {step}: {state}; go on with the same command{again}."
+    raise Stopped(sentence if run.accelerator.is_main_process else None, code)
 
 
 def prepare(

@@ -16,16 +16,19 @@
 import argparse
 import dataclasses
 import functools
-import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from transformers import HfArgumentParser
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, Stopped
+from .disk import place_trouble
 
 
 Config = TypeVar("Config")
@@ -116,17 +119,59 @@ def convert(value: Any, action: argparse.Action, path: Path) -> Any:
     return converted
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Python tells of SIGINT."""
+
+
 def reports_mistakes(main: Callable) -> Callable:
-    """Makes a command print a [`DiffTuneError`] as one line on stderr and exit with code 2."""
+    """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
+
+    It exits with code 2, on SIGINT with 130 and on SIGTERM with 143. (While a run trains, signals are its own business:
+    see `stopping.py`.)
+    """
 
     @functools.wraps(main)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
-            return main(*args, **kwargs)
+            with terminated_as_interrupted():
+                return main(*args, **kwargs)
         except DiffTuneError as error:
-            # From a data loader's worker comes a traceback, with the class and the sentence in its last line.
-            sentence = re.sub(rf"^{__package__.split('.')[0]}\.\S+: ", "", str(error).strip().splitlines()[-1])
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from error
+        except Stopped as stopped:
+            if stopped.sentence is not None:
+                print(f"\n{stopped.sentence}", file=sys.stderr)
+            raise
+        except KeyboardInterrupt as error:
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            print(
+                f"\nStopped by {number.name}; the same command goes on with what was finished, for training with"
+                " --resume_from_checkpoint latest.",
+                file=sys.stderr,
+            )
+            raise SystemExit(128 + number) from None
+        except Exception as error:
+            sentence = place_trouble(error)
+            if sentence is None:
+                raise
             print(f"error: {sentence}", file=sys.stderr)
             raise SystemExit(2) from error
 
     return wrapper
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """A context in which SIGTERM raises [`Terminated`], so that what is open is closed."""
+    if threading.current_thread() is not threading.main_thread():  # no other one may handle signals
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

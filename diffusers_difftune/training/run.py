@@ -21,7 +21,7 @@ import math
 import os
 import platform
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 
-from ..atomic import write_bytes_atomic
+from ..atomic import clean_leftovers, write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
@@ -44,8 +44,10 @@ from ..data.dataset import backbone_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..objective import DiffTuningObjective
+from ..turns import from_main, keep_for_this_run
 from .checkpoint import find_checkpoint, read_settings
 from .checks import check_flags, uses_bank
+from .stopping import StopRequests
 
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,7 @@ class Run:
         seed (`int`): The seed of every draw.
         weight_dtype (`torch.dtype`): The precision of what is not trained.
         checkpoint (`Path`, *optional*): The checkpoint to resume from.
+        stop ([`StopRequests`]): Whether it is to stop early.
     """
 
     config: Any
@@ -71,6 +74,7 @@ class Run:
     seed: int
     weight_dtype: torch.dtype
     checkpoint: Path | None = None
+    stop: StopRequests = field(default_factory=StopRequests)
 
     @property
     def global_batch_size(self) -> int:
@@ -132,7 +136,8 @@ def start_run(config: Any) -> Run:
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     output_dir = Path(config.output_dir)
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
+    from_main(accelerator, lambda: take_output_dir(output_dir))
+    checkpoint = from_main(accelerator, lambda: find_checkpoint(config.resume_from_checkpoint, output_dir))
     seed = config.seed
     if seed is None:  # a run that is resumed or begun once more goes on with the seed of its checkpoint or bank
         bank = output_dir / "knowledge_bank"
@@ -142,12 +147,24 @@ def start_run(config: Any) -> Run:
             seed = BankManifest.read(bank).seed if (bank / MANIFEST_NAME).is_file() else secrets.randbits(31)
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
+    weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+
+
+def take_output_dir(output_dir: Path) -> None:
+    """Makes the run folder, waits for a run that is still writing to it, and removes what one that was killed left.
+
+    Raises:
+        DiffTuneError: The folder cannot be made, or another run does not leave it.
+    """
     try:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
-    weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+    keep_for_this_run(output_dir)
+    clean_leftovers(output_dir / "validation", "step-*")
+    for name in clean_leftovers(output_dir, "checkpoint-*"):
+        logger.warning("%s was not written to its end and is removed.", output_dir / name)
 
 
 def find_backbone(run: Run) -> Backbone:

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from ..adapters import Trained
+from ..atomic import atomic_folder
 from ..backbones import Backbone
 from ..turns import from_main
 from .run import Run
@@ -80,19 +81,27 @@ class Validation:
         """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and
         hands them to the trackers; call it on every process."""
         if self.prompts and self.last_step != step:
-            self.images = from_main(self.run.accelerator, lambda: self.write(step))
+            self.images = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.write(step)))
         self.last_step = step
+
+    def is_made(self, step: int) -> bool:
+        """Whether an earlier start of the run made the images of a step; call it on the main process."""
+        return self.folder(step).is_dir()
+
+    def folder(self, step: int) -> Path:
+        """Where the images of a step are."""
+        return self.run.output_dir / "validation" / f"step-{step}"
 
     def write(self, step: int) -> list[Path]:
         """Makes them on this process alone; returns the files of the images."""
-        folder = self.run.output_dir / "validation" / f"step-{step}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self.folder(step)
         images = self.sample()
         paths = [folder / f"{i}.png" for i in range(len(images))]
-        for image, path in zip(images, paths, strict=True):
-            image.save(path)
-        for path, control in zip(paths, self.controls or [], strict=False):
-            control.save(condition_file(path))
+        with atomic_folder(folder) as aside:
+            for image, path in zip(images, paths, strict=True):
+                image.save(aside / path.name)
+            for path, control in zip(paths, self.controls or [], strict=False):
+                control.save(aside / condition_file(path).name)
         shown = list(zip(images, self.titles, strict=True))
         if self.controls is not None:  # each before the image that was made from it
             controls = [(control, f"control image: {prompt}") for control, prompt in zip(self.controls, self.prompts)]

@@ -1,0 +1,145 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Stopping a run without losing a step of it: on SIGTERM, on SIGINT (Ctrl-C), and when the launcher has died."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+import psutil
+import torch
+from accelerate import Accelerator
+
+from ..errors import StopNow
+
+
+logger = logging.getLogger(__name__)
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Ctrl-C reaches a worker from the terminal and again from its launcher: within so many seconds it is one request.
+ONE_REQUEST = 2.0
+# The programs that start workers and hand no signal on, or may die without a word.
+LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun", "deepspeed")
+LAUNCHER_MODULES = ("accelerate.commands.launch", "torch.distributed.run", "torch.distributed.launch")
+
+Done = TypeVar("Done")
+
+
+class StopRequests:
+    """A context in which a first SIGTERM or SIGINT is noted, to be asked for between two steps; a second one, some seconds
+    later, ends the process at once. On leaving, the signals do what they did before.
+
+    Attributes:
+        reason (`str`, *optional*): What asked this process to stop.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self.reason: str | None = None
+        self.interruptible = False
+        self.previous: dict[int, Any] = {}
+        self.group: Any = None
+        self.launcher = os.getppid() if is_launcher(os.getppid()) else None
+
+    def __enter__(self) -> "StopRequests":
+        if threading.current_thread() is threading.main_thread():  # no other one may
+            self.previous = {number: signal.signal(number, self.note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.number and time.monotonic() - self.since < ONE_REQUEST:
+            return
+        if self.number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self.number, self.since, self.reason = number, time.monotonic(), signal.Signals(number).name
+        if self.interruptible:
+            raise StopNow
+
+    def giving_way(self, work: Callable[[], Done]) -> Callable[[], Done]:
+        """Work that a request to stop interrupts, with [`StopNow`], rather than waits for: measurements, images.
+
+        Args:
+            work (`Callable`): What to do; it leaves the model as it was, however it ends.
+
+        Returns:
+            `Callable`: The same, to be called on the main process.
+        """
+
+        def interruptible() -> Done:
+            self.interruptible = bool(self.previous)
+            try:
+                if self.interruptible and self.number:
+                    raise StopNow
+                return work()
+            finally:
+                self.interruptible = False
+
+        return interruptible
+
+    def unless_asked(self, code: int, accelerator: Accelerator, work: Callable[[], object]) -> int:
+        """Does work that may give way to a request to stop, unless there was one before; call it on every process.
+
+        Args:
+            code (`int`): What [`exit_code`] said.
+            accelerator ([`~accelerate.Accelerator`]): The processes.
+            work (`Callable`): What to do.
+
+        Returns:
+            `int`: The code to exit with, or 0.
+        """
+        if not code:
+            try:
+                work()
+            except StopNow:
+                code = self.exit_code(accelerator)
+        return code
+
+    def exit_code(self, accelerator: Accelerator) -> int:
+        """The code to exit with (143 or 130) if the run is to stop, else 0; call it on every process after every step.
+
+        All processes get the same answer after the same step, whichever of them was asked.
+        """
+        if not self.number and self.launcher is not None and os.getppid() != self.launcher:
+            self.number, self.since, self.reason = signal.SIGTERM, time.monotonic(), "the death of the launcher"
+        number = self.number
+        if accelerator.num_processes > 1:
+            if self.group is None:  # on the processors, so that nobody waits for a device
+                self.group = torch.distributed.new_group(backend="gloo")
+            found = torch.tensor([number])
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.group)
+            number = int(found)
+        return 128 + number if number else 0
+
+
+def is_launcher(process: int) -> bool:
+    """Whether a process is a launcher of workers, by its command line."""
+    try:
+        words = psutil.Process(process).cmdline()
+    except psutil.Error:
+        return False
+    modules = [after for word, after in zip(words, words[1:], strict=False) if word == "-m"]
+    programs = [Path(word).name for word in words[:2]]
+    return any(name in LAUNCHERS for name in programs) or any(name in LAUNCHER_MODULES for name in modules)
