@@ -113,7 +113,8 @@ class ControlBranch:
         if self.adapter is not None:
             self.adapter.load(read_adapter(folder)[1], folder)
         else:
-            self.model.load_state_dict(type(self.model).from_pretrained(folder / "controlnet").state_dict())
+            source = type(self.model).from_pretrained(folder / "controlnet", use_safetensors=True)
+            self.model.load_state_dict(source.state_dict())
 
     def save_result(self, folder: Path) -> None:
         """Writes the ControlNet as `ControlNetModel.from_pretrained` loads it, or the adapter and the ControlNet's config."""

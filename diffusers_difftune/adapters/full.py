@@ -109,7 +109,7 @@ class FullDenoiser:
 
     def load(self, folder: Path) -> None:
         """Reads what [`save`] wrote."""
-        source = type(self.model).from_pretrained(folder / self.backbone.denoiser_name)
+        source = type(self.model).from_pretrained(folder / self.backbone.denoiser_name, use_safetensors=True)
         self.model.load_state_dict(source.state_dict())
         if self.ema is not None:
             ema_folder = folder / f"{self.backbone.denoiser_name}_ema"

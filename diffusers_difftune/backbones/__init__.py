@@ -19,8 +19,12 @@ from typing import Protocol
 
 import torch
 
-from ..errors import DiffTuneError, first_sentence
-from .files import weight_files
+from ..errors import DiffTuneError, first_sentence, quoted
+from .files import PICKLES, check_tensors, tensors_in, weight_files
+
+
+# Where the classes of a pipeline's components may be from; "stable_diffusion" is a part of diffusers.
+LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
 
 
 class Backbone(Protocol):
@@ -57,6 +61,7 @@ class Backbone(Protocol):
     def size(self, resolution: int) -> dict[str, int]: ...
     def latent_shape(self, resolution: int) -> tuple[int, int, int]: ...
     def load_denoiser(self, folder=None, dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module: ...
+    def empty(self, component: str) -> torch.nn.Module: ...
     def empty_denoiser(self) -> torch.nn.Module: ...
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None: ...
     def release_encoders(self) -> None: ...
@@ -83,20 +88,37 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     """
     family = family_of(Path(folder) / "model_index.json")
     components = [Path(folder, component) for component in family.weight_components]
-    for component in components:
-        if not component.is_dir() or not weight_files(component, variant):
-            hint = "" if variant else " that load without --variant"
-            raise DiffTuneError(f"--pretrained_model_name_or_path: {component} has no weights{hint}.")
+    try:
+        tensors = {component.name: tensors_in(component, variant) for component in components}
+        check_unused(Path(folder), variant, family.weight_components)
+    except DiffTuneError as error:
+        raise DiffTuneError(f"--pretrained_model_name_or_path: {error}") from error
     if variant and all(weight_files(component, variant) == weight_files(component) for component in components):
         raise DiffTuneError(f"--variant is {variant}, but {folder} has no weights of that variant.")
     try:
-        return family(Path(folder), variant)
+        backbone = family(Path(folder), variant)
+        empty = {name: backbone.empty(name) for name in family.weight_components}
     except DiffTuneError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a config is missing, damaged or of another format
+    except (
+        Exception
+    ) as error:  # a config is missing, damaged, of another format, or has values that nothing works with
         raise DiffTuneError(
             f"--pretrained_model_name_or_path: {folder} is not a whole pipeline: {first_sentence(error)}."
         ) from error
+    try:
+        for component in components:
+            check_tensors(component, tensors[component.name], empty[component.name])
+    except DiffTuneError as error:
+        raise DiffTuneError(f"--pretrained_model_name_or_path: {error}") from error
+    return backbone
+
+
+def check_unused(folder: Path, variant: str | None, used: tuple[str, ...]) -> None:
+    """Refuses pickles among the components that training leaves alone, and which are copied into its result."""
+    for component in sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in used):
+        if any(path.suffix in PICKLES for path in component.iterdir()):
+            tensors_in(component, variant)
 
 
 def family_of(index: Path) -> type:
@@ -108,11 +130,20 @@ def family_of(index: Path) -> type:
     if not index.is_file():
         raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {index.parent}.")
     try:
-        name = json.loads(index.read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = dict(json.loads(index.read_text()))
+        name = content["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DiffTuneError(f"--pretrained_model_name_or_path: {index} is not the index of a pipeline.") from error
-    if name not in families:
+    if not isinstance(name, str) or name not in families:
         raise DiffTuneError(
-            f"--pretrained_model_name_or_path is a {name}; supported pipelines are {', '.join(families)}."
+            f"--pretrained_model_name_or_path is a {name if isinstance(name, str) else quoted(name)}; supported pipelines"
+            f" are {', '.join(families)}."
         )
+    for component, source in content.items():
+        own = isinstance(source, list) and not (source and source[0] in LIBRARIES)
+        if own or (isinstance(source, list) and (index.parent / component / f"{source[0]}.py").exists()):
+            raise DiffTuneError(
+                f"--pretrained_model_name_or_path: the {component} of {index.parent} has code of its own, {quoted(source)},"
+                " which is not run; give a pipeline whose parts are classes of diffusers and transformers."
+            )
     return families[name]

@@ -159,7 +159,7 @@ class DiTBackbone(LatentBackbone):
         """The whole pipeline to sample from: untouched, or with `denoiser` in place of the saved one."""
         components = dict(self.encoders) if denoiser is None else {"transformer": denoiser, **self.encoders}
         pipeline = ClassPromptPipeline.from_pretrained(
-            self.folder, variant=self.variant, dtype=dtype, **components, **kwargs
+            self.folder, variant=self.variant, dtype=dtype, use_safetensors=True, **components, **kwargs
         )
         if denoiser is not None and self.prediction_type is not None:
             pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)

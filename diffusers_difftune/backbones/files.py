@@ -18,20 +18,23 @@ import re
 import shutil
 from pathlib import Path
 
+import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError, safe_open
 
 from ..errors import DiffTuneError, first_sentence
 
 
-WEIGHT_SUFFIXES = ("safetensors", "bin")
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+# What a component has beside weights: configs, vocabularies, the model of a tokenizer.
+PLAIN_FILES = (".json", ".txt", ".model")
 # model.safetensors, model.fp16-00001-of-00002.safetensors, model.safetensors.index.fp16.json …
 WEIGHT_FILE = re.compile(
     r"[^.]+?(\.(?P<variant>[^.]+?))?(-\d{5}-of-\d{5})?\.(?P<suffix>safetensors|bin)(\.index(\.(?P<index_variant>[^.]+))?\.json)?"
 )
 # How transformers' configs ask to be loaded in half precision.
 HALF_PRECISION = re.compile(r'("(?:torch_)?dtype": *)"b?float16"')
-OTHER_FRAMEWORKS = (".msgpack", ".h5", ".onnx", ".ckpt", ".pb", ".xml")
 
 
 def pipeline_folder(
@@ -63,10 +66,12 @@ def pipeline_folder(
     where = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
         family_of(Path(hf_hub_download(name_or_path, "model_index.json", **where)))  # before gigabytes are downloaded
-        return Path(DiffusionPipeline.download(name_or_path, variant=variant, **where))
+        return Path(DiffusionPipeline.download(name_or_path, variant=variant, use_safetensors=True, **where))
     except DiffTuneError:
         raise
     except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
+        if "`safetensors` weights" in str(error):
+            raise pickled(f"--pretrained_model_name_or_path: {name_or_path}", name_or_path) from error
         raise DiffTuneError(
             f"--pretrained_model_name_or_path {name_or_path} is neither a folder with a pipeline nor a model that can be"
             f" had from the Hub: {first_sentence(error)}."
@@ -82,16 +87,84 @@ def weight_files(component: Path, variant: str | None = None) -> list[Path]:
             as they do when diffusers loads it.
 
     Returns:
-        `list[Path]`: The files, sorted; safetensors where there are any, else `.bin`. Empty if it has no weights.
+        `list[Path]`: The files, sorted. Empty if it has no weights in safetensors; others are never read.
     """
-    for suffix in WEIGHT_SUFFIXES:
-        found = {path: WEIGHT_FILE.fullmatch(path.name) for path in sorted(component.iterdir())}
-        found = {path: match for path, match in found.items() if match and match["suffix"] == suffix}
-        for wanted in (variant, None):
-            chosen = [path for path, match in found.items() if (match["variant"] or match["index_variant"]) == wanted]
-            if chosen:
-                return chosen
+    found = {path: WEIGHT_FILE.fullmatch(path.name) for path in sorted(component.iterdir())}
+    found = {path: match for path, match in found.items() if match and match["suffix"] == "safetensors"}
+    for wanted in (variant, None):
+        chosen = [path for path, match in found.items() if (match["variant"] or match["index_variant"]) == wanted]
+        if chosen:
+            return chosen
     return []
+
+
+def tensors_in(component: Path, variant: str | None = None) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of the tensors in a component's weight files, by their headers; no weights are read.
+
+    Args:
+        component (`Path`): The component's folder.
+        variant (`str`, *optional*): See [`weight_files`].
+
+    Returns:
+        `dict[str, tuple[str, list[int]]]`: Such as `{"conv_in.weight": ("F32", [320, 4, 3, 3])}`.
+
+    Raises:
+        DiffTuneError: There are no weights, or only pickles, or a file is damaged or missing.
+    """
+    files = weight_files(component, variant) if component.is_dir() else []
+    if not files:
+        pickles = sorted(path.name for path in component.glob("*") if path.suffix in PICKLES)
+        if pickles:
+            raise pickled(f"{component} has {pickles[0]} and no safetensors", "OLD")
+        hint = "" if variant else " that load without --variant"
+        raise DiffTuneError(f"{component} has no weights{hint}.")
+    names, found = {file.name for file in files}, {}
+    for file in files:
+        try:
+            if file.suffix == ".json":  # says which file of several has which tensor
+                listed = set(json.loads(file.read_text())["weight_map"].values())
+                if missing := sorted(map(str, listed - names)):
+                    raise DiffTuneError(f"{file} names {missing[0]}, which is not there.")
+                continue
+            with safe_open(file, "pt") as opened:  # checks that the header and the file's length agree
+                for name in opened.keys():  # noqa: SIM118  (it is no dictionary)
+                    tensor = opened.get_slice(name)
+                    found[name] = (tensor.get_dtype(), tensor.get_shape())
+        except DiffTuneError:
+            raise
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DiffTuneError(f"{file} is damaged: {first_sentence(error)}.") from error
+    return found
+
+
+def check_tensors(component: Path, tensors: dict[str, tuple[str, list[int]]], model: torch.nn.Module) -> None:
+    """Refuses weights that are not those of a model.
+
+    Args:
+        component (`Path`): Their folder, for the message.
+        tensors (`dict`): What [`tensors_in`] found.
+        model (`torch.nn.Module`): The model, without weights.
+
+    Raises:
+        DiffTuneError: A tensor has another shape or holds no fractions.
+    """
+    for name, parameter in model.named_parameters():
+        dtype, shape = tensors.get(name, ("F32", list(parameter.shape)))  # old files have other names for some
+        if shape != list(parameter.shape):
+            raise DiffTuneError(
+                f"{component} has other weights than its config.json says: {name} has the shape {shape}, not"
+                f" {list(parameter.shape)}."
+            )
+        if not dtype.startswith(("F", "BF")):
+            raise DiffTuneError(f"{component} has weights that are no weights: {name} holds {dtype}.")
+
+
+def pickled(found: str, name: str) -> DiffTuneError:
+    """Weights that come as a pickle."""
+    return DiffTuneError(
+        f"{found}: its weights are a pickle, which can run code when it is loaded; if you trust it, save it anew, with"
+        f' DiffusionPipeline.from_pretrained("{name}").save_pretrained("NEW"), and use that.'
+    )
 
 
 def own_variant(component: Path, variant: str | None) -> str | None:
@@ -130,7 +203,7 @@ def copy_components(folder: Path, output: Path, variant: str | None, leave_out: 
                     shutil.copyfile(file, renamed)
             elif file.name == "config.json" and HALF_PRECISION.search(text := file.read_text()):
                 (target / file.name).write_text(HALF_PRECISION.sub(r'\1"float32"', text))
-            elif file in chosen or not (WEIGHT_FILE.fullmatch(file.name) or file.suffix in OTHER_FRAMEWORKS):
+            elif file in chosen or (file.suffix in PLAIN_FILES and not WEIGHT_FILE.fullmatch(file.name)):
                 shutil.copyfile(file, target / file.name)
 
 

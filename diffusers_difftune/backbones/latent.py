@@ -87,14 +87,20 @@ class LatentBackbone:
         local = Path(folder, self.denoiser_name)
         variant = own_variant(local, self.variant) if local.is_dir() else self.variant
         return self.denoiser_class.from_pretrained(
-            folder, subfolder=self.denoiser_name, variant=variant, dtype=dtype, **kwargs
+            folder, subfolder=self.denoiser_name, variant=variant, dtype=dtype, use_safetensors=True, **kwargs
         )
 
-    def empty_denoiser(self) -> torch.nn.Module:
-        """The denoiser without its weights, to look at its modules."""
+    def empty(self, component: str) -> torch.nn.Module:
+        """A model of the pipeline without its weights, to look at its modules."""
+        model_class: Any = self.encoder_classes.get(component, self.denoiser_class)
         with torch.device("meta"):
-            config = self.denoiser_class.load_config(self.folder, subfolder=self.denoiser_name)
-            return self.denoiser_class.from_config(config)
+            if hasattr(model_class, "config_class"):  # of transformers
+                return model_class(model_class.config_class.from_pretrained(self.folder / component))
+            return model_class.from_config(model_class.load_config(self.folder, subfolder=component))
+
+    def empty_denoiser(self) -> torch.nn.Module:
+        """The denoiser without its weights."""
+        return self.empty(self.denoiser_name)
 
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
         """Brings the VAE and the text encoders into memory; does nothing if they are there."""
@@ -102,7 +108,9 @@ class LatentBackbone:
             return
         for name, model_class in self.encoder_classes.items():
             variant = own_variant(self.folder / name, self.variant)
-            module = model_class.from_pretrained(self.folder, subfolder=name, variant=variant, dtype=dtype)
+            module = model_class.from_pretrained(
+                self.folder, subfolder=name, variant=variant, dtype=dtype, use_safetensors=True
+            )
             self.encoders[name] = module.requires_grad_(False).eval().to(device)
 
     def release_encoders(self) -> None:

@@ -151,7 +151,13 @@ class StableDiffusionBackbone(LatentBackbone):
         if controlnet is not None:
             pipeline_class, components["controlnet"] = StableDiffusionControlNetPipeline, controlnet
         pipeline = pipeline_class.from_pretrained(
-            self.folder, variant=self.variant, safety_checker=None, dtype=dtype, **components, **kwargs
+            self.folder,
+            variant=self.variant,
+            safety_checker=None,
+            dtype=dtype,
+            use_safetensors=True,
+            **components,
+            **kwargs,
         )
         pipeline.register_modules(tokenizer=self.tokenizer)
         if denoiser is not None and self.prediction_type is not None:

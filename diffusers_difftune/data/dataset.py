@@ -26,13 +26,13 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset
 from filelock import FileLock
-from PIL import ExifTags, Image
+from PIL import Image
 from tqdm.auto import tqdm
 
 from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
-from .images import UnreadableImage, decode
+from .images import UnreadableImage, decode, orientation
 from .labels import read_labels
 from .plan import Slot
 from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
@@ -368,8 +368,7 @@ def mismatch(image: Image.Image, condition: Image.Image) -> str | None:
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an image once its EXIF orientation is applied."""
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    return (image.height, image.width) if sideways else image.size
+    return (image.height, image.width) if orientation(image) >= 5 else image.size
 
 
 def listed(names: list[str]) -> str:

@@ -16,12 +16,12 @@
 import io
 from dataclasses import dataclass
 
-import datasets
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from datasets.utils.file_utils import xopen
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 
 
 # torchvision hands PIL its NEAREST filter for nearest_exact too
@@ -35,36 +35,93 @@ PIL_FILTERS = {
     "nearest_exact": Image.Resampling.NEAREST,
 }
 
+# PIL opens more than pictures; PostScript, for one, it hands to Ghostscript, which runs what is in the file.
+FORMATS = (
+    *(
+        "PNG",
+        "JPEG",
+        "WEBP",
+        "GIF",
+        "BMP",
+        "TIFF",
+        "PPM",
+        "TGA",
+        "ICO",
+        "MPO",
+        "JPEG2000",
+        "DDS",
+        "PCX",
+        "SGI",
+        "AVIF",
+    ),
+)
+# A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
+MOST_ELONGATED = 100
+# What undoes each orientation that EXIF knows, but for 1, which is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 class UnreadableImage(DiffTuneError):
     """An image that cannot be decoded, with the `reason` in a few words."""
 
     def __init__(self, reason: str, path: str | None = None) -> None:
-        super().__init__(f"The image {path or 'of a row'} cannot be read: {reason}.")
-        self.reason = reason
+        self.reason = reason.rstrip(". \n")
+        super().__init__(f"The image {path or 'of a row'} cannot be read: {self.reason}.")
 
 
 def decode(stored: dict | None) -> Image.Image:
     """Decodes an image as `datasets` stores it: `{"bytes": ..., "path": ...}`, either of which may be `None`.
 
+    Of an animation it is the first frame.
+
     Raises:
-        UnreadableImage: There is no image, or it is damaged.
+        UnreadableImage: There is no image, or it is damaged, too large, or so long and narrow that resizing it would
+            make it so.
     """
     content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
     if content is None and path is None:
         raise UnreadableImage("no image")
     try:
         if content is None and "://" in path:  # a stream from elsewhere
-            return datasets.Image().decode_example(stored)
-        image = Image.open(path if content is None else io.BytesIO(content))
+            with xopen(path, "rb") as file:
+                content = file.read()
+        image = Image.open(path if content is None else io.BytesIO(content), formats=known_formats())
+        width, height = image.size
+        if max(width, height) > MOST_ELONGATED * min(width, height):
+            raise UnreadableImage(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide", path)
         image.load()
+        orientation(image)  # which may be damaged, too
     except FileNotFoundError:
         raise UnreadableImage("no such file", path) from None
     except UnidentifiedImageError:
         raise UnreadableImage("not an image", path) from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"too large: {first_sentence(error)}", path) from None
+    except UnreadableImage:
+        raise
     except Exception as error:  # decoders raise whatever they like at damaged files
-        raise UnreadableImage(f"damaged: {error}".removesuffix(": "), path) from None
+        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
     return image
+
+
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this PIL was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 is upright."""
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if found in UPRIGHT else 1
 
 
 def load_rgb(image: Image.Image, drop_alpha: bool = False) -> Image.Image:
@@ -78,7 +135,8 @@ def load_rgb(image: Image.Image, drop_alpha: bool = False) -> Image.Image:
     Returns:
         `PIL.Image.Image`: The image in mode RGB.
     """
-    image = ImageOps.exif_transpose(image)
+    if (turned := orientation(image)) in UPRIGHT:
+        image = image.transpose(UPRIGHT[turned])
     if image.mode.startswith("I"):  # 16 bit; PIL's own conversion cuts at 255 instead of scaling
         image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
     if image.has_transparency_data and not drop_alpha:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from datasets import ClassLabel, Dataset
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, quoted
 
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def as_label(value: object, column: str) -> str | None:
     """The label of a row of a metadata file. All become names, since a column holds values of one type."""
     if value is not None and not (isinstance(value, (str, int)) and not isinstance(value, bool)):
         raise DiffTuneError(
-            f"--label_column: the column {column} holds {value!r} of type {type(value).__name__}; a label is a name or a"
+            f"--label_column: the column {column} holds {quoted(value)} of type {type(value).__name__}; a label is a name or a"
             " whole number."
         )
     return None if value is None else str(value)

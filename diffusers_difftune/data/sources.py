@@ -13,21 +13,23 @@
 # limitations under the License.
 """Opens what `--dataset_name` or `--train_data_dir` names, as a table of images and captions."""
 
-import csv
 import hashlib
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import datasets.config
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset
 from datasets.exceptions import DatasetsError
-from huggingface_hub.constants import HF_HOME
+from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError, first_sentence, quoted
 from ..filehash import file_sha256
 from .labels import as_label, open_class_folders
+from .places import Places
+from .records import check_parquet, read_records
 
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def open_source(
         raise DiffTuneError(
             "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data."
         )
-    columns = dataset.column_names or list(next(iter(dataset), {}))
+    columns = column_names(dataset)
     image_columns = named_image_columns(config)
     text_flag, text_column = named_text_column(config)
     for flag, column in (image_columns | {text_flag: text_column}).items():
@@ -80,7 +82,45 @@ def open_source(
             found = feature.dtype if isinstance(feature, Value) else type(feature).__name__
             raise DiffTuneError(f"--{flag}: the column {column} holds {found}, not images.")
         dataset = dataset.cast_column(column, Image(decode=False))
+    if isinstance(dataset, Dataset):
+        check_values(dataset, config, cache_dir)
     return dataset
+
+
+def column_names(dataset: Dataset | IterableDataset) -> list[str]:
+    """The names of the columns; of some streams only the first row knows them."""
+    try:
+        return dataset.column_names or list(next(iter(dataset), {}))
+    except Exception as error:  # every loader has errors of its own
+        raise DiffTuneError(f"The target data cannot be read: {first_sentence(error)}.") from error
+
+
+def check_values(dataset: Dataset, config: "DataConfig", cache_dir: str | Path | None) -> None:
+    """Raises a [`DiffTuneError`] if there is text that is no text, or an image that is not in the data but named there."""
+    places = source_places(config, cache_dir)
+    flag, text_column = named_text_column(config)
+    for name, column in ({flag: text_column} | named_image_columns(config)).items():
+        try:
+            dataset.data.column(column).validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise DiffTuneError(f"--{name}: the column {column} is damaged: {first_sentence(error)}.") from None
+    for name, column in named_image_columns(config).items():
+        values = dataset.data.column(column)
+        named = pc.and_(pc.is_null(pc.struct_field(values, "bytes")), pc.is_valid(pc.struct_field(values, "path")))
+        paths = pc.struct_field(values, "path")
+        for row in pc.indices_nonzero(named).to_pylist():
+            if problem := places.problem(path := paths[row].as_py()):
+                raise DiffTuneError(f"--{name}: the image of row {row}, {quoted(path)}, {problem}.")
+
+
+def source_places(config: "DataConfig", cache_dir: str | Path | None) -> Places:
+    """Where the images that rows name may lie."""
+    if config.dataset_name is None:
+        folder = Path(config.train_data_dir or "").expanduser()
+        return Places([folder.parent if folder.is_file() else folder])
+    own = [place for place in (config.dataset_name, config.train_data_dir) if place and Path(place).exists()]
+    downloads = (HF_HUB_CACHE, datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH)
+    return Places([*own, *([cache_dir] if cache_dir else []), *downloads])
 
 
 def named_image_columns(config: "DataConfig") -> dict[str, str]:
@@ -115,7 +155,7 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
             download_mode=DownloadMode.REUSE_CACHE_IF_EXISTS if config.verify_cache else None,
             streaming=streaming,
         )
-    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # not found, wrong configuration, a script …
+    except Exception as error:  # not found, a wrong configuration, a script …; every loader has errors of its own
         advice = ""
         if "scripts are no longer supported" in str(error):  # fusing/fill50k of diffusers' ControlNet example is one
             advice = (
@@ -123,7 +163,7 @@ def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bo
                 " refs/convert/parquet --local-dir FOLDER` gets it for --train_data_dir FOLDER"
             )
         raise DiffTuneError(
-            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(error)}{advice}."
+            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(cause(error))}{advice}."
         ) from error
     if "train" not in splits:
         raise DiffTuneError(
@@ -139,7 +179,7 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
         raise DiffTuneError(f"--train_data_dir: there is no folder {folder}.")
     files = [folder] if folder.is_file() else visible_files(folder)
     if metadata := [path for path in files if path.name in METADATA_NAMES]:
-        dataset = read_metadata(metadata, config)
+        dataset = read_metadata(metadata, config, source_places(config, cache_dir))
         return dataset.to_iterable_dataset() if streaming else dataset
     if parquet := [path for path in files if path.suffix == ".parquet"]:
         return open_parquet(parquet, cache_dir, streaming, config.verify_cache)
@@ -153,12 +193,29 @@ def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: b
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files in a folder and in those beneath it, without hidden ones such as `.ipynb_checkpoints`."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(p for p in paths if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """The files in a folder and in those beneath it, without hidden ones such as `.ipynb_checkpoints`.
+
+    Links to folders are not followed: what they lead to is in the folder anyway.
+
+    Raises:
+        DiffTuneError: A link leads out of the folder.
+    """
+    places = Places([folder])
+    files = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            if path.is_symlink() and path.exists() and not name.startswith(".") and not places.has(str(path)):
+                raise DiffTuneError(
+                    f"--train_data_dir: {path} is a link that leads out of the folder, to {os.path.realpath(path)}; put a"
+                    " copy or a hard link there."
+                )
+        files += [Path(parent, name) for name in names if not name.startswith(".") and Path(parent, name).is_file()]
+    return sorted(files)
 
 
-def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
+def read_metadata(files: list[Path], config: "DataConfig", places: Places) -> Dataset:
     """Reads metadata files, each of which names images relative to its own folder.
 
     `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
@@ -185,7 +242,12 @@ def read_metadata(files: list[Path], config: "DataConfig") -> Dataset:
                 name = record.get(file_column)
                 if not isinstance(name, str) or not name:
                     raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
-                images[column].append(str(file.parent / name))
+                path = str(file.parent / name)
+                if problem := places.problem(path):
+                    raise DiffTuneError(
+                        f"--train_data_dir: row {line} of {file} names {quoted(name)}, which {problem}."
+                    )
+                images[column].append(path)
             text = record.get(text_column)
             texts.append(
                 as_captions(text, text_column) if text_flag == "caption_column" else as_label(text, text_column)
@@ -204,31 +266,6 @@ def name_of_files(column: str, columns: list[str]) -> str:
     return named if named in columns or column not in columns else column
 
 
-def read_records(file: Path) -> list[dict]:
-    """The rows of a metadata file."""
-    if file.suffix == ".parquet":
-        check_parquet(file)
-        return pq.read_table(file).to_pylist()
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DiffTuneError(f"--train_data_dir: {file} is not UTF-8 text; save it as such.") from None
-    if file.suffix == ".csv":
-        return list(csv.DictReader(text.splitlines(keepends=True), restkey="(more columns than names)"))
-    records = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DiffTuneError(f"--train_data_dir: line {number} of {file} is not JSON: {error.msg}.") from None
-        if not isinstance(record, dict):
-            raise DiffTuneError(f'--train_data_dir: line {number} of {file} is not an object like {{"file_name": …}}.')
-        records.append(record)
-    return records
-
-
 def open_parquet(
     files: list[Path], cache_dir: str | Path | None, streaming: bool, verify: bool
 ) -> Dataset | IterableDataset:
@@ -236,20 +273,23 @@ def open_parquet(
     for file in files:
         check_parquet(file)
     names = [str(file) for file in files]
-    if streaming:
-        return load_dataset("parquet", data_files=names, split="train", streaming=True)
-    cache_dir = difftune_cache_dir(cache_dir)
-    hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
-    cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
-    return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
-
-
-def check_parquet(file: Path) -> None:
-    """Raises a [`DiffTuneError`] if a file is not a Parquet file."""
     try:
-        pq.read_schema(file)
-    except (pa.ArrowException, OSError) as error:
-        raise DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {first_sentence(error)}.") from None
+        if streaming:
+            return load_dataset("parquet", data_files=names, split="train", streaming=True)
+        cache_dir = difftune_cache_dir(cache_dir)
+        hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
+        cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
+        return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
+    except Exception as error:  # `datasets` and pyarrow have many for columns that differ and for damage
+        several = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        raise DiffTuneError(
+            f"--train_data_dir: {files[0]}{several} cannot be read as Parquet: {first_sentence(cause(error))}."
+        ) from error
+
+
+def cause(error: BaseException) -> BaseException:
+    """What `datasets` raised its error for: its own says only that there was one."""
+    return cause(error.__cause__) if isinstance(error, DatasetsError) and error.__cause__ else error
 
 
 def as_captions(value: object, column: str) -> list[str]:
@@ -257,7 +297,7 @@ def as_captions(value: object, column: str) -> list[str]:
     captions = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(captions, list) or not all(caption is None or isinstance(caption, str) for caption in captions):
         raise DiffTuneError(
-            f"--caption_column: the column {column} holds {value!r} of type {type(value).__name__}; "
+            f"--caption_column: the column {column} holds {quoted(value)} of type {type(value).__name__}; "
             "captions must be strings or lists of strings."
         )
     return captions

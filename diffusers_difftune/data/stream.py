@@ -23,11 +23,11 @@ import numpy as np
 from datasets import IterableDataset
 from PIL import Image
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence, quoted
 from .dataset import Example, check_data_flags, has_captions, mismatch
 from .images import UnreadableImage, decode
 from .plan import Slot
-from .sources import as_captions, open_source
+from .sources import as_captions, open_source, source_places
 
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class StreamedTarget:
         self._image_column, self._caption_column = config.image_column, config.caption_column
         self._condition_column = getattr(config, "conditioning_image_column", None)
         self._skip_bad = config.skip_bad_images
+        self._places = source_places(config, cache_dir)
         stream = open_source(config, cache_dir, streaming=True)
         if config.max_train_samples is not None:
             stream = stream.take(config.max_train_samples)
@@ -111,31 +112,48 @@ class StreamedTarget:
 
     def _image(self, row: dict, ordinal: int) -> Image.Image:
         try:
-            return decode(row[self._image_column])
+            return self._decode(row[self._image_column])
         except UnreadableImage as error:
             raise bad_row("image", ordinal, f"read ({error.reason})") from None
 
     def _condition(self, row: dict, ordinal: int, image: Callable[[], Image.Image]) -> Image.Image:
         """The control image of a row, which must have the shape of the row's image."""
         try:
-            condition = decode(row[self._condition_column])
+            condition = self._decode(row[self._condition_column])
         except UnreadableImage as error:
             raise bad_row("conditioning image", ordinal, f"read ({error.reason})") from None
         if reason := mismatch(image(), condition):
             raise bad_row("image", ordinal, f"used ({reason})")
         return condition
 
+    def _decode(self, stored: dict | None) -> Image.Image:
+        if stored and stored["bytes"] is None and stored["path"] is not None:
+            if problem := self._places.problem(stored["path"]):
+                raise UnreadableImage(f"{quoted(stored['path'])} {problem}")
+        return decode(stored)
+
     def _is_bad(self, row: dict) -> bool:
         try:
-            image = decode(row[self._image_column])
-            return self._condition_column is not None and bool(mismatch(image, decode(row[self._condition_column])))
+            image = self._decode(row[self._image_column])
+            return self._condition_column is not None and bool(
+                mismatch(image, self._decode(row[self._condition_column]))
+            )
         except UnreadableImage:
             return True
 
     def _usable(self, stream: IterableDataset) -> Iterator[dict]:
         """The rows of one pass; with `--skip_bad_images` only those whose images can be read."""
         # in a loader's worker, iterating over the stream itself would give a part of it only
-        for batch in stream.iter(batch_size=1):
+        batches = stream.iter(batch_size=1)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # the network, a damaged file; every loader has errors of its own
+                raise DiffTuneError(
+                    f"The stream of target data cannot be read on: {first_sentence(error)}."
+                ) from error
+            if batch is None:
+                return
             row = {name: values[0] for name, values in batch.items()}
             if not (self._skip_bad and self._is_bad(row)):
                 yield row

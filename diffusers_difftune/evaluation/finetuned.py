@@ -168,7 +168,7 @@ class FinetunedControlNet:
         if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
             controlnet = self.backbone.new_controlnet(self.pretrained)
         else:
-            controlnet = model_class.from_pretrained(start, dtype=torch.float32)
+            controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
         controlnet = controlnet.requires_grad_(False).eval()
         self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
         if self.is_adapter:

@@ -30,7 +30,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
-from ..backbones.files import weight_files
+from ..backbones.files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..conditions import check_kind
 from ..control import ALWAYS_TRAINED
@@ -155,10 +155,10 @@ def find_control_parts(run: Run, backbone: Backbone) -> AdapterSettings | None:
 def find_tokenizer(name: str, backbone: Backbone, **where: Any) -> PreTrainedTokenizerBase:
     """The tokenizer that `--tokenizer_name` names, if the text encoder can read what it writes."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except (OSError, ValueError) as error:
         raise DiffTuneError(f"--tokenizer_name {name} cannot be loaded: {first_sentence(error)}.") from error
-    reader = AutoConfig.from_pretrained(backbone.folder / "text_encoder")
+    reader = AutoConfig.from_pretrained(backbone.folder / "text_encoder", trust_remote_code=False)
     for what, has, most in (
         ("knows {} tokens", len(tokenizer), reader.vocab_size),
         ("cuts prompts at {} tokens", tokenizer.model_max_length, reader.max_position_embeddings),
@@ -208,8 +208,14 @@ def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
             f"--controlnet_model_name_or_path {name} takes control images of {found['conditioning_channels']} channels;"
             " these are of 3."
         )
-    if Path(name).is_dir() and not weight_files(Path(name)):
-        raise DiffTuneError(f"--controlnet_model_name_or_path: {name} has no weights.")
+    if Path(name).is_dir():
+        try:
+            with torch.device("meta"):
+                empty: Any = backbone.controlnet_class
+                empty = empty.from_config(found)
+            check_tensors(Path(name), tensors_in(Path(name)), empty)
+        except DiffTuneError as error:
+            raise DiffTuneError(f"--controlnet_model_name_or_path: {error}") from error
 
 
 def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:
@@ -230,7 +236,7 @@ def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:
     else:
         try:
             controlnet = backbone.controlnet_class.from_pretrained(
-                name, dtype=torch.float32, cache_dir=config.cache_dir, token=config.hub_token
+                name, dtype=torch.float32, use_safetensors=True, cache_dir=config.cache_dir, token=config.hub_token
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise DiffTuneError(
