@@ -30,6 +30,8 @@ class DiffTuneError(ValueError):
     escaped. The command line tools print it without a traceback and exit with code 2.
     """
 
+    exit_code = 2
+
     def __init__(self, message: str) -> None:
         if wrapped := WORKER.search(
             message

@@ -42,10 +42,11 @@ from diffusers_difftune.training.config import (
     RunConfig,
     flag,
 )
-from diffusers_difftune.training.finish import begin_publishing, finish_run
+from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
     begin_records,
@@ -91,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
-    repo_id = begin_publishing(run)
+    publisher = begin_publishing(run)
     begin_records(run, total_steps=total_steps, settings=state.settings)
 
     # Sampled once, encoded once.
@@ -108,8 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     titles = config.validation_classes or []
     validation = Validation(run, backbone, trained, validation_prompts, steps_per_epoch, titles=titles)
     evaluation = quality and quality.while_training(trained)
-    train(run, backbone, objective, batches, state, validation, evaluation)
-    finish_run(run, backbone, state, batches, validation, repo_id)
+    train(run, backbone, objective, batches, state, validation, evaluation, publisher)
+    finish_run(run, backbone, state, batches, validation, publisher)
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ from diffusers_difftune.training.control import (
     validation_pairs,
 )
 from diffusers_difftune.training.control_evaluation import control_evaluation, open_control_evaluation
-from diffusers_difftune.training.finish import begin_publishing, finish_run
+from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.run import (
     begin_records,
     find_backbone,
@@ -106,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     extractor = find_extractor(run)
     settings = run_settings(run, backbone, target, bank) | control_settings(run, held_out, extractor)
     state = TrainingState(run, settings, total_steps)
-    repo_id = begin_publishing(run)
+    publisher = begin_publishing(run)
     begin_records(run, total_steps=total_steps, settings=settings)
 
     # Sampled once, encoded once.
@@ -130,8 +131,8 @@ def main(argv: list[str] | None = None) -> None:
     prompts, controls = validation_pairs(config)
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)), controls)
     evaluation = control_evaluation(run, backbone, trained, extractor, held_out)
-    train(run, backbone, objective, batches, state, validation, evaluation)
-    finish_run(run, backbone, state, batches, validation, repo_id)
+    train(run, backbone, objective, batches, state, validation, evaluation, publisher)
+    finish_run(run, backbone, state, batches, validation, publisher)
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments. `None` takes those of the process.
 
     Returns:
-        `int`: The exit code; 2 for a mistake of the user, told in one sentence.
+        `int`: The exit code; 2 for a mistake of the user and 3 for an upload that failed, told in one sentence.
     """
     arguments = make_parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except DiffTuneError as error:
         print(f"difftune: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -32,7 +32,7 @@ from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
 from ..errors import DiffTuneError, first_sentence
-from .public import TEXT_SUFFIXES, checkpoint_contents, files_to_upload, public_content, refuse_secrets
+from .public import checkpoint_contents, files_to_upload, public_content, refuse_secrets
 
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,7 @@ Answer = TypeVar("Answer")
 HUB_ERRORS = (HTTPError, OSError, ValueError, RuntimeError)
 
 LAST_CHECKPOINT = "last-checkpoint"
+WEIGHTS = (".safetensors", ".bin")
 ANSWER_WITHIN = 120.0  # seconds without a byte, after which a request has failed
 WAITS = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before a request is repeated, as the client has them
 ASKED_ONCE = re.compile(r"/api/(validate-yaml|repos/create|.+/auth-check/write)$")
@@ -55,9 +56,22 @@ class HubTrouble(DiffTuneError):
 
 
 class UploadError(DiffTuneError):
-    """An upload failed. Everything is still in the folder, and the message has the command that uploads it later."""
+    """An upload failed. Everything is still in the folder, and the message has the command that uploads it later.
+
+    Args:
+        why (`str`): What went wrong, in a sentence.
+        folder (`Path`): The folder.
+        repo_id (`str`): Where it was to be uploaded.
+    """
 
     exit_code = 3
+
+    def __init__(self, why: str, folder: Path, repo_id: str) -> None:
+        self.why = why
+        super().__init__(
+            f"The upload to {repo_id} failed: {why} Everything is in {folder}; upload it later with:"
+            f" {shlex.join(['difftune', 'push', str(folder), repo_id])}"
+        )
 
 
 def create_repo(
@@ -109,7 +123,6 @@ def upload(
     *,
     message: str = "End of training",
     checkpoint: Path | None = None,
-    in_background: bool = False,
 ) -> str:
     """Uploads the result in a run folder as one commit, without checkpoints, logs, the knowledge bank and caches.
 
@@ -122,7 +135,6 @@ def upload(
         token (`str`, *optional*): Default: the one you logged in with.
         message (`str`, *optional*): The commit message.
         checkpoint (`Path`, *optional*): A checkpoint to upload as `last-checkpoint/` in the same commit.
-        in_background (`bool`, *optional*, defaults to `False`): See [`commit`].
 
     Returns:
         `str`: The address of the commit.
@@ -139,14 +151,11 @@ def upload(
         contents |= {f"{LAST_CHECKPOINT}/{name}": data for name, data in checkpoint_contents(checkpoint).items()}
     operations = [CommitOperationAdd(name, data) for name, data in contents.items()]
     try:
-        return commit(repo_id, operations, message, token, in_background=in_background)
+        return commit(repo_id, operations, message, token)
     except HUB_ERRORS as error:
         if isinstance(error, DiffTuneError):
             raise
-        raise UploadError(
-            f"The upload to {repo_id} failed: {reason(error, repo_id)} Everything is in {folder}; upload it later "
-            f"with: {shlex.join(['difftune', 'push', str(folder), repo_id])}"
-        ) from error
+        raise UploadError(reason(error, repo_id), folder, repo_id) from error
 
 
 def commit(
@@ -155,7 +164,6 @@ def commit(
     message: str,
     token: str | None = None,
     repo_type: str = "model",
-    in_background: bool = False,
 ) -> str:
     """Uploads files as one commit, after a last look for the token in them.
 
@@ -165,8 +173,6 @@ def commit(
         message (`str`): The commit message.
         token (`str`, *optional*): Default: the one you logged in with.
         repo_type (`str`, *optional*, defaults to `"model"`): Or `"dataset"`.
-        in_background (`bool`, *optional*, defaults to `False`): Upload large files one after the other, on this thread
-            alone: the client's own threads would keep the process from ending before they are done.
 
     Returns:
         `str`: The address of the commit.
@@ -176,11 +182,11 @@ def commit(
     """
     refuse_secrets(operations, token)
     api = HfApi(token=token)
-    if in_background:
-        for operation in operations:
-            if not operation.path_in_repo.endswith(TEXT_SUFFIXES):
-                patiently()
-                api.preupload_lfs_files(repo_id, [operation], repo_type=repo_type, free_memory=False)
+    # One after the other, on this thread: the client's own threads would keep the process from ending before they are done.
+    for operation in operations:
+        if operation.path_in_repo.endswith(WEIGHTS):
+            patiently()
+            api.preupload_lfs_files(repo_id, [operation], repo_type=repo_type, free_memory=False)
     return repeated(
         lambda: api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
     ).commit_url

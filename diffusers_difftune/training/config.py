@@ -219,6 +219,12 @@ class RunConfig:
     logging_dir: str = flag("Tracker logs go to OUTPUT_DIR/LOGGING_DIR.", "logs")
     report_to: str = flag("tensorboard, wandb, comet_ml, trackio …, all, or none.", "tensorboard")
     push_to_hub: bool = flag("Upload the result to the Hub.", False)
+    hub_strategy: str = flag(
+        "When to upload: end; every_save, the weights of every checkpoint, too, in the background; checkpoint, the newest"
+        " checkpoint as well, as last-checkpoint/, to go on from.",
+        "end",
+        choices=["end", "every_save", "checkpoint"],
+    )
     hub_token: str | None = flag("Token for the Hub. Default: the one you logged in with.")
     hub_model_id: str | None = flag("Repository on the Hub. Default: the name of output_dir.")
 

@@ -14,7 +14,6 @@
 """How a run ends: the result is put into the run folder whole, described, and uploaded if asked for."""
 
 import dataclasses
-import json
 import logging
 import os
 import shutil
@@ -27,32 +26,14 @@ from ..adapters import Trained
 from ..atomic import fsync_path, fsync_tree
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
-from ..hub import create_repo, upload
-from ..model_card import write_model_card
+from ..model_card import inherited_license, write_run_card
 from .checkpoint import TrainingState
+from .publish import Publisher, card_facts, write_facts
 from .run import Run
 from .validation import Validation
 
 
 logger = logging.getLogger(__name__)
-
-
-def begin_publishing(run: Run) -> str | None:
-    """With `--push_to_hub`, makes the repository before training, so that a bad token or name is known at once.
-
-    Args:
-        run ([`Run`]): The run.
-
-    Returns:
-        `str` or `None`: The repository's id; `None` without the flag.
-
-    Raises:
-        DiffTuneError: The repository cannot be made or written to.
-    """
-    config = run.config
-    if not config.push_to_hub or not run.accelerator.is_main_process:
-        return None
-    return create_repo(config.hub_model_id, run.output_dir, config.hub_token)
 
 
 def finish_run(
@@ -61,7 +42,7 @@ def finish_run(
     state: TrainingState,
     batches: PlannedBatches,
     validation: Validation,
-    repo_id: str | None,
+    publisher: Publisher | None,
 ) -> None:
     """Saves the result, makes the last validation images, writes the model card and uploads.
 
@@ -71,7 +52,10 @@ def finish_run(
         state ([`TrainingState`]): The trained weights.
         batches ([`PlannedBatches`]): What was trained on.
         validation ([`Validation`]): Makes the images of the model card.
-        repo_id (`str`, *optional*): The repository on the Hub, if the result is to be uploaded.
+        publisher ([`Publisher`], *optional*): Uploads the result, if that is asked for.
+
+    Raises:
+        UploadError: The upload failed. The result is in the run folder.
     """
     accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
     if accelerator.is_main_process:
@@ -80,23 +64,14 @@ def finish_run(
     accelerator.wait_for_everyone()
     validation.make(state.total_steps)
     if accelerator.is_main_process:
-        write_model_card(
-            output_dir,
-            dataclasses.asdict(config) | {"seed": run.seed},
-            repo_id=repo_id,
-            base_folder=backbone.folder,
-            result=state.trained.result,
-            pipeline_class=backbone.pipeline_class.__name__,
-            steps=state.total_steps,
-            num_rows=None if config.streaming else len(batches.target),
-            losses=last_losses(output_dir / "training_log.jsonl"),
-            bank=None if batches.bank is None else dataclasses.asdict(batches.bank.manifest),
-            images=validation.images_by_prompt(),
-            token=config.hub_token,
-        )
+        repo_id = publisher and publisher.repo_id
+        facts = card_facts(run, backbone, state, batches, validation, repo_id)
+        facts["license"] = inherited_license(dataclasses.asdict(config), config.hub_token)
+        write_facts(output_dir, output_dir, facts)
+        write_run_card(output_dir, repo_id)
     end_training(accelerator)  # before the upload, so that trackers are closed if that fails
-    if repo_id is not None:  # on the main process
-        upload(output_dir, repo_id, config.hub_token)
+    if publisher is not None:
+        publisher.finish()
 
 
 def end_training(accelerator: Accelerator) -> None:
@@ -109,12 +84,6 @@ def end_training(accelerator: Accelerator) -> None:
     if accelerator.num_processes > 1:
         time.sleep(1)
     accelerator.end_training()
-
-
-def last_losses(log: Path) -> dict[str, float]:
-    """The losses of the last step in a loss log; none if the run was resumed when there was nothing left to do."""
-    line = json.loads((log.read_text().splitlines() or ["{}"])[-1])
-    return {name: value for name, value in line.items() if name.startswith("loss") and isinstance(value, float)}
 
 
 def save_result(trained: Trained, output_dir: Path) -> None:

@@ -34,6 +34,7 @@ from .checkpoint import TrainingState
 from .finish import end_training
 from .log import NotFinite, TrainingLog
 from .not_finite import LeftOutSteps, not_finite_error
+from .publish import Publisher
 from .run import Run
 from .validation import Validation
 
@@ -50,6 +51,7 @@ def train(
     state: TrainingState,
     validation: Validation,
     evaluation: "Evaluation | None" = None,
+    publisher: Publisher | None = None,
 ) -> None:
     """Trains from where `state` is to the end of the run, with checkpoints, validation and the loss log.
 
@@ -61,6 +63,7 @@ def train(
         state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
         validation ([`Validation`]): Makes images every now and then.
         evaluation ([`Evaluation`], *optional*): Measures before the first step, every now and then, and at the end.
+        publisher ([`Publisher`], *optional*): Uploads in the background after checkpoints, on the main process.
     """
     trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
     start_step, total_steps = state.start_step, state.total_steps
@@ -148,6 +151,8 @@ def train(
                     code = run.stop.unless_asked(code, accelerator, partial(validation.make, done))
                     if code and not saving:
                         state.save(done, log.pending())
+                if saving and not code and publisher is not None:
+                    publisher.saved(done, backbone, state, batches, validation)
             if code:
                 leave(run, done, code)
 

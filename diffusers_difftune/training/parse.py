@@ -126,7 +126,7 @@ class Terminated(KeyboardInterrupt):
 def reports_mistakes(main: Callable) -> Callable:
     """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
 
-    It exits with code 2, on SIGINT with 130 and on SIGTERM with 143. (While a run trains, signals are its own business:
+    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains, signals are its own business:
     see `stopping.py`.)
     """
 

@@ -1,0 +1,93 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Markdown that other people's words cannot write in.
+
+Prompts, names of classes and names of files come from data sets. In a card they are text and nothing else: no markup, no
+HTML, no template, no line of metadata, and nothing that cannot be seen.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+
+# What begins or ends something in Markdown, HTML, TeX or a template. Underscores inside words and most colons do not.
+MARKUP = re.compile(r"[\\`*\[\]{}<>#|~$&!@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
+JOINERS = "\u200c\u200d"  # invisible, and part of emoji and of words in some scripts
+
+
+def plain(text: object) -> str:
+    """A text on one line, without control characters and without invisible ones such as those that turn the direction of
+    writing.
+
+    Args:
+        text: Anything; what it is as a string.
+
+    Returns:
+        `str`: May be empty.
+    """
+    kept = []
+    for character in str(text):
+        category = unicodedata.category(character)
+        if category in ("Cc", "Zl", "Zp"):
+            kept.append(" ")
+        elif category not in ("Cf", "Cs") or character in JOINERS:
+            kept.append(character)
+    return " ".join("".join(kept).split())
+
+
+def escaped(text: object) -> str:
+    """A text as Markdown that shows it as it is, on one line."""
+    return MARKUP.sub(lambda found: f"&#{ord(found[0])};", plain(text))
+
+
+def literal(text: object) -> str:
+    """A text as a string of Python code, on one line."""
+    return json.dumps(plain(text), ensure_ascii=False)
+
+
+def table(title: str, rows: Mapping[str, Any], columns: Sequence[str] = ("",)) -> str:
+    """A table of names and values, or nothing without rows.
+
+    Args:
+        title (`str`): Above the names.
+        rows (`Mapping`): For each name its value, or a list of values. A value that is a list is written in a row of
+            columns if there are several columns, else with commas.
+        columns (`Sequence[str]`, *optional*): Above the values.
+    """
+    if not rows:
+        return ""
+    lines = [f"| {' | '.join((title, *columns))} |", "|---" * (1 + len(columns)) + "|"]
+    for name, value in rows.items():
+        values = value if len(columns) > 1 else [value]
+        lines.append(f"| {' | '.join((escaped(name).replace('_', ' '), *map(cell, values)))} |")
+    return "\n".join(lines)
+
+
+def cell(value: Any) -> str:
+    """A value in a table."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(escaped, value))
+    return "" if value is None else escaped(value)
+
+
+def gallery(images: Mapping[str, Sequence[str]]) -> str:
+    """Images under their prompts."""
+    rows = [" ".join(f"![]({quote(path)})" for path in paths) for paths in images.values()]
+    return "\n\n".join(f"*{escaped(prompt) or '(no prompt)'}*\n\n{row}" for prompt, row in zip(images, rows))

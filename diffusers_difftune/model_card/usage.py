@@ -1,0 +1,93 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The model card's code: a program that makes an image with the result."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .markdown import literal, plain
+
+
+# Stands where a result is that was not uploaded.
+THIS_FOLDER = "path/to/this/folder"
+
+
+def usage(
+    facts: Mapping[str, Any],
+    base: str | None,
+    repo_id: str | None,
+    result: str,
+    gallery: Mapping[str, Sequence[str]],
+    pipeline_class: str = "StableDiffusionPipeline",
+) -> str:
+    """Code that makes an image with the result.
+
+    Args:
+        facts (`Mapping`): The flags of the run by name.
+        base (`str`, *optional*): The base model's id on the Hub.
+        repo_id (`str`, *optional*): Where the result is on the Hub.
+        result (`str`): What the result is; see [`write_model_card`].
+        gallery (`Mapping`): Images in the folder by prompt; the code uses the first prompt.
+        pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
+
+    Returns:
+        `str`: A block of Markdown.
+    """
+    this = repo_id or THIS_FOLDER
+    start = this if result == "pipeline" else base or facts.get("pretrained_model_name_or_path") or "the/base/model"
+    size = facts.get("resolution")
+    prompt, images = next(iter(gallery.items()), ("an example prompt", []))
+    arguments = literal(prompt)
+    if result.startswith("controlnet"):
+        arguments += ", image=condition"
+    arguments += f", height={size}, width={size}" if size else ""
+    lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
+    load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}).to(device)"]
+    if result == "lora":
+        load.append(f"pipeline.load_lora_weights({literal(this)})")
+    if result.startswith("controlnet"):
+        lines[1:2] = [
+            "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline",
+            "from diffusers.utils import load_image",
+        ]
+        place = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else f"{this}/"
+        load = [
+            f"controlnet = ControlNetModel.from_pretrained({literal(this)})",
+            "pipeline = StableDiffusionControlNetPipeline.from_pretrained("
+            f"{literal(start)}, controlnet=controlnet).to(device)",
+            f"condition = load_image({literal(place + images[0] if images else 'condition.png')})",
+        ]
+        if result == "controlnet_adapter":
+            load[0] = controlnet_before_training(facts, start, this)
+            lines[1] = "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel"
+    if result.endswith("adapter"):
+        lines.insert(-1, "from diffusers_difftune import load_adapter")
+        load.insert(1 + result.startswith("controlnet"), f"load_adapter(pipeline, {literal(this)})")
+    if pipeline_class == "DiTPipeline":  # names with commas are several names of one class to it
+        name = literal(plain(prompt).split(",")[0]) if gallery else None
+        arguments = f"class_labels=pipeline.get_label_ids([{name}])" if name else "class_labels=[0]"
+    lines += ['device = "cuda" if torch.cuda.is_available() else "cpu"', *load]
+    lines += [f"image = pipeline({arguments}).images[0]", 'image.save("image.png")']
+    return "\n".join(["```python", *lines, "```"])
+
+
+def controlnet_before_training(facts: Mapping[str, Any], start: str, this: str) -> str:
+    """Code that makes the ControlNet that an adapter was trained on."""
+    if name := facts.get("controlnet_model_name_or_path"):
+        return f"controlnet = ControlNetModel.from_pretrained({literal(name)})"
+    channels = f'ControlNetModel.load_config({literal(this)})["conditioning_embedding_out_channels"]'
+    return (
+        f'unet = UNet2DConditionModel.from_pretrained({literal(start)}, subfolder="unet")\n'
+        f"controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels={channels})"
+    )
