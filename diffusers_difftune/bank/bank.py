@@ -13,6 +13,7 @@
 # limitations under the License.
 """The knowledge bank: samples of the untouched pretrained model, read back."""
 
+import re
 from collections import OrderedDict
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from .shard import Shard
 
 
 MEMORY_LIMIT = 512 * 2**20  # bytes of latents that stay in memory; a thousand samples of 4 × 64 × 64 take an eighth
+
+SHARD = re.compile(r"shard-\d{5,10}\.parquet")
 
 
 class KnowledgeBank:
@@ -133,6 +136,10 @@ class KnowledgeBank:
                 f"is damaged: {', '.join(damaged)} is missing or is not what was written; delete the folder and build"
                 " or download it again"
             )
+        for number, name in enumerate(manifest.shards):
+            wrong = Shard.problem(self.folder / name, manifest.shard_range(number), tuple(manifest.latent_shape))
+            if wrong is not None:
+                return f"has a shard that is none, {name}, which {wrong}; delete the folder and build it again"
         return None
 
     def damaged_shards(self) -> list[str]:
@@ -145,11 +152,9 @@ class KnowledgeBank:
 
     def num_built(self) -> int:
         """How many samples are there."""
-        return sum(
-            len(self.manifest.shard_range(k))
-            for k, name in enumerate(self.manifest.shard_names)
-            if (self.folder / name).is_file()
-        )
+        files = (self.folder / "data").glob("shard-*.parquet")
+        numbers = [int(file.stem.removeprefix("shard-")) for file in files if SHARD.fullmatch(file.name)]
+        return sum(len(self.manifest.shard_range(k)) for k in numbers if k < self.manifest.num_shards)
 
     def _shard(self, number: int) -> Shard:
         shard = self._shards.get(number)

@@ -14,12 +14,14 @@
 """Knowledge banks on the Hub: a bank's folder is a dataset repository as it is."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
+from huggingface_hub import CommitOperationAdd, snapshot_download
 
-from ..errors import DiffTuneError, first_sentence
-from ..hub import HUB_ERRORS, public_facts, reason
+from ..errors import DiffTuneError, about, first_sentence
+from ..hub import HUB_ERRORS, UploadError, commit, create_repo, public_facts, reason
+from ..model_card.markdown import escaped, plain
 from .manifest import MANIFEST_NAME, BankManifest
 
 
@@ -38,7 +40,7 @@ configs:
 
 # Knowledge bank of {model}
 
-{num_samples} samples drawn from the pretrained pipeline `{model}`, as latents, for retention in
+{num_samples} samples drawn from the pretrained pipeline {model}, as latents, for retention in
 [Diff-Tuning](https://arxiv.org/abs/2406.00773): trained on beside new data, they keep a fine-tuned model from
 forgetting.
 
@@ -57,14 +59,15 @@ them. `manifest.json` has every setting, the fingerprint of the weights and the 
 with the samples is decided by the licence of the model they were drawn from.
 
 ```bash
-python train_text_to_image_difftune.py --pretrained_model_name_or_path {model} --knowledge_bank THIS_REPOSITORY …
+python train_text_to_image_difftune.py --pretrained_model_name_or_path {command_model} --knowledge_bank THIS_REPOSITORY …
 ```
 """
 
 
 def bank_card(manifest: BankManifest) -> str:
     """The README of a bank, which is also its dataset card: `datasets.load_dataset` finds the shards by it."""
-    return CARD.format(**vars(manifest))
+    facts = {name: escaped(value) if isinstance(value, str) else value for name, value in vars(manifest).items()}
+    return CARD.format(**facts, command_model=shlex.quote(plain(manifest.model)))
 
 
 def download_bank(
@@ -114,6 +117,7 @@ def push_bank(folder: str | Path, repo_id: str, token: str | None = None, privat
         `str`: The address of the commit.
 
     Raises:
+        UploadError: The upload failed; the message has the command that does it later.
         DiffTuneError: The bank is not whole, or the Hub refuses.
     """
     from .bank import KnowledgeBank
@@ -122,14 +126,14 @@ def push_bank(folder: str | Path, repo_id: str, token: str | None = None, privat
     manifest = BankManifest(**public_facts(dataclasses.asdict(bank.manifest)))  # without paths of this machine
     contents: dict[str, str | bytes] = {name: str(bank.folder / name) for name in ("preview.png", *manifest.shards)}
     contents |= {MANIFEST_NAME: manifest.to_bytes(), "README.md": bank_card(manifest).encode()}
-    api = HfApi(token=token)
+    operations = [CommitOperationAdd(name, content) for name, content in contents.items()]
     try:
-        repo_id = api.create_repo(repo_id, private=private, repo_type="dataset", exist_ok=True).repo_id
-        return api.create_commit(
-            repo_id,
-            [CommitOperationAdd(name, content) for name, content in contents.items()],
-            repo_type="dataset",
-            commit_message=f"Knowledge bank of {manifest.model}",
-        ).commit_url
+        repo_id = create_repo(repo_id, folder, token, "dataset", private)
+    except DiffTuneError as error:
+        raise about("The knowledge bank was not uploaded", error) from error
+    try:
+        return commit(repo_id, operations, f"Knowledge bank of {plain(manifest.model)}", token, "dataset")
+    except DiffTuneError:
+        raise
     except HUB_ERRORS as error:
-        raise DiffTuneError(f"The knowledge bank was not uploaded: {reason(error, repo_id)}") from error
+        raise UploadError(reason(error, repo_id), folder, repo_id, "difftune bank push") from error

@@ -16,15 +16,17 @@
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, quoted
 
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1
+LARGEST = 2**32  # no number of a manifest is larger
 
 # What may differ between banks of the same samples: the name a model goes by (its weights have a fingerprint).
 NAMES_ONLY = ("model", "revision", "shards")
@@ -94,14 +96,19 @@ class BankManifest:
     shards: dict[str, str] = field(default_factory=dict)
 
     @property
+    def num_shards(self) -> int:
+        """The number of shards of the whole bank."""
+        return -(-self.num_samples // self.shard_size)
+
+    @property
     def shard_names(self) -> list[str]:
         """The names of all shards, in the order of their samples."""
-        return [f"data/shard-{k:05d}.parquet" for k in range(math.ceil(self.num_samples / self.shard_size))]
+        return [shard_name(k) for k in range(self.num_shards)]
 
     @property
     def is_complete(self) -> bool:
         """Whether the bank is whole."""
-        return list(self.shards) == self.shard_names
+        return len(self.shards) == self.num_shards and list(self.shards) == self.shard_names
 
     def shard_range(self, shard: int) -> range:
         """The indices of the samples in a shard."""
@@ -131,18 +138,28 @@ class BankManifest:
         try:
             values = json.loads(path.read_bytes())
             version = values["format_version"]
-        except (ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             raise DiffTuneError(f"{path} is damaged: it is not a manifest in JSON; build the bank again.") from None
         if version != FORMAT_VERSION:
             raise DiffTuneError(
-                f"{path} has format {version}, and this version reads format {FORMAT_VERSION}; build the bank again."
+                f"{path} has format {quoted(version)}, and this version reads format {FORMAT_VERSION}; build the bank again."
             )
-        try:
-            manifest = cls(**values)
-            manifest.shard_names  # noqa: B018  (raises if the counts are no numbers)
-        except (TypeError, ZeroDivisionError) as error:
-            raise DiffTuneError(f"{path} is damaged ({error}); build the bank again.") from None
-        return manifest
+        if problem := wrong_value(cls, values) or cls.out_of_range(values):
+            raise DiffTuneError(f"{path} is damaged ({problem}); build the bank again.")
+        return cls(**values)
+
+    @staticmethod
+    def out_of_range(values: dict[str, Any]) -> str | None:
+        """What is wrong with values of the right types, or `None`."""
+        for name, least in (("steps", 1), ("guidance_scale", 1), ("seed", 0), ("resolution", 1), ("shard_size", 1)):
+            if not least <= values[name] < LARGEST:
+                return f"{name} is {values[name]}"
+        if not 1 <= values["num_samples"] < LARGEST:
+            return f"num_samples is {values['num_samples']}"
+        shape = values["latent_shape"]
+        if len(shape) != 3 or not all(1 <= size < LARGEST for size in shape):
+            return f"latent_shape is {quoted(shape)}"
+        return None
 
     def differences(self, other: "BankManifest", ignore: tuple[str, ...] = NAMES_ONLY) -> list[str]:
         """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's)."""
@@ -153,6 +170,48 @@ class BankManifest:
                 name = FACTS.get(entry.name) or f"--{entry.metadata['flag']}"
                 clauses.append(f"{name} is {shorten(there)}, not {shorten(here)}")
         return clauses
+
+
+def shard_name(number: int) -> str:
+    return f"data/shard-{number:05d}.parquet"
+
+
+def wrong_value(manifest_class: type, values: dict[str, Any]) -> str | None:
+    """What tells a dictionary from the fields of a dataclass of plain types, or `None`.
+
+    Args:
+        manifest_class (`type`): The dataclass.
+        values (`dict[str, Any]`): What a file in JSON holds.
+
+    Returns:
+        `str` or `None`: A field that is missing, unknown, or of another type.
+    """
+    known = {entry.name: entry for entry in fields(manifest_class)}
+    if unknown := [name for name in values if name not in known]:
+        return f"{unknown[0]} is no field of it"
+    for name, kind in get_type_hints(manifest_class).items():
+        if name not in values:
+            if known[name].default is MISSING and known[name].default_factory is MISSING:
+                return f"{name} is missing"
+        elif not is_of(values[name], kind):
+            return f"{name} is {quoted(values[name])}"
+    return None
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of JSON is of an annotated type; numbers must be finite, and `True` is no number."""
+    if kind is Any:
+        return True
+    outer, inner = get_origin(kind), get_args(kind)
+    if outer is UnionType:
+        return any(is_of(value, each) for each in inner)
+    if outer is dict:
+        return isinstance(value, dict) and all(is_of(each, inner[1]) for each in value.values())
+    if outer is list:
+        return isinstance(value, list) and all(is_of(each, inner[0]) for each in value)
+    if isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def shorten(value: Any) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import DiffTuneError
+from .manifest import LARGEST
 from .solver import SOLVERS
 
 
@@ -57,6 +58,10 @@ class BankSettings:
         ):
             if not value >= least:
                 raise DiffTuneError(f"--{flag} is {value}; it must be at least {least}.")
+            if value >= LARGEST:
+                raise DiffTuneError(f"--{flag} is {value}; it must be below 2**32.")
+        if not 0 <= self.seed < LARGEST:
+            raise DiffTuneError(f"--seed is {self.seed}; it must be at least 0 and below 2**32.")
         if self.solver not in SOLVERS:
             raise DiffTuneError(f"--bank_solver is '{self.solver}'; it must be one of {', '.join(SOLVERS)}.")
 

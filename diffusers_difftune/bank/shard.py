@@ -22,6 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..errors import first_sentence
+
 
 @dataclass
 class Shard:
@@ -43,14 +45,10 @@ class Shard:
         Latents are kept in float32, so that they are exactly what the sampler returned at any precision it ran in: a
         sample of 4 × 64 × 64 takes 64 KB, a thousand of them 64 MB. They do not compress, so nothing is compressed.
         """
-        size = math.prod(self.latents.shape[1:])
-        table = pa.table(
-            {
-                "index": pa.array(self.indices, pa.int64()),
-                "prompt": pa.array(self.prompts, pa.string()),
-                "latents": pa.FixedSizeListArray.from_arrays(pa.array(self.latents.astype(np.float32).ravel()), size),
-            }
-        )
+        schema = shard_schema(self.latents.shape[1:])
+        size = schema.field("latents").type.list_size
+        latents = pa.FixedSizeListArray.from_arrays(pa.array(self.latents.astype(np.float32).ravel()), size)
+        table = pa.table([pa.array(self.indices, pa.int64()), pa.array(self.prompts, pa.string()), latents], schema)
         sink = io.BytesIO()
         pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
         return sink.getvalue()
@@ -79,6 +77,36 @@ class Shard:
         """The prompts alone; latents stay on the disk."""
         return pq.read_table(path, columns=["prompt"], memory_map=True)["prompt"].to_pylist()
 
+    @classmethod
+    def problem(cls, path: Path, indices: range, latent_shape: tuple[int, ...]) -> str | None:
+        """What is wrong with a file of the right bytes, or `None`: a bank of somebody else's can say what it likes.
+
+        Args:
+            path (`Path`): The file.
+            indices (`range`): The samples that must be in it.
+            latent_shape (`tuple[int, ...]`): (C, h, w) of a sample.
+
+        Returns:
+            `str` or `None`: The end of a sentence that begins with the file.
+        """
+        try:
+            schema, rows = pq.read_schema(path), pq.read_metadata(path).num_rows
+            if not schema.remove_metadata().equals(shard_schema(latent_shape)):
+                return f"has not the columns index, prompt and latents of {math.prod(latent_shape)} numbers"
+            if rows != len(indices):
+                return f"has {rows} rows, not {len(indices)}"
+            table = pq.read_table(path, memory_map=True)
+            table.validate(full=True)
+        except (OSError, pa.ArrowException) as error:
+            return f"is damaged: {first_sentence(error)}"
+        if table["latents"].null_count or table["latents"].combine_chunks().flatten().null_count:
+            return "lacks numbers"
+        if table["prompt"].null_count or table["index"].to_pylist() != list(indices):
+            return "has other samples than those of its place"
+        if not np.isfinite(cls.read(path, latent_shape).latents).all():
+            return "holds numbers that are not finite"
+        return None
+
     @staticmethod
     def is_whole(path: Path, rows: int) -> bool:
         """Whether there is a Parquet file with this number of rows."""
@@ -86,3 +114,9 @@ class Shard:
             return pq.read_metadata(path).num_rows == rows
         except (OSError, pa.ArrowInvalid):
             return False
+
+
+def shard_schema(latent_shape: tuple[int, ...]) -> pa.Schema:
+    """The columns of a shard."""
+    latents = pa.list_(pa.float32(), math.prod(latent_shape))
+    return pa.schema([("index", pa.int64()), ("prompt", pa.string()), ("latents", latents)])

@@ -71,7 +71,7 @@ class BankConditions:
             raise IndexError(f"The bank has {len(self)} samples, and sample {index} was asked for.")
         shard, row = divmod(index, self.manifest.shard_size)
         stored = self._shard(shard)[row].as_py()["bytes"]
-        return np.array(Image.open(io.BytesIO(stored)).convert("RGB"))
+        return np.array(Image.open(io.BytesIO(stored), formats=["PNG"]).convert("RGB"))
 
     def _shard(self, number: int) -> pa.ChunkedArray:
         shard = self._shards.get(number)

@@ -15,7 +15,6 @@
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,7 +25,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..atomic import fsync_path, write_bytes_atomic
-from ..bank.manifest import shorten
+from ..bank.manifest import LARGEST, shorten, wrong_value
 from ..bank.shard import Shard
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
@@ -67,15 +66,20 @@ class ConditionManifest:
         return hashlib.sha256(json.dumps([self.extractor, self.source], sort_keys=True).encode()).hexdigest()
 
     @property
+    def num_shards(self) -> int:
+        """The number of shards."""
+        return -(-self.num_rows // self.shard_size)
+
+    @property
     def shard_names(self) -> list[str]:
         """The names of all shards, in the order of their rows; `datasets` takes them for a split named train."""
-        count = math.ceil(self.num_rows / self.shard_size)
+        count = self.num_shards
         return [f"train-{k:05d}-of-{count:05d}.parquet" for k in range(count)]
 
     @property
     def is_complete(self) -> bool:
         """Whether all shards are there."""
-        return list(self.shards) == self.shard_names
+        return len(self.shards) == self.num_shards and list(self.shards) == self.shard_names
 
     def shard_range(self, shard: int) -> range:
         """The rows of a shard."""
@@ -95,9 +99,12 @@ class ConditionManifest:
         """
         try:
             values = json.loads((folder / MANIFEST_NAME).read_bytes())
+            if not isinstance(values, dict) or wrong_value(cls, values):
+                raise ValueError
             manifest = cls(**values)
-            manifest.shard_names  # noqa: B018  (raises if the counts are no numbers)
-        except (ValueError, TypeError, ZeroDivisionError):
+            if not (1 <= manifest.num_rows < LARGEST and 1 <= manifest.shard_size < LARGEST):
+                raise ValueError
+        except (OSError, ValueError, RecursionError):
             raise DiffTuneError(
                 f"{folder / MANIFEST_NAME} is damaged; delete the folder and build it again."
             ) from None
@@ -112,7 +119,8 @@ class ConditionManifest:
         """In what `other` differs, as clauses such as `kind is sketch, not edge` (the edge being this one's)."""
         facts = [(self.extractor, other.extractor), (self.source, other.source)]
         facts += [
-            ({"the number of rows in a shard": self.shard_size}, {"the number of rows in a shard": other.shard_size})
+            ({"the number of rows": self.num_rows}, {"the number of rows": other.num_rows}),
+            ({"the number of rows in a shard": self.shard_size}, {"the number of rows in a shard": other.shard_size}),
         ]
         if not self.is_complete:  # a whole folder stays good when a library is updated
             facts += [
