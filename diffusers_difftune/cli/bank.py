@@ -16,7 +16,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, about
 from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
 from .common import fingerprint, open_pipeline, show_log
 from .flags import add_flags
@@ -66,7 +66,9 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         "caption_column",
     )
     build.add_argument("--resolution", type=int, help=RESOLUTION)
-    add_flags(build, RunConfig, "mixed_precision", "hub_token")
+    add_flags(build, RunConfig, "mixed_precision")
+    build.add_argument("--push_to_hub", action="store_true", help="Upload the bank to the Hub, as a dataset.")
+    add_flags(build, RunConfig, "hub_token", "hub_model_id")
     build.set_defaults(run=bank_build)
 
     inspect = commands.add_parser("inspect", help="say what a bank holds and whether it is whole", allow_abbrev=False)
@@ -88,9 +90,11 @@ def bank_build(arguments: argparse.Namespace) -> int:
 
     from ..bank.build import build_bank
     from ..bank.fingerprint import hub_commit
+    from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.dataset import backbone_resolution
+    from ..turns import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
@@ -98,6 +102,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
         read_prompts(arguments.bank_prompts)
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
+    repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
         backbone = open_pipeline(model, arguments.revision, arguments)
@@ -120,7 +125,19 @@ def bank_build(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process:
         print(f"The knowledge bank in {bank.folder} has {len(bank)} samples; preview.png shows some of them.")
     accelerator.end_training()
+    if accelerator.is_main_process and repo_id is not None:
+        print(push_bank(bank.folder, repo_id, arguments.hub_token))
     return 0
+
+
+def bank_repository(arguments: argparse.Namespace) -> str:
+    """Makes the repository before anything is sampled, so that a bad token or name is known at once."""
+    from ..hub import create_repo
+
+    try:
+        return create_repo(arguments.hub_model_id, arguments.output_dir, arguments.hub_token, "dataset")
+    except DiffTuneError as error:
+        raise about("--push_to_hub", error) from error
 
 
 def own_prompts(backbone: "Backbone") -> str:

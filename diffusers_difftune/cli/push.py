@@ -31,7 +31,9 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def push_run(arguments: argparse.Namespace) -> int:
     """`difftune push`"""
     from ..hub import create_repo, upload
+    from ..model_card import renew_card
 
     repo_id = create_repo(arguments.repo_id, arguments.folder, arguments.hub_token)
+    renew_card(arguments.folder, repo_id, arguments.hub_token)
     print(upload(arguments.folder, repo_id, arguments.hub_token))
     return 0

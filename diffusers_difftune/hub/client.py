@@ -62,15 +62,16 @@ class UploadError(DiffTuneError):
         why (`str`): What went wrong, in a sentence.
         folder (`Path`): The folder.
         repo_id (`str`): Where it was to be uploaded.
+        command (`str`, *optional*, defaults to `"difftune push"`): What uploads such a folder.
     """
 
     exit_code = 3
 
-    def __init__(self, why: str, folder: Path, repo_id: str) -> None:
+    def __init__(self, why: str, folder: str | Path, repo_id: str, command: str = "difftune push") -> None:
         self.why = why
         super().__init__(
             f"The upload to {repo_id} failed: {why} Everything is in {folder}; upload it later with:"
-            f" {shlex.join(['difftune', 'push', str(folder), repo_id])}"
+            f" {command} {shlex.join([str(folder), repo_id])}"
         )
 
 
@@ -99,9 +100,7 @@ def create_repo(
     """
     name = repo_id or Path(output_dir).resolve().name
     if not (token or get_token()):
-        raise DiffTuneError(
-            "--push_to_hub: there is no Hub token here; log in with `hf auth login` or give --hub_token."
-        )
+        raise DiffTuneError("There is no Hub token here; log in with `hf auth login` or give --hub_token.")
     api = HfApi(token=token)
     try:
         found = repeated(lambda: api.create_repo(name, repo_type=repo_type, private=private, exist_ok=True)).repo_id
@@ -109,7 +108,7 @@ def create_repo(
         repeated(lambda: api.auth_check(found, repo_type=repo_type, write=True))
     except HUB_ERRORS as error:
         kind = HubTrouble if may_pass(error) else DiffTuneError
-        raise kind(f"--push_to_hub: {reason(error, name)}") from error
+        raise kind(reason(error, name)) from error
     logger.info(
         "The result will be uploaded to %s/%s%s.", api.endpoint, {"dataset": "datasets/"}.get(repo_type, ""), found
     )

@@ -73,12 +73,18 @@ def noise_levels(axes: "Axes", facts: Mapping[str, Any]) -> None:
     """ψ and ξ over the noise level, as `--reconsolidation_power` and `--retention_power` have them."""
     p, q = float(facts.get("reconsolidation_power", 1.0)), float(facts.get("retention_power", 1.0))
     level = [i / 100 for i in range(101)]
-    axes.plot(level, [t**p for t in level], color=BLUE, label=f"ψ(t) = t^{p:g}: reconsolidation, of the new images")
+    label = f"ψ(t) = t{power(p)}: reconsolidation, of the new images"
+    axes.plot(level, [t**p for t in level], color=BLUE, label=label)
     if facts.get("source_share", 0) > 0:
-        label = f"ξ(t) = (1 − t)^{q:g}: retention, of the base model's samples"
+        label = f"ξ(t) = (1 − t){power(q)}: retention, of the base model's samples"
         axes.plot(level, [(1 - t) ** q for t in level], color=ORANGE, linestyle="--", label=label)
     axes.set_xlabel("noise level t   (0: data, 1: noise)")
     axes.set_ylim(0, 1.35)  # room for the names
+
+
+def power(exponent: float) -> str:
+    """An exponent behind its base, 1 being none."""
+    return "" if exponent == 1 else f"^{exponent:g}"
 
 
 def losses(axes: "Axes", log: Sequence[Mapping[str, Any]]) -> None:
@@ -89,7 +95,7 @@ def losses(axes: "Axes", log: Sequence[Mapping[str, Any]]) -> None:
         if not any(value for _, value in points):  # a run without source rows
             continue
         steps, values = zip(*points, strict=True)
-        window = max(1, len(values) // 40)
+        window = max(10, len(values) // 40)  # a step of a small batch may have no source rows
         sums = [0.0]
         for value in values:
             sums.append(sums[-1] + value)

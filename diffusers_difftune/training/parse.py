@@ -126,8 +126,8 @@ class Terminated(KeyboardInterrupt):
 def reports_mistakes(main: Callable) -> Callable:
     """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
 
-    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains, signals are its own business:
-    see `stopping.py`.)
+    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains,
+    signals are its own business: see `stopping.py`.)
     """
 
     @functools.wraps(main)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ..atomic import write_bytes_atomic
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError, about, first_sentence
 from ..hub import HubTrouble, UploadError, create_repo, upload
 from ..model_card import OF_THE_BANK, inherited_license, write_run_card
 from ..turns import from_main
@@ -66,9 +66,11 @@ def begin_publishing(run: "Run") -> "Publisher | None":
             return create_repo(config.hub_model_id, run.output_dir, config.hub_token)
         except HubTrouble as error:
             if run.checkpoint is None:
-                raise
-            logger.warning("%s The run goes on, and this is tried again at the next upload.", error)
+                raise about("--push_to_hub", error) from error
+            logger.warning("--push_to_hub: %s The run goes on, and this is tried again at the next upload.", error)
             return None
+        except DiffTuneError as error:
+            raise about("--push_to_hub", error) from error
 
     repo_id = from_main(run.accelerator, repository)
     return Publisher(run, repo_id) if run.accelerator.is_main_process else None

@@ -67,7 +67,7 @@ def test_there_and_back(hub_server: HubServer, bank: KnowledgeBank, tmp_path: Pa
     assert set(there) - {".gitattributes"} == set(here) - {".hidden.tmp"}
     for name in ("preview.png", *bank.manifest.shard_names):
         assert there[name] == here[name]
-    assert b"/home/me" not in there["README.md"] and b"`icons`" in there["README.md"]
+    assert b"/home/me" not in there["README.md"] and b"# Knowledge bank of icons\n" in there["README.md"]
     for name, data in contents(Path(downloaded)).items():
         assert data == there[name]
 
