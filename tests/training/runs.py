@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import torch
 from safetensors.torch import load_file
 
 
@@ -86,3 +87,13 @@ def unet(folder: Path) -> dict:
 def transformer(folder: Path) -> dict:
     """The transformer's weights in a run folder or a pipeline."""
     return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def same_weights(folder: Path, other: Path) -> None:
+    """Asserts that two runs' results are the same, bit for bit."""
+    results = [path.relative_to(other) for path in other.rglob("*.safetensors") if "checkpoint" not in str(path)]
+    assert results
+    for path in results:
+        tensors, expected = load_file(folder / path), load_file(other / path)
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected), path
