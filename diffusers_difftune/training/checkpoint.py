@@ -306,7 +306,10 @@ def stored_tensors(trained: Trained) -> list[torch.Tensor]:
 
 
 def checksum(tensors: Sequence[torch.Tensor]) -> int:
-    """A number that depends on every bit of these tensors and on their order, but not on the order in which a device sums."""
+    """A number that any changed bit changes, and another order of the tensors, whatever the order in which a device sums.
+
+    It is made on the device, and finds accidents; it is no signature.
+    """
     total = 0
     for place, tensor in enumerate(tensors, 1):
         bits = (

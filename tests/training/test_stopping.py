@@ -194,7 +194,7 @@ def test_launchers_are_known_by_their_command_line():
     ):
         process = subprocess.Popen([words[0], "-c", sleep, *words[1:]], executable=sys.executable)
         try:
-            wait_for(lambda: psutil.Process(process.pid).cmdline())  # a moment after its start there is none
+            wait_for(psutil.Process(process.pid).cmdline)  # a moment after its start there is none
             assert is_launcher(process.pid) == expected
         finally:
             process.kill()
