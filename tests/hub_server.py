@@ -13,18 +13,24 @@
 # limitations under the License.
 """A small Hub: enough of its API, over HTTP and in memory, for the real `huggingface_hub` client.
 
-Models and datasets; create, preupload, commit, LFS batch, upload and verify, repository and tree, download.
+Models and datasets; create, preupload, commit, LFS batch, upload and verify, repository and tree, download. What can go
+wrong with a Hub goes wrong on request: see [`Fault`].
 """
 
 import base64
 import hashlib
+import io
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,6 +66,32 @@ class Repo:
 
 
 @dataclass
+class Fault:
+    """What is to go wrong with requests.
+
+    Attributes:
+        part (`str`): Of the requests whose "METHOD path" contains this.
+        status (`int`, *optional*): Is answered in place of what would be; `None` does what was asked.
+        times (`int`): How many requests; the rest goes well.
+        headers (`dict[str, str]`): Go with the status.
+        body (`bytes`, *optional*): Goes with the status, in place of JSON.
+        cut (`str`, *optional*): When the connection is cut: in the middle of the request's `"body"`, or `"after"` it was
+            done and before it is answered.
+        dies (`bool`): Cut in the middle, and nobody listens any more until [`HubServer.revive`].
+        delay (`float`): Seconds before anything is answered.
+    """
+
+    part: str
+    status: int | None = None
+    times: int = 10**9
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    cut: str | None = None
+    dies: bool = False
+    delay: float = 0.0
+
+
+@dataclass
 class HubServer:
     """What a test sees of the server.
 
@@ -71,7 +103,7 @@ class HubServer:
         large_files (`dict[str, bytes]`): What came by LFS, by SHA-256.
         requests (`list[str]`): Method and path of every request.
         cards (`dict[str, dict]`): The card data of a repository, also of one that only exists to be asked about.
-        failures (`dict[str, int]`): Status to answer to every request whose "METHOD path" contains the key.
+        faults (`list[Fault]`): What is to go wrong.
     """
 
     url: str = ""
@@ -81,11 +113,39 @@ class HubServer:
     large_files: dict[str, bytes] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     cards: dict[str, dict] = field(default_factory=dict)
-    failures: dict[str, int] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
 
     def files(self, name: str, kind: str = "models") -> dict[str, bytes]:
         """The newest content of a repository, by path."""
         return self.repos[f"{kind}/{name}"].commits[-1]
+
+    def serve(self, port: int = 0) -> None:
+        """Listens, on a free port if none is given."""
+        handler = type("Handler", (HubHandler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def die(self) -> None:
+        """Stops listening; what it has stays."""
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+        self.server = None
+
+    def revive(self) -> None:
+        """Listens again, where it did."""
+        self.serve(urlsplit(self.url).port)
+
+    def next_fault(self, request: str) -> Fault | None:
+        """What goes wrong with this request."""
+        for fault in self.faults:
+            if fault.part in request and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
 
     def environment(self, **more: str) -> dict[str, str]:
         """What to add to a child process's environment so that its client talks to this server by LFS, logged in."""
@@ -117,22 +177,58 @@ class HubServer:
         )
 
 
+class HubClient:
+    """A process with the real client in it, which runs one program after the other. It does not wait: what it was to sleep
+    is written down.
+
+    Args:
+        server ([`HubServer`]): The Hub it talks to.
+    """
+
+    def __init__(self, server: HubServer) -> None:
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with the process)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.hub_client"],
+            env={**os.environ, **server.environment()},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.said,
+            text=True,
+            cwd=Path(__file__).parents[1],
+        )
+
+    def run(self, program: str, *arguments: object) -> tuple[str, list[float]]:
+        """Runs a program; its `sys.argv[1:]` are the arguments, made strings.
+
+        Returns:
+            `str` and `list[float]`: What it printed, and the seconds of its sleeps.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([textwrap.dedent(program), list(map(str, arguments))]) + "\n")
+        self.process.stdin.flush()
+        printed, waits = json.loads(self.process.stdout.readline())
+        return printed, waits
+
+    def stderr(self) -> str:
+        """All that was logged."""
+        self.said.seek(0)
+        return self.said.read()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(60)
+
+
 @contextmanager
 def running_hub_server() -> Iterator[HubServer]:
     """Serves on a free port of this machine until the block ends."""
     hub = HubServer()
-    handler = type("Handler", (HubHandler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
+    hub.serve()
     try:
         yield hub
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        hub.die()
 
 
 class HubHandler(BaseHTTPRequestHandler):
@@ -161,12 +257,34 @@ class HubHandler(BaseHTTPRequestHandler):
     ]
 
     def handle_request(self) -> None:
-        self.body = self.read_body()
         request = f"{self.command} {urlsplit(self.path).path}"
         self.hub.requests.append(request)
-        for part, status in self.hub.failures.items():
-            if part in request:
-                return self.answer({"error": f"failure injected for '{part}'"}, status)
+        fault = self.hub.next_fault(request) or Fault(request)
+        if fault.cut == "body" or fault.dies:
+            self.rfile.read(min(1000, int(self.headers.get("Content-Length") or 0)))
+            if fault.dies:
+                self.hub.die()
+            return self.hang_up()
+        self.body = self.read_body()
+        time.sleep(fault.delay)
+        if fault.status is not None:
+            content = fault.body or {"error": f"failure injected for '{fault.part}'"}
+            return self.answer(content, fault.status, **fault.headers)
+        if fault.cut == "after":
+            self.wfile = io.BytesIO()
+        self.do(request)
+        if fault.cut == "after":
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """Cuts the connection as a broken cable does, without a last word."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.close_connection = True
+        self.connection.close()
+        self.wfile = io.BytesIO()
+
+    def do(self, request: str) -> None:
+        """Does what was asked and answers."""
         for pattern, method in self.routes:
             if match := re.fullmatch(pattern, request):
                 parts = {key: unquote(value) for key, value in match.groupdict().items() if value is not None}

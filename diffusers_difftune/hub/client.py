@@ -13,10 +13,9 @@
 # limitations under the License.
 """What is asked of the Hub: the repository before training, and uploads, with patience where the client has none.
 
-The client repeats most of the requests of an upload itself, five times, after 1, 2, 4, 8 and 8 seconds or as long as a
-`Retry-After` says: those of the files and of the commit. It asks once only whether a card's metadata will do, for a new
-repository and for the right to write to it; and it waits for an answer for ever. This module adds what is missing, and
-repeats nothing twice.
+The client repeats the requests of large files itself, five times, after 1, 2, 4, 8 and 8 seconds or as long as a
+`Retry-After` says. It asks once only for a new repository, for the right to write to it, whether a card's metadata will do,
+and for the commit; and it waits for an answer for ever. This module adds what is missing, and repeats nothing twice.
 """
 
 import json
@@ -46,7 +45,7 @@ LAST_CHECKPOINT = "last-checkpoint"
 WEIGHTS = (".safetensors", ".bin")
 ANSWER_WITHIN = 120.0  # seconds without a byte, after which a request has failed
 WAITS = (1.0, 2.0, 4.0, 8.0, 8.0)  # seconds before a request is repeated, as the client has them
-ASKED_ONCE = re.compile(r"/api/(validate-yaml|repos/create|.+/auth-check/write)$")
+ASKED_ONCE = re.compile(r"/api/(validate-yaml|repos/create|.+/auth-check/write|.+/commit/[^/]+)$")
 PASSING = (408, 429, 500, 502, 503, 504)
 CONFLICTS = (409, 412)  # someone else's commit came first
 
@@ -249,6 +248,8 @@ def reason(error: BaseException, name: str) -> str:
     error = cause(error)
     if isinstance(error, HFValidationError):
         return f"'{name}' is not a name the Hub takes ({first_sentence(error)}); give another one as --hub_model_id."
+    if "/xet-" in str(error):  # what is asked of Xet has a client of its own
+        return f"Xet did not take it ({first_sentence(error)}); with HF_HUB_DISABLE_XET=1 it goes another way."
     if not isinstance(error, HfHubHTTPError):
         return f"{HfApi().endpoint} did not take it ({type(error).__name__}: {first_sentence(error)})."
     status, answer = error.response.status_code, (error.server_message or "").strip().rstrip(".")

@@ -21,6 +21,8 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.utils import disable_progress_bars
+
 from ..atomic import write_bytes_atomic
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
@@ -90,6 +92,8 @@ class Publisher:
         self.stage = run.output_dir / STAGE
         self.license: dict[str, str] | None = None
         self.thread: threading.Thread | None = None
+        if run.config.hub_strategy != "end":
+            disable_progress_bars()  # they would write over the bar of the training
 
     def saved(
         self,
