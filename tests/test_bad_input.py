@@ -17,12 +17,13 @@ What can be wrong with target data, knowledge banks and YAML files is tested in 
 `tests/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
 `tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`. The rows of the ControlNet script
 are in `tests/control_mistakes.py`, those of the class-conditional one in `tests/class_mistakes.py`, those about measuring
-in `tests/evaluation_mistakes.py`.
+in `tests/evaluation_mistakes.py`, and those about models that are damaged or hostile in `tests/hostile_models.py`.
 """
 
 import importlib.util
 import json
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from diffusers import (
 )
 from transformers import CLIPTextModel
 
-from tests import class_mistakes, control_mistakes, evaluation_mistakes
+from tests import class_mistakes, control_mistakes, evaluation_mistakes, hostile_models
 from tests.tiny import (
     save_tiny_classes,
     save_tiny_conditions,
@@ -354,7 +355,7 @@ ROWS: dict[str, tuple] = {
     ),
     "damaged checkpoint": (
         lambda place: {RESUME: damaged_checkpoint(place)},
-        "--resume_from_checkpoint: .*/training_state.json is damaged; resume from another checkpoint",
+        "--resume_from_checkpoint: .* is damaged: training_state.json is missing or damaged; resume from another one",
     ),
     "checkpoint of another run": (
         lambda place: {RESUME: place.finished / "checkpoint-2", "snr_gamma": 5.0, "seed": 1},
@@ -436,6 +437,7 @@ ROWS: dict[str, tuple] = {
         "--resume_from_checkpoint .* belongs to another run: .*adapter was None and is 'lora'; use the same settings or .*",
     ),
 }
+ROWS |= {f"hostile model, {name}": row for name, row in hostile_models.ROWS.items()}
 ROWS |= {f"measuring, {name}": row for name, row in evaluation_mistakes.ROWS.items()}
 ROWS |= {
     f"class-conditional model in {script}": (
@@ -532,4 +534,10 @@ def test_a_mistake_is_told_in_one_sentence_before_weights_are_loaded(
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err + captured.out
     assert re.fullmatch(said, the_sentence(captured.err)), captured.err
-    assert not list(place.folder.glob("run/*")), "nothing was begun"
+    assert not list(place.folder.glob("run/[!.]*")), "nothing was begun"  # but for the lock of a run
+    assert not (place.folder / "ran").exists(), "code of the model ran"
+
+
+def test_what_must_not_be_unpickled_would_have_been_noticed(place: Place) -> None:
+    pickle.loads(hostile_models.evil(place))
+    assert (place.folder / "ran").exists()

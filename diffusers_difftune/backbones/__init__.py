@@ -108,7 +108,8 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
         ) from error
     try:
         for component in components:
-            check_tensors(component, tensors[component.name], empty[component.name])
+            name = component.name
+            check_tensors(component, tensors[name], empty[name], whole=name == backbone.denoiser_name)
     except DiffTuneError as error:
         raise DiffTuneError(f"--pretrained_model_name_or_path: {error}") from error
     return backbone

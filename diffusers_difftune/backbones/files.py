@@ -116,7 +116,8 @@ def tensors_in(component: Path, variant: str | None = None) -> dict[str, tuple[s
         pickles = sorted(path.name for path in component.glob("*") if path.suffix in PICKLES)
         if pickles:
             raise pickled(f"{component} has {pickles[0]} and no safetensors", "OLD")
-        hint = "" if variant else " that load without --variant"
+        others = component.is_dir() and any(WEIGHT_FILE.fullmatch(path.name) for path in component.iterdir())
+        hint = " that load without --variant" if others and not variant else ""
         raise DiffTuneError(f"{component} has no weights{hint}.")
     names, found = {file.name for file in files}, {}
     for file in files:
@@ -137,19 +138,27 @@ def tensors_in(component: Path, variant: str | None = None) -> dict[str, tuple[s
     return found
 
 
-def check_tensors(component: Path, tensors: dict[str, tuple[str, list[int]]], model: torch.nn.Module) -> None:
+def check_tensors(
+    component: Path, tensors: dict[str, tuple[str, list[int]]], model: torch.nn.Module, whole: bool = True
+) -> None:
     """Refuses weights that are not those of a model.
 
     Args:
         component (`Path`): Their folder, for the message.
         tensors (`dict`): What [`tensors_in`] found.
         model (`torch.nn.Module`): The model, without weights.
+        whole (`bool`, *optional*, defaults to `True`): Every parameter is there. Old files have other names for some of a
+            VAE or a text encoder, which the libraries know.
 
     Raises:
-        DiffTuneError: A tensor has another shape or holds no fractions.
+        DiffTuneError: A tensor is missing, has another shape, or holds no fractions.
     """
     for name, parameter in model.named_parameters():
-        dtype, shape = tensors.get(name, ("F32", list(parameter.shape)))  # old files have other names for some
+        if name not in tensors:
+            if whole:  # it would start at random
+                raise DiffTuneError(f"{component} lacks weights that its config.json asks for: {name} for one.")
+            continue
+        dtype, shape = tensors[name]
         if shape != list(parameter.shape):
             raise DiffTuneError(
                 f"{component} has other weights than its config.json says: {name} has the shape {shape}, not"
