@@ -18,8 +18,11 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -59,14 +62,33 @@ def run(name: str, pipeline: Path, images: Path, output: Path, flags: str = "") 
     return output
 
 
+def launch(count: int, name: str, *words: object) -> list[str]:
+    """The command that runs a script on several processes of this machine."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
+    return [*command, str(SCRIPTS / f"{name}.py"), *map(str, words)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of a script in a process of its own."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
 def run_on_processes(count: int, name: str, pipeline: Path, images: Path, output: Path, flags: str = "") -> Path:
     """Runs a script on several processes of this machine."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-    command = [*launch, str(SCRIPTS / f"{name}.py"), *arguments(pipeline, images, output, flags)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    command = launch(count, name, *arguments(pipeline, images, output, flags))
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     return output
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 200.0) -> Any:
+    """What a condition is, once it is something."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := condition():
+            return found
+        time.sleep(0.1)
+    raise AssertionError("it did not happen")
 
 
 def log(run_folder: Path) -> list[dict]:
@@ -87,6 +109,20 @@ def unet(folder: Path) -> dict:
 def transformer(folder: Path) -> dict:
     """The transformer's weights in a run folder or a pipeline."""
     return load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+
+
+def timeless(run_folder: Path) -> list[dict]:
+    """The loss log without what a clock says."""
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in log(run_folder)]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Asserts that two runs differ by no more than what rounding sums in another order makes."""
+    series, expected = torch.tensor(losses(folder)), torch.tensor(losses(other))
+    assert series.shape == expected.shape
+    torch.testing.assert_close(series, expected, atol=1e-5, rtol=1e-5)
+    for name, weight in unet(other).items():
+        torch.testing.assert_close(unet(folder)[name], weight, atol=1e-4, rtol=1e-4)
 
 
 def same_weights(folder: Path, other: Path) -> None:

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
@@ -32,11 +33,25 @@ from diffusers_difftune.training.validation import Validation
 from tests.tiny import save_tiny_images
 from tests.tiny_features import save_projection_of_efficientnet
 from tests.training import runs
-from tests.training.runs import FULL, LORA, ROOT, SCRIPTS, arguments, log, run, same_weights
+from tests.training.runs import (
+    FULL,
+    LORA,
+    ROOT,
+    SCRIPTS,
+    arguments,
+    assert_same_run,
+    environment,
+    launch,
+    log,
+    run,
+    run_on_processes,
+    same_weights,
+    timeless,
+    wait_for,
+)
 
 
 EMA = "--use_ema --random_flip --gradient_accumulation_steps 2 --lr_scheduler cosine"
-TIMES = ("images_per_second",)
 
 
 @contextmanager
@@ -55,21 +70,6 @@ def signal_in_step(step: int, number: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def timeless(folder) -> list[dict]:
-    """The loss log without what a clock says."""
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in log(folder)]
-
-
-def wait_for(condition, seconds: float = 200.0):
-    """What a condition is, once it is something."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,11 @@ def test_launchers_are_known_by_their_command_line():
             process.wait()
 
 
-def launched(command: list[str], folder, flags: str, tiny_pipeline, tiny_images) -> subprocess.Popen:
-    """A launcher with a run of many steps, some of which are done."""
-    words = [*command, str(SCRIPTS / f"{FULL}.py"), *arguments(tiny_pipeline, tiny_images, folder, flags)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    launcher = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+def launched(command: list[str], folder: Path, steps: int = 10) -> subprocess.Popen:
+    """A launcher with a run of many steps, so many of which are done."""
+    launcher = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
     lines = folder / "training_log.jsonl"
-    wait_for(lambda: launcher.poll() is not None or (lines.is_file() and len(lines.read_text().splitlines()) >= 10))
+    wait_for(lambda: launcher.poll() is not None or (lines.is_file() and len(lines.read_text().splitlines()) >= steps))
     assert launcher.poll() is None, launcher.communicate()[1][-3000:]
     return launcher
 
@@ -217,9 +215,10 @@ MANY = "--objective standard --max_train_steps {} --checkpointing_steps 100000"
 
 def test_a_worker_whose_launcher_was_killed_saves_its_step(tiny_pipeline, tiny_images, tmp_path):
     """`accelerate launch` of one process dies of SIGTERM and tells its worker nothing."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
     stopped = tmp_path / "stopped"
-    launcher = launched(command, stopped, MANY.format(100000), tiny_pipeline, tiny_images)
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+    command += [str(SCRIPTS / f"{FULL}.py"), *arguments(tiny_pipeline, tiny_images, stopped, MANY.format(100000))]
+    launcher = launched(command, stopped)
     (worker,) = psutil.Process(launcher.pid).children()
     launcher.terminate()
     wait_for(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
@@ -234,3 +233,30 @@ def test_a_worker_whose_launcher_was_killed_saves_its_step(tiny_pipeline, tiny_i
     whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", flags)
     assert timeless(resumed) == timeless(whole)
     same_weights(resumed, whole)
+
+
+def test_processes_stop_after_the_same_step_whichever_of_them_was_asked(tiny_pipeline, tiny_images, tmp_path):
+    stopped = tmp_path / "stopped"
+    flags = "--train_batch_size 2 " + MANY
+    command = launch(2, FULL, *arguments(tiny_pipeline, tiny_images, stopped, flags.format(100000)))
+    launcher = launched(command, stopped)
+    workers = psutil.Process(launcher.pid).children()
+    assert len(workers) == 2
+    workers[1].send_signal(signal.SIGINT)
+    said = launcher.communicate(timeout=100)[1]
+    (checkpoint,) = stopped.glob("checkpoint-*")
+    steps = int(checkpoint.name.split("-")[1])
+    assert f"Stopped by a signal to another process after step {steps}: {checkpoint.name} is saved" in said
+    assert len(log(stopped)) == steps
+    command += ["--resume_from_checkpoint", "latest"]
+    launcher = launched(command, stopped, steps + 10)
+    launcher.terminate()  # which torch's launcher hands on to both
+    said = launcher.communicate(timeout=100)[1]
+    later = max(int(path.name.split("-")[1]) for path in stopped.glob("checkpoint-*"))
+    assert later > steps and f"Stopped by SIGTERM after step {later}" in said
+    flags = flags.format(later + 5)
+    resumed = run_on_processes(
+        2, FULL, tiny_pipeline, tiny_images, stopped, f"{flags} --resume_from_checkpoint latest"
+    )
+    whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", flags.replace("size 2", "size 4"))
+    assert_same_run(resumed, whole)
