@@ -16,9 +16,11 @@
 diffusers has no script for this; the flags are those of its other ones where they mean the same.
 
     accelerate launch training_scripts/train_class_conditional_difftune.py \
-      --pretrained_model_name_or_path facebook/DiT-XL-2-256 --dataset_name ethz/food101 \
+      --pretrained_model_name_or_path DiT-XL-2-256 --dataset_name ethz/food101 \
       --learning_rate 1e-4 --max_train_steps 24000 --use_ema --random_flip --mixed_precision bf16 \
       --bank_samples 1000 --output_dir dit-food101
+
+DiT-XL-2-256 being facebook/DiT-XL-2-256 saved anew as safetensors; see docs/class_conditional.md.
 
 The data have an image and a label column, or are folders of images named for their classes. New classes take the rows of
 the model's class tables from 0; what is saved is a pipeline that `DiTPipeline.from_pretrained(OUTPUT_DIR)` loads, with

@@ -112,10 +112,10 @@ def check_once(file: Path, names: list[str], where: str = "") -> None:
         raise DiffTuneError(f"--train_data_dir: {where}{file} has the column {twice[0]} twice.")
 
 
-def check_parquet(file: Path) -> None:
-    """Raises a [`DiffTuneError`] if a file is not a Parquet file."""
+def check_parquet(file: Path) -> int:
+    """The number of rows of a Parquet file; raises a [`DiffTuneError`] if a file is none."""
     try:
-        pq.read_schema(file)
+        return pq.read_metadata(file).num_rows
     except (pa.ArrowException, OSError) as error:
         raise unreadable_parquet(file, error) from None
 

@@ -270,9 +270,9 @@ def open_parquet(
     files: list[Path], cache_dir: str | Path | None, streaming: bool, verify: bool
 ) -> Dataset | IterableDataset:
     """All rows of some Parquet files; `datasets` copies them into an Arrow cache that goes by the files' contents."""
-    for file in files:
-        check_parquet(file)
-    names = [str(file) for file in files]
+    names = [str(file) for file in files if check_parquet(file)]  # `datasets` stumbles over files without rows
+    if not names:
+        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
     try:
         if streaming:
             return load_dataset("parquet", data_files=names, split="train", streaming=True)

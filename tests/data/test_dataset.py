@@ -17,6 +17,8 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
@@ -98,9 +100,6 @@ def test_parquet_file_and_folder_of_parquet_files(tmp_path):
 
 def test_parquet_written_without_datasets(tmp_path):
     """A struct of bytes and path, and plain bytes, are images too."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     content = [row["bytes"] for row in tiny_dataset().cast_column("image", Image(decode=False))["image"]]
     struct = pa.array([{"bytes": each, "path": None} for each in content])
     for name, column in {"struct": struct, "binary": pa.array(content)}.items():
@@ -277,6 +276,86 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def csv_lines(folder: Path, *lines: str) -> Path:
+    only_images(folder)
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def bytes_of(folder: Path, content: bytes, name: str = "metadata.jsonl") -> Path:
+    only_images(folder)
+    (folder / name).write_bytes(content)
+    return folder
+
+
+def names(folder: Path, name: str) -> Path:
+    """A folder whose second row names this file."""
+    return metadata_lines(folder, {"file_name": "00.png", "text": "a"}, {"file_name": name, "text": "b"})
+
+
+def linked(folder: Path, target: str, name: str = "01.png") -> Path:
+    """A folder with a link in it, in place of an image or beside them."""
+    save_tiny_images(folder.parent / "elsewhere", 2)
+    save_tiny_images(folder, 3)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(target)
+    return folder
+
+
+def pipe(folder: Path) -> Path:
+    save_tiny_images(folder, 2)
+    (folder / "01.png").unlink()
+    os.mkfifo(folder / "01.png")
+    return folder
+
+
+def named_in_parquet(folder: Path, path: str) -> Path:
+    """A Parquet file whose second image is not in it, but named by it."""
+    table = tiny_dataset(2).cast_column("image", Image(decode=False)).with_format("arrow")[:]
+    images = table["image"].to_pylist()
+    images[1] = {"bytes": None, "path": path}
+    folder.mkdir()
+    pq.write_table(pa.table({"image": pa.array(images), "text": ["a", "b"]}), folder / "data.parquet")
+    return folder
+
+
+def parquet_of(folder: Path, *tables: pa.Table | bytes) -> Path:
+    """A folder of Parquet files."""
+    folder.mkdir()
+    for number, table in enumerate(tables):
+        if isinstance(table, bytes):
+            (folder / f"{number}.parquet").write_bytes(table)
+        else:
+            pq.write_table(table, folder / f"{number}.parquet")
+    return folder
+
+
+def broken_page(folder: Path) -> Path:
+    """A Parquet file whose end is right, and whose data are not."""
+    parquet(folder, tiny_dataset(6))
+    file = folder / "data.parquet"
+    content = bytearray(file.read_bytes())
+    content[10:400] = bytes(390)
+    file.write_bytes(content)
+    return folder
+
+
+def no_text(folder: Path) -> Path:
+    """A Parquet file with bytes in its captions that are no UTF-8."""
+    images = [row["bytes"] for row in tiny_dataset(2).cast_column("image", Image(decode=False))["image"]]
+    text = pa.array([b"\xff\xfe", b"b"]).view(pa.string())
+    return parquet_of(folder, pa.table({"image": pa.array(images), "text": text}))
+
+
+def lying_features(folder: Path, features: object) -> Path:
+    """A Parquet file that says of itself, where `datasets` looks, that its columns are something else."""
+    images = [row["bytes"] for row in tiny_dataset(2).cast_column("image", Image(decode=False))["image"]]
+    table = pa.table({"image": pa.array(images), "text": ["a", "b"]})
+    info = json.dumps({"info": {"features": features}})
+    return parquet_of(folder, table.replace_schema_metadata({"huggingface": info}))
+
+
+OUTSIDE = "which lies outside of the data."
 NUMBERS = Dataset.from_dict({"image": [1, 2], "text": ["a", "b"]})
 LABELS = Dataset.from_dict(
     {"image": [tiny_image(0)[0]], "text": [1]},
@@ -414,6 +493,189 @@ BAD_INPUT = {
         lambda folder: {"train_data_dir": folder, "max_train_samples": 0},
         "--max_train_samples is 0; it must be at least 1.",
     ),
+    "a file above the folder": (
+        lambda folder: {"train_data_dir": names(folder, "../../etc/passwd")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '../../etc/passwd', " + OUTSIDE,
+    ),
+    "a file above the folder, by a way through it": (
+        lambda folder: {"train_data_dir": names(folder, "a/b/../../../elsewhere/00.png")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names 'a/b/../../../elsewhere/00.png', " + OUTSIDE,
+    ),
+    "a folder that begins like the folder": (
+        lambda folder: {"train_data_dir": names(folder, "../data-of-another/00.png")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '../data-of-another/00.png', " + OUTSIDE,
+    ),
+    "an absolute path": (
+        lambda folder: {"train_data_dir": names(folder, "/etc/passwd")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '/etc/passwd', " + OUTSIDE,
+    ),
+    "a device": (
+        lambda folder: {"train_data_dir": names(folder, "/dev/zero")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '/dev/zero', " + OUTSIDE,
+    ),
+    "an address": (
+        lambda folder: {"train_data_dir": names(folder, "http://169.254.169.254/latest/meta-data")},
+        "1 of 2 images of the target data cannot be read: row 1 meta-data (no such file); *",
+    ),
+    "a name with a line's end": (
+        lambda folder: {"train_data_dir": names(folder, "01.png\nerror: all is well")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '01.png\\nerror: all is well', which has control"
+        " characters in its name.",
+    ),
+    "a name that ends early": (
+        lambda folder: {"train_data_dir": names(folder, "01.png\0.txt")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '01.png\\x00.txt', which has control characters in its"
+        " name.",
+    ),
+    "a name that speaks to the terminal": (
+        lambda folder: {"train_data_dir": names(folder, "\x1b[2J.png")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '\\x1b[2J.png', which has control characters in its name.",
+    ),
+    "the folder itself": (
+        lambda folder: {"train_data_dir": names(folder, ".")},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '.', which is no file.",
+    ),
+    "a name of a megabyte": (
+        lambda folder: {"train_data_dir": names(folder, "a" * 2**20)},
+        "1 of 2 images of the target data cannot be read: row 1 aaaa*",
+    ),
+    "a pipe in place of an image": (
+        lambda folder: {"train_data_dir": pipe(folder)},
+        "--train_data_dir: row 2 of {folder}/metadata.jsonl names '01.png', which is no file.",
+    ),
+    "a link to an image elsewhere": (
+        lambda folder: {"train_data_dir": linked(folder, "../elsewhere/01.png")},
+        "--train_data_dir: {folder}/01.png is a link that leads out of the folder, to *; put a copy or a hard link there.",
+    ),
+    "a link to a folder elsewhere": (
+        lambda folder: {"train_data_dir": linked(folder, "../elsewhere", "more")},
+        "--train_data_dir: {folder}/more is a link that leads out of the folder, to *; put a copy or a hard link there.",
+    ),
+    "a link to itself": (
+        lambda folder: {"train_data_dir": linked(folder, "01.png")},
+        "1 of 3 images of the target data cannot be read: row 1 01.png (*); repair or remove them, or leave them out"
+        " with --skip_bad_images.",
+    ),
+    "a link to nothing": (
+        lambda folder: {"train_data_dir": linked(folder, "nowhere.png")},
+        "1 of 3 images of the target data cannot be read: row 1 01.png (no such file); repair or remove them, or leave"
+        " them out with --skip_bad_images.",
+    ),
+    "an image elsewhere that a Parquet file names": (
+        lambda folder: {"train_data_dir": named_in_parquet(folder, "/etc/passwd")},
+        "--image_column: the image of row 1, '/etc/passwd', lies outside of the data.",
+    ),
+    "an address that a Parquet file names": (
+        lambda folder: {"train_data_dir": named_in_parquet(folder, "http://localhost:1/a.png")},
+        "--image_column: the image of row 1, 'http://localhost:1/a.png', is an address elsewhere.",
+    ),
+    "an archive elsewhere that a Parquet file names": (
+        lambda folder: {"train_data_dir": named_in_parquet(folder, "zip://a.png::/etc/passwd")},
+        "--image_column: the image of row 1, 'zip://a.png::/etc/passwd', lies outside of the data.",
+    ),
+    "a chain of protocols": (
+        lambda folder: {"train_data_dir": named_in_parquet(folder, "filecache://a.png::hf://datasets/a/b/c.png")},
+        "--image_column: the image of row 1, 'filecache://a.png::hf://datasets/a/b/c.png', is no path to an image.",
+    ),
+    "an image elsewhere that a data set names": (
+        lambda folder: {"dataset_name": str(named_in_parquet(folder, "/etc/passwd"))},
+        "--image_column: the image of row 1, '/etc/passwd', lies outside of the data.",
+    ),
+    "a file above the folder that a data set names": (
+        lambda folder: {"dataset_name": str(names(folder, "../../etc/passwd"))},
+        "--*",
+    ),
+    "JSON that is not UTF-8": (
+        lambda folder: {"train_data_dir": bytes_of(folder, '{"file_name": "00.png", "text": "é"}'.encode("utf-16"))},
+        "--train_data_dir: {folder}/metadata.jsonl is not UTF-8 text; save it as such.",
+    ),
+    "half a character": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, '{"file_name": "00.png", "text": "\\ud83d"}')},
+        "--train_data_dir: line 1 of {folder}/metadata.jsonl has half a surrogate pair in it.",
+    ),
+    "lists in lists in lists": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, '{"text": ' + "[" * 100_000)},
+        "--train_data_dir: line 1 of {folder}/metadata.jsonl cannot be read: *",
+    ),
+    "a number of ten thousand digits": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, '{"text": ' + "1" * 10_000 + "}")},
+        "--train_data_dir: line 1 of {folder}/metadata.jsonl cannot be read: *",
+    ),
+    "a key twice": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, '{"file_name": "00.png", "text": "a", "text": "b"}')},
+        "--train_data_dir: line 1 of {folder}/metadata.jsonl has the column text twice.",
+    ),
+    "a column twice": (
+        lambda folder: {"train_data_dir": csv_lines(folder, "file_name,text,text", "00.png,a,b")},
+        "--train_data_dir: {folder}/metadata.csv has the column text twice.",
+    ),
+    "a comma in a caption": (
+        lambda folder: {"train_data_dir": csv_lines(folder, "file_name,text", "00.png,a", "01.png,a cat, sitting")},
+        "--train_data_dir: line 3 of {folder}/metadata.csv has 3 values for 2 columns; put values with commas in them into"
+        " quotation marks.",
+    ),
+    "quotation marks that do not end": (
+        lambda folder: {"train_data_dir": csv_lines(folder, "file_name,text", '00.png,"a', "01.png,b")},
+        "--train_data_dir: line 3 of {folder}/metadata.csv is not CSV: unexpected end of data.",
+    ),
+    "a value of a megabyte": (
+        lambda folder: {"train_data_dir": csv_lines(folder, "file_name,text", "00.png," + "a" * 2**20)},
+        "--train_data_dir: line 2 of {folder}/metadata.csv is not CSV: field larger than field limit (131072).",
+    ),
+    "a CSV without rows": (
+        lambda folder: {"train_data_dir": csv_lines(folder, "file_name,text")},
+        "--train_data_dir: {folder}/metadata.csv has no rows.",
+    ),
+    "a caption that is an object": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": "00.png", "text": {"a": 1}})},
+        "--caption_column: the column text holds {{'a': 1}} of type dict; captions must be strings or lists of strings.",
+    ),
+    "a caption that is no number": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, '{"file_name": "00.png", "text": NaN}')},
+        "--caption_column: the column text holds nan of type float; captions must be strings or lists of strings.",
+    ),
+    "a file name that is a number": (
+        lambda folder: {"train_data_dir": metadata_lines(folder, {"file_name": 7, "text": "a"})},
+        "--train_data_dir: row 1 of {folder}/metadata.jsonl names no file in file_name.",
+    ),
+    "metadata that are no Parquet": (
+        lambda folder: {"train_data_dir": bytes_of(folder, b"PAR1", "metadata.parquet")},
+        "--train_data_dir: {folder}/metadata.parquet cannot be read as Parquet: *",
+    ),
+    "Parquet with damaged data": (
+        lambda folder: {"train_data_dir": broken_page(folder)},
+        "--train_data_dir: {folder}/data.parquet cannot be read as Parquet: *",
+    ),
+    "Parquet files of different columns": (
+        lambda folder: {
+            "train_data_dir": parquet_of(
+                folder, pa.table({"image": [b"a"], "text": ["a"]}), pa.table({"image": [b"a"], "title": ["a"]})
+            )
+        },
+        "--train_data_dir: {folder}/0.parquet and 1 more files cannot be read as Parquet: *",
+    ),
+    "Parquet files of different types": (
+        lambda folder: {
+            "train_data_dir": parquet_of(
+                folder, pa.table({"image": [b"a"], "text": ["a"]}), pa.table({"image": [b"a"], "text": [[["a"]]]})
+            )
+        },
+        "--train_data_dir: {folder}/0.parquet and 1 more files cannot be read as Parquet: *",
+    ),
+    "Parquet without rows": (
+        lambda folder: {
+            "train_data_dir": parquet_of(folder, pa.table({"image": pa.array([], pa.binary()), "text": []}))
+        },
+        "--train_data_dir: {folder}/0.parquet has no rows.",
+    ),
+    "Parquet with captions that are no text": (
+        lambda folder: {"train_data_dir": no_text(folder)},
+        "--*",
+    ),
+    "Parquet of features that there are not": (
+        lambda folder: {"train_data_dir": lying_features(folder, {"image": {"_type": "Executable"}})},
+        "--train_data_dir: {folder}/0.parquet cannot be read as Parquet: *",
+    ),
     "no resolution": (
         lambda folder: {"train_data_dir": folder, "resolution": 0},
         "--resolution is 0; it must be at least 1.",
@@ -437,11 +699,57 @@ def test_bad_input_is_told_in_one_sentence(case, tmp_path):
     with pytest.raises(DiffTuneError) as error:
         load(tmp_path / "cache", **flags)
     expected, message = expected.format(folder=folder), str(error.value)
-    if expected.endswith("*"):
-        assert message.startswith(expected[:-1])
-    else:
-        assert message == expected
+    begin, star, end = expected.partition("*")
+    assert message.startswith(begin) and message.endswith(end) if star else message == expected
     assert message.endswith(".") and "\n" not in message
+
+
+def test_files_may_lie_anywhere_in_the_folder(tmp_path):
+    """By names with `..`, by links within it, through a link to it, and in the Hub's cache, where all files are links."""
+    folder = save_tiny_images(tmp_path / "data", 2)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "images").mkdir()
+    (folder / "00.png").rename(folder / "images" / "00.png")
+    (folder / "words").mkdir()
+    (folder / "again").symlink_to("images")
+    rows = [
+        ("../images/00.png", "a"),
+        ("../again/00.png", "b"),
+        (str(folder / "01.png"), "c"),
+        ("../images/00.png", "d"),
+    ]
+    lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+    (folder / "words" / "metadata.jsonl").write_text("\n".join(lines))
+    target = load(tmp_path / "cache", train_data_dir=folder)
+    assert [captions for captions, _ in rows_of(target)] == [["a"], ["b"], ["c"], ["d"]]
+    (tmp_path / "link").symlink_to(folder)
+    assert len(load(tmp_path / "cache", train_data_dir=tmp_path / "link")) == 4
+
+    snapshot = tmp_path / "hub" / "datasets--a--b" / "snapshots" / "0123"
+    blobs = save_tiny_images(snapshot.parents[1] / "blobs", 2)
+    (snapshot / "train").mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / "train" / path.name).symlink_to(f"../../../blobs/{path.name}")
+    assert rows_of(load(tmp_path / "cache", train_data_dir=snapshot / "train")) == EXPECTED[:2]
+
+
+def test_captions_may_hold_anything_that_is_text(tmp_path):
+    captions = [
+        "a\0b",
+        "\x1b[31mred",
+        "<script>alert(1)</script>",
+        "{{ 7*7 }} {0} %s ${HOME}",
+        "\u202eleft",
+        "a\n\nb" * 50,
+    ]
+    target = load(tmp_path / "cache", train_data_dir=save_tiny_images(tmp_path / "images", 6, captions=captions))
+    assert [target.captions(row) for row in range(6)] == [[caption] for caption in captions]
+
+
+def test_lines_of_a_csv_end_where_lines_of_a_csv_end(tmp_path):
+    folder = csv_lines(tmp_path / "images", "file_name,text", "00.png,a\u2028b\x0cc\x85d", '01.png,"two\nlines"')
+    target = load(tmp_path / "cache", train_data_dir=folder)
+    assert [target.captions(row) for row in range(2)] == [["a\u2028b\x0cc\x85d"], ["two\nlines"]]
 
 
 def test_a_cache_dir_that_is_a_file(tiny_images, tmp_path):

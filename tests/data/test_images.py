@@ -11,13 +11,19 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import io
+import pickle
+import struct
 import zipfile
+import zlib
+from fnmatch import fnmatch
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
+from diffusers_difftune.data.dataset import upright_size
 from diffusers_difftune.data.images import PIL_FILTERS, ImageTransform, UnreadableImage, decode, load_rgb
 
 
@@ -155,6 +161,90 @@ def test_truncated_images_are_damaged(tmp_path, suffix):
     with pytest.raises(UnreadableImage) as error:
         decode({"bytes": path.read_bytes()[: path.stat().st_size // 2], "path": None})
     assert error.value.reason.startswith(("damaged", "not an image"))
+
+
+def png(width: int, height: int) -> bytes:
+    """A black PNG of any size, in a few KB."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    pixels = zlib.compress(bytes(1 + (width + 7) // 8) * height, 9)
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+RED = Image.new("RGB", (4, 4), "red")
+HOSTILE = {
+    "a bomb": (png(20_000, 10_000), "too large: Image size (200000000 pixels) exceeds limit of 178956970 pixels, *"),
+    "a strip": (png(1, 60_000), "1 × 60000 is more than 100 times as long as wide"),
+    "a line": (png(60_000, 1), "60000 × 1 is more than 100 times as long as wide"),
+    "no width": (png(0, 5), "not an image"),
+    "no height": (png(5, 0), "not an image"),
+    "PostScript, which is a program": (saved(RED, "EPS"), "not an image"),
+    "a PDF": (saved(RED, "PDF"), "not an image"),
+    "a drawing in XML": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    "a web page": (b"<html><script>alert()</script></html>", "not an image"),
+    "a pickle": (pickle.dumps({"image": 1}), "not an image"),
+    "an archive": (b"PK\x03\x04" + bytes(60), "not an image"),
+    "a device's name": (b"/dev/zero", "not an image"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_images_are_refused(case):
+    content, reason = HOSTILE[case]
+    with pytest.raises(UnreadableImage) as error:
+        decode({"bytes": content, "path": None})
+    assert fnmatch(error.value.reason.replace("[", "("), reason)
+
+
+def test_the_limits_leave_room_for_what_people_have():
+    assert decode({"bytes": png(12_000, 9_000), "path": None}).size == (12_000, 9_000)  # a camera's hundred megapixels
+    assert decode({"bytes": png(10_000, 100), "path": None}).size == (10_000, 100)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_of_an_animation_it_is_the_first_frame(kind):
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "lime", "blue")]
+    content = saved(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+    assert pixel(decode({"bytes": content, "path": None})) == (255, 0, 0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL tells of each damage
+def test_a_damaged_orientation_is_none_or_a_damaged_image():
+    """Whatever is in the EXIF block, an image is upright or refused, and of the size that is promised."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole = saved(Image.new("RGB", (8, 4)), "JPEG", exif=exif.tobytes())
+    start, random = whole.index(b"Exif"), np.random.default_rng(0)
+    sizes = set()
+    for _ in range(400):
+        content = bytearray(whole)
+        for place in random.integers(0, 40, 3):
+            content[start + place] = random.integers(256)
+        try:
+            image = decode({"bytes": bytes(content), "path": None})
+        except UnreadableImage:
+            continue
+        sizes.add(load_rgb(image).size)
+        assert upright_size(image) == load_rgb(image).size
+    assert sizes == {(8, 4), (4, 8)}
+
+
+@pytest.mark.parametrize("value", range(-1, 11))
+def test_orientations_are_those_that_pil_undoes(value):
+    exif = Image.Exif()
+    exif[ORIENTATION] = value % 2**16
+    drawn = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(4, 6) * 10)
+    image = Image.open(io.BytesIO(saved(drawn, "PNG", exif=exif)))
+    assert load_rgb(image).tobytes() == ImageOps.exif_transpose(image).convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("stored", [None, {"bytes": None, "path": None}])
