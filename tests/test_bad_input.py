@@ -233,6 +233,10 @@ ROWS: dict[str, tuple] = {
         {"push_to_hub": True, "hub_token": "hf_x", "hub_model_id": "a name!"},
         "--push_to_hub: 'a name!' is not a name the Hub takes .*; give another one as --hub_model_id",
     ),
+    "strategy without a push": (
+        {"hub_strategy": "every_save"},
+        "--hub_strategy every_save says when to upload, and needs --push_to_hub",
+    ),
     # packages and the machine
     "no 8-bit Adam": ({"use_8bit_adam": True}, "--use_8bit_adam needs the package bitsandbytes; install it with .*"),
     "no xformers": (

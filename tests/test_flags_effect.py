@@ -30,7 +30,8 @@ import datasets
 import pytest
 import torch
 
-from diffusers_difftune import KnowledgeBank, adapters, hub
+from diffusers_difftune import KnowledgeBank, adapters
+from diffusers_difftune.hub import client
 from diffusers_difftune.training import loop
 from tests import class_flags, control_flags, evaluation_flags  # noqa: F401 (have rows)
 from tests.flag_lab import CLASS, CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
@@ -344,6 +345,13 @@ def gradient_clipping(lab: Lab) -> None:
     assert free.moved(still) > 50 * clipped.moved(still) > 0
 
 
+@row("skip_nonfinite_steps")
+def steps_that_are_not_finite(lab: Lab) -> None:
+    given = {"learning_rate": 1e38, "max_train_steps": 3}  # after the first step the weights are no numbers
+    assert "the loss is not finite" in lab.refused(**given)
+    assert lab.run(**given, skip_nonfinite_steps=True).losses[1:] == [None, None]
+
+
 @row("noise_offset")
 def noise_offset(lab: Lab) -> None:
     assert not same(lab.run(noise_offset=0.1), lab.plain)
@@ -525,10 +533,11 @@ def named_parameters(lab: Lab) -> None:
 # The Hub
 
 
-@row("push_to_hub", "hub_token", "hub_model_id")
+@row("push_to_hub", "hub_token", "hub_model_id", "hub_strategy")
 def the_hub(lab: Lab) -> None:
     """What reaches the client; that the client reaches the Hub is tested over HTTP elsewhere."""
-    done = []
+    done: list = []
+    messages: list[str] = []
 
     class Api:
         endpoint = "https://hub.invalid"
@@ -540,15 +549,19 @@ def the_hub(lab: Lab) -> None:
             done.append(("create_repo", name, self.token))
             return type("Url", (), {"repo_id": f"user/{name}"})
 
+        def preupload_lfs_files(self, *_, **__) -> None:
+            pass
+
         def auth_check(self, *_, **__) -> None:
             pass
 
-        def create_commit(self, repo_id: str, operations: list, **_):
+        def create_commit(self, repo_id: str, operations: list, commit_message: str, **_):
             done.append(("create_commit", repo_id, self.token))
+            messages.append(commit_message)
             done.append({operation.path_in_repo for operation in operations})
             return type("Commit", (), {"commit_url": "https://hub.invalid/commit"})
 
-    lab.monkeypatch.setattr(hub, "HfApi", Api)
+    lab.monkeypatch.setattr(client, "HfApi", Api)
     assert "--push_to_hub" in lab.refused(push_to_hub=True) and not done, "there is no token"
     given = {"push_to_hub": True, "hub_token": "hf_secret", "max_train_steps": 1}
     result = lab.run(**given, hub_model_id="mine")
@@ -561,6 +574,17 @@ def the_hub(lab: Lab) -> None:
     done.clear()
     lab.run(max_train_steps=1)
     assert not done
+
+    assert messages == ["End of training"] * 2
+    saves = given | {"checkpointing_steps": 1, "max_train_steps": 2}
+    for strategy in ("every_save", "checkpoint"):
+        messages.clear()
+        done.clear()
+        lab.run(**saves, hub_strategy=strategy)
+        assert messages == ["Training in progress, step 1", "End of training"]
+        for names in (found for found in done if isinstance(found, set)):
+            assert ("last-checkpoint/optimizer.safetensors" in names) == (strategy == "checkpoint")
+    assert "--hub_strategy checkpoint says when to upload" in lab.refused(hub_strategy="checkpoint")
 
 
 # Diff-Tuning's own flags

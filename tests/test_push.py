@@ -29,14 +29,15 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from tests.hub_server import HubServer, Repo, running_hub_server
+from tests.hub_server import Fault, HubServer, Repo, running_hub_server
 from tests.training.runs import FULL, LORA, SCRIPTS, arguments
 
 
 CONTROL = "train_controlnet_difftune"
 TRAINED = "--max_train_steps 2 --checkpointing_steps 1 --bank_samples 2 --report_to tensorboard --cache_dir"
 PROMPT = {FULL: "--validation_prompts red blue", LORA: "--validation_prompt red --num_validation_images 2"}
-BESIDE = {"README.md", "run_config.json", "training_log.jsonl"}
+BESIDE = {"README.md", "figures", "run_config.json", "training_log.jsonl"}
+FIGURES = {"figures/losses.png", "figures/noise_levels.png"}
 PIPELINE = {"model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"}
 
 SEVERAL_RUNS = """
@@ -114,7 +115,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_cond
         ):
             done = hub.launch(script, argv, HF_TOKEN="")
             assert done.returncode == 0, done.stderr[-3000:]
-        server.failures["/user/refused/commit/"] = 400
+        server.faults.append(Fault("/user/refused/commit/", 400))
         condition = tiny_conditions / "condition-00.png"
         pairs = f"--learning_rate 0.1 --validation_prompt red blue --validation_image {condition} --num_validation_images 1"
         runs = [
@@ -128,7 +129,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_cond
         done = server.run(SEVERAL_RUNS, json.dumps(runs))
         assert done.returncode == 0, done.stderr[-3000:]
         hub.stderr = done.stderr
-        server.failures.clear()
+        server.faults.clear()
         yield hub
 
 
@@ -183,7 +184,8 @@ def test_the_result_is_uploaded_and_nothing_else(hub: Hub, name: str, repo_id: s
         images |= {image.replace(".png", "-condition.png") for image in images}
     assert {path.split("/")[0] for path in files} == BESIDE | result | ({"validation"} if validated else set())
     assert (run / "knowledge_bank").is_dir() and (run / "checkpoint-2").is_dir() and (run / "logs").is_dir()
-    assert {path for path in files if path.endswith(".png")} == images
+    assert {path for path in files if path.endswith(".png") and not path.startswith("figures/")} == images
+    assert {path for path in files if path.startswith("figures/")} == FIGURES
     for path, content in files.items():
         assert hub.server.token.encode() not in content, path
         for place in (hub.folder, hub.pipeline, hub.images):
@@ -206,7 +208,8 @@ def test_the_card_shows_the_images_of_the_last_step(hub: Hub) -> None:
     for i, prompt in enumerate(("red", "blue")):
         assert f"*{prompt}*\n\n![](validation/step-2/{i}-condition.png) ![](validation/step-2/{i}.png)" in card
     for repo_id in ("user/full", "user/control"):
-        assert "![]" not in hub.server.files(repo_id)["README.md"].decode()
+        shown = re.findall(r"!\[\]\((.*?)\)", hub.server.files(repo_id)["README.md"].decode())
+        assert set(shown) == FIGURES
 
 
 def test_the_card_knows_the_base_model_and_its_license(hub: Hub) -> None:
@@ -242,7 +245,8 @@ def test_an_upload_that_fails_loses_nothing_and_can_be_made_later(hub: Hub, retu
     folder = hub.folder / "refused"
     assert len(told) == 1 and told[0].startswith("error: The upload to user/refused failed: the Hub refused")
     assert told[0].endswith(f"Everything is in {folder}; upload it later with: difftune push {folder} user/refused")
-    assert hub.stderr.count("exit code 2") == 2 and "Traceback" not in hub.stderr
+    assert (hub.stderr.count("exit code 2"), hub.stderr.count("exit code 3")) == (1, 1)
+    assert "Traceback" not in hub.stderr
     assert {path.name for path in folder.iterdir()} >= BESIDE | PIPELINE | {"validation", "checkpoint-2"}
     assert returned.pushed == "0", "difftune push"
     assert {path.split("/")[0] for path in hub.server.files("user/refused")} == BESIDE | PIPELINE | {"validation"}

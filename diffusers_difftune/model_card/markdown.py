@@ -56,8 +56,8 @@ def escaped(text: object) -> str:
 
 
 def literal(text: object) -> str:
-    """A text as a string of Python code, on one line."""
-    return json.dumps(plain(text), ensure_ascii=False)
+    """A text as a string of Python code, on one line and without backticks, which would end a block of code for some."""
+    return json.dumps(plain(text), ensure_ascii=False).replace("`", "\\x60")
 
 
 def table(title: str, rows: Mapping[str, Any], columns: Sequence[str] = ("",)) -> str:
