@@ -26,6 +26,8 @@ from .variance import VariationalTerm
 
 MOST_UNSKEWED = 10.0  # the largest importance weight of a row's variational term
 
+LEAST_SHARE = 1e-6  # of source rows, but for none; with less, dividing by the share is dividing by zero
+
 
 @dataclass
 class NoiseDraws:
@@ -150,6 +152,9 @@ class DiffTuningObjective:
         variance_loss: str | None = None,
     ) -> None:
         check_range("source_share", source_share, 0 <= source_share < 1, "at least 0 and below 1")
+        check_range(
+            "source_share", source_share, source_share == 0 or source_share >= LEAST_SHARE, "0 or at least 1e-6"
+        )
         check_range("retention_weight", retention_weight, retention_weight >= 0, "at least 0")
         check_range("reconsolidation_power", reconsolidation_power, reconsolidation_power >= 0, "at least 0")
         check_range("retention_power", retention_power, retention_power >= 0, "at least 0")

@@ -116,7 +116,7 @@ ROWS: dict[str, tuple] = {
     # flags
     "text-to-image flag": ({"center_crop": True}, "Unrecognized arguments: --center_crop"),
     "no power": ({"lr_power": 0.0}, "--lr_power is 0.0; it must be above 0 and finite"),
-    "power that is no number": ({"lr_power": "nan"}, "--lr_power is nan; it must be above 0 and finite"),
+    "power that is no number": ({"lr_power": "nan"}, "--lr_power is nan; it must be a finite number"),
     "no cycles": ({"lr_num_cycles": 0}, "--lr_num_cycles is 0; it must be at least 1"),
     "stream of control images without an end": (
         {"streaming": True, "max_train_steps": None},

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 # How many rows an error message lists.
 MOST_LISTED = 100
+LARGEST_RESOLUTION = 2**14
 
 
 class ImageColumn:
@@ -283,6 +284,8 @@ def check_data_flags(config: "DataConfig") -> None:
         value = getattr(config, name, None)
         if value is not None and value < 1:
             raise DiffTuneError(f"--{name} is {value}; it must be at least 1.")
+    if config.resolution is not None and config.resolution > LARGEST_RESOLUTION:
+        raise DiffTuneError(f"--resolution is {config.resolution}; it must be at most {LARGEST_RESOLUTION}.")
     if config.dataloader_num_workers < 0:
         raise DiffTuneError(f"--dataloader_num_workers is {config.dataloader_num_workers}; it must be at least 0.")
 

@@ -27,8 +27,9 @@ from ..adapters.settings import PEFT_KINDS, WITH_ALPHA, WITH_DROPOUT
 from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
 from ..data.dataset import check_data_flags
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
+from ..objective import LEAST_SHARE
 
 
 # Trackers that send the command line, too, or may.
@@ -62,6 +63,7 @@ AT_LEAST_ZERO = (
     "reconsolidation_power",
     "retention_power",
 )
+MAY_BE_EMPTY = ("validation_prompt", "validation_prompts")  # that is a prompt, too
 # The kinds of adapters that a flag is for.
 FLAGS_OF_KINDS = {
     "rank": PEFT_KINDS,
@@ -86,6 +88,7 @@ def check_flags(config: Any) -> None:
         )
     if config.dataset_name is None and config.train_data_dir is None:
         raise DiffTuneError("There is no data to train on; give --dataset_name or --train_data_dir.")
+    check_values(config)
     check_data_flags(config)
     check_ranges(config)
     check_conflicts(config)
@@ -94,12 +97,25 @@ def check_flags(config: Any) -> None:
     check_output_dir(Path(config.output_dir))
 
 
+def check_values(config: Any) -> None:
+    """What no flag can be: a number that is not finite or larger than anything is counted to, an empty word."""
+    for entry in dataclasses.fields(config):
+        given = getattr(config, entry.name)
+        for value in given if isinstance(given, list) else [given]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise DiffTuneError(f"--{entry.name} is {value}; it must be a finite number.")
+            if isinstance(value, int) and abs(value) >= 2**31 and entry.name != "seed":
+                raise DiffTuneError(f"--{entry.name} is {quoted(value)}; it must be below 2**31.")
+            if isinstance(value, str) and "\0" in value:
+                raise DiffTuneError(f"--{entry.name} has a null character in it.")
+            if value == "" and entry.name not in MAY_BE_EMPTY:
+                raise DiffTuneError(f"--{entry.name} is empty; give a value or leave it out.")
+
+
 def check_ranges(config: Any) -> None:
     for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
         for name in names:
             value = getattr(config, name, None)  # a script has some of these flags, not all
-            if value is not None and not math.isfinite(value):
-                raise DiffTuneError(f"--{name} is {value}; it must be a finite number.")
             if value is not None and value < least:
                 raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
     if config.seed is not None and not 0 <= config.seed < 2**32:
@@ -107,6 +123,8 @@ def check_ranges(config: Any) -> None:
     BankSettings.from_flags(config, num_samples=1 if config.bank_samples is None else config.bank_samples)
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
+    if 0 < config.source_share < LEAST_SHARE:
+        raise DiffTuneError(f"--source_share is {config.source_share}; it must be 0 or at least {LEAST_SHARE}.")
     for name in ("class_dropout_prob", "proportion_empty_prompts"):  # the second is the first one of classes
         value = getattr(config, name, 0.0)
         if not 0 <= value <= 1:
@@ -132,7 +150,7 @@ def check_ranges(config: Any) -> None:
         )
     for name in ("evaluation_guidance_scale", "control_evaluation_guidance_scale"):
         value = getattr(config, name, 1.0)
-        if not 1 <= value < math.inf:
+        if value < 1:
             raise DiffTuneError(f"--{name} is {value}; it must be at least 1.0 and finite.")
     if config.prediction_type not in (None, "epsilon", "v_prediction", "sample"):
         raise DiffTuneError(

@@ -16,7 +16,6 @@ the knowledge bank."""
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -86,7 +85,7 @@ def check_control_flags(config: Any) -> None:
         raise DiffTuneError(
             "--retention_condition extracted needs --condition_kind, which says what to extract; or use blank."
         )
-    if not 0 < config.lr_power < math.inf:
+    if config.lr_power <= 0:
         raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0 and finite.")
 
 
