@@ -137,7 +137,7 @@ def reports_mistakes(main: Callable) -> Callable:
                 return main(*args, **kwargs)
         except DiffTuneError as error:
             print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from error
+            raise SystemExit(error.exit_code) from error
         except Stopped as stopped:
             if stopped.sentence is not None:
                 print(f"\n{stopped.sentence}", file=sys.stderr)
