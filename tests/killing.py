@@ -19,16 +19,19 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
-import pytest
 import torch
 
 from diffusers_difftune.atomic import write_bytes_atomic
 
+
+if TYPE_CHECKING:
+    import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,7 +40,7 @@ class Stop(Exception):
     pass
 
 
-def stop_after(count: int, monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+def stop_after(count: int, monkeypatch: "pytest.MonkeyPatch", module: ModuleType) -> None:
     """Makes a module's building stop when `count` files were written."""
     written: list[Path] = []
 
@@ -57,11 +60,19 @@ class Zygote:
     Args:
         module (`str`): The program to run; it calls [`serve`].
         arguments: Its arguments.
+        environment (`Mapping[str, str]`, *optional*): What its environment has beyond this process's.
     """
 
-    def __init__(self, module: str, *arguments: object) -> None:
+    def __init__(self, module: str, *arguments: object, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", module, *map(str, arguments)]
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=os.environ | dict(environment or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert self.read() == "ready"
 
     def read(self) -> str:
