@@ -115,7 +115,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, tiny_cond
         ):
             done = hub.launch(script, argv, HF_TOKEN="")
             assert done.returncode == 0, done.stderr[-3000:]
-        server.faults.append(Fault("/user/refused/commit/", 400))
+        server.faults += [Fault("/user/refused/commit/", 400), Fault("/user/full/commit/", 503, times=1)]
+        server.faults += [Fault("PUT /lfs/", times=1, cut="body"), Fault("PUT /lfs/", times=1, delay=2.0)]
         condition = tiny_conditions / "condition-00.png"
         pairs = f"--learning_rate 0.1 --validation_prompt red blue --validation_image {condition} --num_validation_images 1"
         runs = [
@@ -236,7 +237,7 @@ def test_the_code_of_the_card_runs(hub: Hub, returned: Returned) -> None:
 def test_a_bad_token_is_told_before_anything_is_done(hub: Hub) -> None:
     told = [line for line in hub.stderr.splitlines() if line.startswith("error: --push_to_hub")]
     assert len(told) == 1 and "the Hub does not accept the token" in told[0]
-    assert not any((hub.folder / "nobody").iterdir()), "no bank was sampled, nothing was trained"
+    assert not list((hub.folder / "nobody").glob("[!.]*")), "no bank was sampled, nothing was trained"
     assert "models/user/nobody" not in hub.server.repos
 
 

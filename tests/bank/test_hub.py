@@ -13,15 +13,18 @@
 # limitations under the License.
 """Knowledge banks on the Hub, with the real client over HTTP."""
 
+import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
 from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.bank.hub import bank_card
 from tests.bank.building import contents
-from tests.hub_server import HubServer
+from tests.hub_server import Fault, HubServer
 
 
 ROUND_TRIP = """
@@ -88,3 +91,49 @@ def test_what_the_hub_refuses_is_said(
     push, load = run.stdout.splitlines()
     assert push.startswith("The knowledge bank was not uploaded: ") and message in push
     assert load.startswith("--knowledge_bank: user/absent is neither a folder nor a dataset on the Hub")
+
+
+BUILD = """
+    import sys, time
+    from diffusers_difftune.cli import main
+    time.sleep = lambda seconds: print("waits", seconds)
+    pipeline, folder, wrong = sys.argv[1:]
+    flags = ["--pretrained_model_name_or_path", pipeline, "--output_dir", folder, "--resolution", "16", "--push_to_hub"]
+    flags += ["--bank_samples", "2", "--bank_steps", "2", "--bank_prompts", "empty", "--cache_dir", folder + "-cache"]
+    for more in (["--hub_token", wrong], ["--hub_model_id", "team/built"], ["--hub_model_id", "user/refused"]):
+        print("exit code", main(["bank", "build", *flags, *more]))
+"""
+
+
+def test_a_bank_is_built_for_the_hub(hub_server: HubServer, tiny_pipeline: Path, tmp_path: Path) -> None:
+    hub_server.faults += [Fault("/user/refused/commit/", 503), Fault("/team/built/commit/", 503, times=1)]
+    folder = tmp_path / "bank"
+    run = hub_server.run(BUILD, tiny_pipeline, folder, "hf_wrong")
+    said = run.stdout.splitlines()
+    assert [line for line in said if line.startswith("exit code")] == ["exit code 2", "exit code 0", "exit code 3"], (
+        run
+    )
+    first, second, third = run.stdout.split("exit code")[:3]
+    assert not first and "waits 1" in second and f"{hub_server.url}/datasets/team/built/commit/" in second
+    assert third.count("waits") == 5
+    told = [line for line in run.stderr.splitlines() if line.startswith("difftune: ")]
+    assert told[0] == (
+        "difftune: --push_to_hub: the Hub does not accept the token; log in again with `hf auth login` or give another"
+        " --hub_token."
+    )
+    assert told[1].endswith(f"upload it later with: difftune bank push {folder} user/refused")
+    there = hub_server.files("team/built", "datasets")
+    assert {"manifest.json", "README.md", "preview.png", "data/shard-00000.parquet"} <= set(there)
+    assert str(tmp_path).encode() not in b"".join(there.values())
+
+
+def test_nobody_else_writes_in_the_card_of_a_bank(bank: KnowledgeBank) -> None:
+    nasty = "x\n# Owned\n```\n<script> [a](b) {{c}} | d; rm -rf ~"
+    card = bank_card(dataclasses.replace(bank.manifest, model=nasty, prompt_source=nasty))
+    tame = bank_card(dataclasses.replace(bank.manifest, model="x", prompt_source="x"))
+    assert len(card.splitlines()) == len(tame.splitlines()) and "\n# Owned" not in card
+    for line, tame_line in zip(card.splitlines(), tame.splitlines(), strict=True):
+        if not line.startswith("python "):
+            assert all(line.count(mark) == tame_line.count(mark) for mark in "<>[]{}|`~"), line
+    (command,) = (line for line in card.splitlines() if line.startswith("python "))
+    assert shlex.split(command)[3] == "x # Owned ``` <script> [a](b) {{c}} | d; rm -rf ~"
