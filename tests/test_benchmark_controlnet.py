@@ -61,18 +61,18 @@ def finished(condition, method, seed, rate, fall, bare=None):
 
 @pytest.fixture
 def runs():
-    """Diff-Tuning is a fifth faster on edges and two fifths on depth, and drifts half as far; blank saves nothing."""
+    """Diff-Tuning is a fifth faster on edges and two fifths on depth, and drifts half as far; extracted saves nothing."""
     found = []
     for condition, saved in (("edge", 0.2), ("depth", 0.4)):
         for seed in (1, 2, 3):
             fall = 20 + seed
             found += [
                 finished(condition, "standard", seed, 3e-4, fall),
-                finished(condition, "difftune", seed, 3e-4, fall * (1 - saved), {"drift": 0.002}),
+                finished(condition, "blank", seed, 3e-4, fall * (1 - saved), {"drift": 0.002}),
             ]
         found += [finished(condition, "standard", seed, 3e-4, 20) for seed in (11, 12)]
         found += [finished(condition, "standard", seed, 1e-3, 50) for seed in (11, 12)]
-    return found + [finished("depth", "blank", seed, 3e-4, 20 + seed) for seed in (1, 2)]
+    return found + [finished("depth", "extracted", seed, 3e-4, 20 + seed) for seed in (1, 2)]
 
 
 def test_summary_has_the_steps_saved_and_what_is_forgotten(runs):
@@ -91,17 +91,18 @@ def test_summary_has_the_steps_saved_and_what_is_forgotten(runs):
     assert depth["final_error"]["standard"] == pytest.approx(math.exp(-119 / 22))
     assert found["edge_by_mse"]["mean_step_reduction"] == pytest.approx(0.2, abs=1e-3)
     assert found["search"] == {"0.0003": pytest.approx(math.exp(-3)), "0.001": pytest.approx(math.exp(-1.2))}
-    assert found["ablations"]["blank"]["mean_step_reduction"] == pytest.approx(0, abs=1e-9)
-    assert found["ablations"]["blank"]["num_pairs"] == 2 and found["ablations"]["difftune"]["num_pairs"] == 3
-    assert set(found["ablations"]["difftune"]["conditions"]) == {"depth"}
-    assert found["forgetting"]["methods"]["difftune"]["drift"]["mean"] == pytest.approx(0.002)
+    assert found["ablations"]["extracted"]["mean_step_reduction"] == pytest.approx(0, abs=1e-9)
+    assert found["ablations"]["extracted"]["num_pairs"] == 2 and found["ablations"]["blank"]["num_pairs"] == 6
+    assert set(found["ablations"]["extracted"]["conditions"]) == {"depth"}
+    assert found["without_part_in_the_choice"] is None  # both kinds had one
+    assert found["forgetting"]["methods"]["blank"]["drift"]["mean"] == pytest.approx(0.002)
     assert found["forgetting"]["methods"]["standard"]["num_runs"] == 6  # without the tuning seeds
     assert found["forgetting"]["difference"]["drift"] == {
         "mean": pytest.approx(-0.002),
         "ci95": pytest.approx([-0.002, -0.002]),
     }
     assert found["settings"]["hours"] == pytest.approx(len(runs))
-    assert found["notes"] == ["28 of the 42 runs of the result are not there yet."]
+    assert found["notes"] == ["37 of the 51 runs of the result are not there yet."]
     json.dumps(found)
 
 
@@ -116,7 +117,7 @@ def test_tables_say_what_the_summary_says(runs):
     )
     assert "**30.0 % (20.0 to 40.0)**" in rows["**mean**"]
     assert rows["before training"].endswith("| 90.0 | 140.0 | 18.00 | 0.00 | 0.00 |")
-    assert "| 2.00 ± 0.00 |" in rows["Diff-Tuning"]
+    assert "| 2.00 ± 0.00 |" in rows["Diff-Tuning (blank condition for source rows)"]
     assert "-2.00 (-2.00 to -2.00)" in rows["Diff-Tuning − standard (95 %)"]
     # every table is one: as many cells in a row as in its head
     for table in re.findall(r"(?:^\|.*\n?)+", found, re.MULTILINE):
@@ -179,7 +180,7 @@ def test_plan_is_paired_and_keeps_tuning_seeds_apart():
     size = settings.FULL
     result = settings.result_runs(size, 3e-4)
     assert not {run.seed for run in result} & set(size.tuning_seeds)
-    for method in ("standard", "difftune"):
+    for method in ("standard", "blank"):
         own = {(run.condition, run.seed) for run in result if run.method == method}
         assert len(own) == 15
     flags = [run.settings(size)["flags"] for run in result if (run.condition, run.seed) == ("depth", 1)]
@@ -198,7 +199,7 @@ def test_a_run_is_made_again_when_its_settings_changed(tmp_path):
         quick=False, trial=True, conditions=None, seeds=None, output=tmp_path, work=tmp_path, jobs=1, threads=1
     )
     benchmark = run.Benchmark(arguments)
-    one = settings.Run("edge", "difftune", 1, 1e-3)
+    one = settings.Run("edge", "extracted", 1, 1e-3)
     assert not benchmark.done(one)
     file = benchmark.file(one)
     file.parent.mkdir()

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from jobs import fill
 from PIL import Image
-from settings import ABLATIONS, FULL, ROOT, TITLES, result_runs
+from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, result_runs
 
 from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.errors import DiffTuneError
@@ -81,16 +81,14 @@ def find_groups(
     runs: Sequence[dict[str, Any]],
     methods: Sequence[str],
     metric: str | None = None,
-    rename: bool = False,
     notes: list[str] | None = None,
 ) -> list[Group]:
     """The runs of these methods by condition, with the thresholds of the tuning runs; conditions without are left out.
 
     Args:
         runs (`Sequence[dict]`): All runs at the chosen learning rate.
-        methods (`Sequence[str]`): Standard training and others.
+        methods (`Sequence[str]`): Standard training and others; of two, the second is what the report calls Diff-Tuning.
         metric (`str`, *optional*): What to measure by; `None` is each condition's own.
-        rename (`bool`, *optional*, defaults to `False`): Call the last method Diff-Tuning, to compare it as that.
         notes (`list[str]`, *optional*): Gets a sentence for each condition that has no threshold.
     """
     found = []
@@ -102,7 +100,7 @@ def find_groups(
             one.seed for one in own if one.objective == methods[-1]
         }  # never a tuning seed, as only standard has those
         compared = [one for one in own if one.objective in methods and one.seed in seeds]
-        if rename:
+        if len(methods) == 2:
             compared = [
                 replace(one, objective="difftune") if one.objective == methods[-1] else one for one in compared
             ]
@@ -132,11 +130,15 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
     wanted = {(run.condition, run.method, run.seed) for run in result_runs(FULL, rate)}
     missing = wanted - {(run["condition"], run["method"], run["seed"]) for run in chosen}
     notes = [f"{len(missing)} of the {len(wanted)} runs of the result are not there yet."] if missing else []
-    groups = find_groups(chosen, ("standard", "difftune"), notes=notes)
+    groups = find_groups(chosen, ("standard", DIFFTUNE), notes=notes)
     found = report(groups) if groups else {"comparison": None, "conditions": {}, "sweep": {}, "notes": []}
     comparison = found["comparison"] or {"conditions": {}}
-    edge = find_groups([run for run in chosen if run["condition"] == "edge"], ("standard", "difftune"), "mse")
+    edge = find_groups([run for run in chosen if run["condition"] == "edge"], ("standard", DIFFTUNE), "mse")
     edge_comparison = report(edge)["comparison"] if edge else None
+    untouched = find_groups(
+        [run for run in chosen if run["condition"] not in FULL.ablation_conditions], ("standard", DIFFTUNE)
+    )
+    untouched_comparison = report(untouched)["comparison"] if untouched else None
     return {
         "learning_rate": rate,
         **{key: comparison.get(key) for key in ("mean_step_reduction", "ci95", "num_pairs", "never_crossed")},
@@ -144,6 +146,8 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
             condition: found["conditions"][condition] | part | {"final_error": final_errors(found["runs"], condition)}
             for condition, part in comparison["conditions"].items()
         },
+        "without_part_in_the_choice": untouched_comparison
+        and {key: untouched_comparison[key] for key in ("mean_step_reduction", "ci95", "num_pairs")},
         "sweep": found["sweep"],
         "edge_by_mse": edge_comparison and edge_comparison["conditions"]["edge"],
         "ablations": ablations(chosen),
@@ -190,12 +194,10 @@ def common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def ablations(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each variant beside standard training, and Diff-Tuning itself on the same conditions and seeds."""
-    kinds = {run["condition"] for run in runs if run["method"] in ABLATIONS}
-    own = [run for run in runs if run["condition"] in kinds]
+    """Each variant beside standard training, on the conditions and seeds that there are."""
     found = {}
-    for method in ("difftune", *ABLATIONS):
-        groups = find_groups(own, ("standard", method), rename=True)
+    for method in (DIFFTUNE, *ABLATIONS):
+        groups = find_groups(runs, ("standard", method))
         result = report(groups) if groups else None
         if result and result["comparison"]:
             kept = {name: result["comparison"][name] for name in ("mean_step_reduction", "ci95", "num_pairs")}
@@ -235,7 +237,7 @@ def difference(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | No
     by_place = {(run["condition"], run["seed"], run["method"]): run["bare_model"][name] for run in runs}
     groups: dict[str, list[float]] = {}
     for (condition, seed, method), value in by_place.items():
-        if method == "difftune" and (condition, seed, "standard") in by_place:
+        if method == DIFFTUNE and (condition, seed, "standard") in by_place:
             groups.setdefault(condition, []).append(value - by_place[condition, seed, "standard"])
     if not groups:
         return None
@@ -290,6 +292,12 @@ def convergence_table(summary: dict[str, Any]) -> str:
         f"| **mean** | | | | | **{percent(summary)}** | {never['standard']} and {never['difftune']} of"
         f" {summary['num_pairs']} | | |"
     )
+    if summary["without_part_in_the_choice"]:
+        part = summary["without_part_in_the_choice"]
+        lines.append(
+            f"\nThe default condition of source rows was chosen on {' and '.join(FULL.ablation_conditions)}; on the other kinds,"
+            f" which had no part in that, {percent(part)} fewer steps."
+        )
     if summary["edge_by_mse"]:
         part = summary["edge_by_mse"]
         lines.append(
@@ -383,10 +391,10 @@ def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
     """The plots of the comparison and of the ablations, as far as there are runs."""
     from diffusers_difftune.evaluation.convergence_plot import plot_convergence
 
-    plots = {"convergence.png": find_groups(runs, ("standard", "difftune"))}
-    kinds = {run["condition"] for run in runs if run["method"] in ABLATIONS}
-    own = [run for run in runs if run["condition"] in kinds]
-    plots["ablations.png"] = find_groups(own, ("standard", *ABLATIONS, "difftune")) if own else []
+    plots = {"convergence.png": find_groups(runs, ("standard", DIFFTUNE))}
+    own = [run for run in runs if run["condition"] in FULL.ablation_conditions]
+    has_ablations = any(run["method"] in ABLATIONS for run in own)
+    plots["ablations.png"] = find_groups(own, ("standard", *ABLATIONS, DIFFTUNE)) if has_ablations else []
     for name, groups in plots.items():
         if groups:
             plot_convergence(groups, output / name)

@@ -159,7 +159,7 @@ class Benchmark:
 
     def warm_up(self, kind: str) -> list:
         """A run of one step, which leaves the cached encodings and the bank's conditions behind."""
-        run = Run(kind, "difftune", 0, 1e-4)
+        run = Run(kind, "extracted", 0, 1e-4)
         flags = run.paths(self.size, self.work) | run.settings(self.size)["flags"]
         unmeasured = {"control_evaluation_data": None, "control_evaluation_steps": None}
         flags |= unmeasured | {"max_train_steps": 1, "output_dir": self.work / "warm-up" / kind}

@@ -29,20 +29,22 @@ WORK = ROOT / "outputs" / "controlnet"
 TARGET = "fluent_emoji"
 MODEL_KINDS = ("depth", "normal", "segmentation")  # of drawings, computed without a model
 
-# What each method is to the training script. The first two are the comparison, the others ablations.
+# What each method is to the training script.
 METHODS: dict[str, dict[str, Any]] = {
     "standard": {"objective": "standard"},
-    "difftune": {"objective": "difftune", "retention_condition": "extracted"},
     "blank": {"objective": "difftune", "retention_condition": "blank"},
+    "extracted": {"objective": "difftune", "retention_condition": "extracted"},
     "reconsolidation": {"objective": "difftune", "source_share": 0.0},
 }
+# The comparison: standard training and Diff-Tuning as the script does it by default. The other methods are ablations.
+DIFFTUNE = "blank"
 TITLES = {
     "standard": "standard",
-    "difftune": "Diff-Tuning",
-    "blank": "Diff-Tuning, blank condition for source rows",
+    "blank": "Diff-Tuning (blank condition for source rows)",
+    "extracted": "Diff-Tuning, extracted condition for source rows",
     "reconsolidation": "reconsolidation only (no retention)",
 }
-ABLATIONS = ("blank", "reconsolidation")
+ABLATIONS = ("extracted", "reconsolidation")
 
 # The same for every method.
 RECIPE = {
@@ -74,7 +76,8 @@ class Size:
         tuning_seeds (`tuple[int, ...]`): Seeds of the standard runs that the learning rate and the thresholds come from.
         rates (`tuple[float, ...]`): Learning rates to choose from, by standard training.
         search_conditions (`tuple[str, ...]`): Kinds of condition to choose it on.
-        ablation_conditions (`tuple[str, ...]`): Kinds of condition of the ablations.
+        ablation_conditions (`tuple[str, ...]`): Kinds of condition that the condition of source rows was chosen on, and on
+            which there is no retention for comparison.
         steps (`int`): Optimiser steps of a run.
         every (`int`): Steps between two measurements of the condition error.
         held_out (`int`): Held-out conditions it is measured on.
@@ -228,15 +231,13 @@ def result_runs(size: Size, rate: float) -> list[Run]:
         Run(condition, method, seed, rate)
         for seed in size.seeds
         for condition in size.conditions
-        for method in ("standard", "difftune")
+        for method in ("standard", DIFFTUNE)
     ]
-    ablations = [
-        Run(condition, method, seed, rate)
-        for seed in size.seeds
-        for condition in size.ablation_conditions
-        for method in ABLATIONS
+    extracted = [Run(condition, "extracted", seed, rate) for seed in size.seeds for condition in size.conditions]
+    without = [
+        Run(condition, "reconsolidation", seed, rate) for seed in size.seeds for condition in size.ablation_conditions
     ]
-    return compared + ablations
+    return compared + extracted + without
 
 
 def to_json(size: Size) -> dict[str, Any]:
