@@ -170,6 +170,12 @@ class DiffTuningObjective:
 
         psi = self.levels.reconsolidation_coefficient(reconsolidation_power)
         xi = self.levels.retention_coefficient(retention_power)
+        for name, power, coefficient in (
+            ("reconsolidation_power", reconsolidation_power, psi),
+            ("retention_power", retention_power, xi),
+        ):
+            left = bool((self.levels.base * coefficient).sum() > 0)
+            check_range(name, power, left, "smaller; no noise level is left with it")
         if coefficients == "sampled":
             self.laws = (self.levels.law(psi), self.levels.law(xi))
             weights = torch.ones(2, len(self.levels), dtype=torch.float64)

@@ -130,8 +130,8 @@ class NoiseLevels:
             timesteps=scheduler.timesteps.cpu(),
             signal=1 - sigmas,
             noise=sigmas,
-            height=sigmas,
-            depth=1 - sigmas,
+            height=sigmas.clamp(max=1),  # float32 may leave it a rounding error above
+            depth=1 - sigmas.clamp(max=1),
             base=entry_probabilities(count, weighting_scheme, logit_mean, logit_std, mode_scale),
             loss_weight=flow_loss_weight(sigmas, weighting_scheme),
         )

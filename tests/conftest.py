@@ -38,10 +38,12 @@ os.environ.update(
     ACCELERATE_USE_CPU="true",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     MPLBACKEND="agg",
+    HYPOTHESIS_STORAGE_DIRECTORY=str(CACHES / "hypothesis"),
 )
 for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(name, None)
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -56,6 +58,14 @@ from tests.tiny import (  # noqa: E402
 
 
 torch.set_num_threads(1)
+
+# Few examples, and the same ones every time; `--hypothesis-profile=thorough` looks for new ones.
+kept = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture]
+hypothesis.settings.register_profile(
+    "few", max_examples=25, derandomize=True, deadline=None, suppress_health_check=kept
+)
+hypothesis.settings.register_profile("thorough", max_examples=2000, deadline=None, suppress_health_check=kept)
+hypothesis.settings.load_profile("few")
 
 
 def pytest_sessionfinish() -> None:
