@@ -11,10 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import json
+import math
 import pickle
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
@@ -23,6 +28,7 @@ from diffusers_difftune.bank import bank as bank_module
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.filehash import file_sha256
 from tests.tiny import save_tiny_pipeline
 
 
@@ -91,6 +97,71 @@ def test_a_damaged_shard_is_refused(copied: Path) -> None:
 def test_a_missing_shard_is_refused(copied: Path) -> None:
     (copied / "data" / "shard-00002.parquet").unlink()
     with pytest.raises(DiffTuneError, match="is damaged: data/shard-00002.parquet is missing"):
+        KnowledgeBank.load(copied).check()
+
+
+def columns(rows: range, prompts: object = None, latents: object = None, index: object = None) -> pa.Table:
+    """The columns of a shard, or others in their place."""
+    numbers = np.zeros((len(rows), 256), np.float32)
+    size = 256
+    fixed = pa.FixedSizeListArray.from_arrays(pa.array(numbers.ravel()), size)
+    return pa.table(
+        {
+            "index": pa.array(list(rows), pa.int64()) if index is None else index,
+            "prompt": pa.array(["a"] * len(rows)) if prompts is None else prompts,
+            "latents": fixed if latents is None else latents,
+        }
+    )
+
+
+def fixed(values: list, kind: pa.DataType | None = None, size: int = 256) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(values, kind or pa.float32()), size)
+
+
+FOUR = range(4, 8)  # what is in the second shard
+SHARDS = {
+    "no Parquet": (b"PAR1", "is damaged: "),
+    "other columns": (pa.table({"a": [1, 2, 3, 4]}), "has not the columns"),
+    "too few rows": (columns(range(4, 7)), "has 3 rows, not 4"),
+    "samples of another place": (columns(range(4)), "has other samples than those of its place"),
+    "samples in another order": (columns(FOUR, index=pa.array([4, 5, 7, 6])), "has other samples than"),
+    "no prompt": (columns(FOUR, prompts=pa.array(["a", None, "c", "d"])), "has other samples than"),
+    "prompts that are numbers": (columns(FOUR, prompts=pa.array([1, 2, 3, 4])), "has not the columns"),
+    "prompts that are no text": (
+        columns(FOUR, prompts=pa.array([b"\xff"] * 4).view(pa.string())),
+        "is damaged: ",
+    ),
+    "latents in half precision": (
+        columns(FOUR, latents=fixed(np.zeros(1024, np.float16), pa.float16())),
+        "has not the columns",
+    ),
+    "latents of another size": (columns(FOUR, latents=fixed([0.0] * 512, size=128)), "has not the columns"),
+    "latents of any size": (
+        columns(FOUR, latents=pa.array([[0.0]] * 4, pa.list_(pa.float32()))),
+        "has not the columns",
+    ),
+    "latents that are missing": (
+        columns(FOUR, latents=pa.array([None] * 4, pa.list_(pa.float32(), 256))),
+        "lacks numbers",
+    ),
+    "a number that is missing": (columns(FOUR, latents=fixed([None] + [0.0] * 1023)), "lacks numbers"),
+    "a number that is none": (columns(FOUR, latents=fixed([math.nan] + [0.0] * 1023)), "holds numbers that are not"),
+    "a number without an end": (columns(FOUR, latents=fixed([math.inf] + [0.0] * 1023)), "holds numbers that are not"),
+}
+
+
+@pytest.mark.parametrize("case", SHARDS)
+def test_a_shard_that_the_manifest_vouches_for_may_still_be_none(case: str, copied: Path) -> None:
+    content, said = SHARDS[case]
+    shard = copied / "data" / "shard-00001.parquet"
+    if isinstance(content, bytes):
+        shard.write_bytes(content)
+    else:
+        pq.write_table(content, shard)
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["shards"]["data/shard-00001.parquet"] = file_sha256(shard)
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DiffTuneError, match=f"has a shard that is none, data/shard-00001.parquet, which {said}.*\\.$"):
         KnowledgeBank.load(copied).check()
 
 

@@ -13,9 +13,14 @@
 # limitations under the License.
 import dataclasses
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.manifest import MANIFEST_NAME, BankManifest
@@ -67,8 +72,13 @@ def test_differences_are_told_by_their_flags(bank: KnowledgeBank) -> None:
         ("[]", "is damaged"),
         ("{}", "is damaged"),
         ('{"format_version": 2}', "has format 2, and this version reads format 1"),
-        ('{"format_version": 1, "model": "a"}', "is damaged"),
+        ('{"format_version": 1, "model": "a"}', r"is damaged \(revision is missing\)"),
+        ('{"format_version": "1\\u001b[2J"}', r"has format '1\\x1b\[2J', and this version reads format 1"),
+        ('{"format_version": ' + "[" * 100_000, "is damaged"),
+        ('{"format_version": ' + "1" * 10_000 + "}", "is damaged"),
+        ("\xff", "is damaged"),
     ],
+    ids=range(9),
 )
 def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / MANIFEST_NAME).write_text(content)
@@ -79,3 +89,106 @@ def test_a_damaged_manifest_is_refused(tmp_path: Path, content: str, message: st
 def test_a_folder_without_one_is_no_bank(tmp_path: Path) -> None:
     with pytest.raises(DiffTuneError, match="is not a knowledge bank: it has no manifest.json"):
         BankManifest.read(tmp_path)
+
+
+NAMES = [entry.name for entry in dataclasses.fields(BankManifest)]
+WORDS = {
+    "model",
+    "revision",
+    "weights_fingerprint",
+    "pipeline_class",
+    "solver",
+    "prompt_source",
+    "prompts_sha256",
+    "dtype",
+}
+TYPES = [True, [], {}, ["a"], {"a": [1]}, math.nan, math.inf, -math.inf]
+WRONG = {
+    **{name: [*TYPES, 7, 0.5] + [None] * (name != "revision") for name in WORDS},
+    "scheduler": [None, True, "a", 7, [], math.nan],
+    "libraries": [None, True, "a", 7, [], {"torch": 2}],
+    "guidance_scale": [None, *TYPES, "1", 0.5, -1, 1e30, 10**30],
+    "seed": [None, *TYPES, "1", 0.5, -1, 2**32, 10**30],
+    **{name: [None, *TYPES, "1", 0.5, 0, -1, 10**30] for name in ("steps", "num_samples", "shard_size", "resolution")},
+    "latent_shape": [None, *TYPES, "4", 7, [4, 8], [4, 8, 0], [4, -8, -8], [4, 8, 8.0], [4, 8, True], [4, 8, 10**30]],
+    "format_version": [None, *TYPES, "1", 0, 2, -1, 10**30],
+    "shards": [None, True, "a", 7, [], ["data/shard-00000.parquet"], {"data/shard-00000.parquet": 7}],
+}
+
+
+def tampered(bank: KnowledgeBank, folder: Path, **values: object) -> Path:
+    """A copy of a bank whose manifest says something else; `...` leaves a field out."""
+    shutil.copytree(bank.folder, folder, dirs_exist_ok=True)
+    facts = json.loads(bank.manifest.to_bytes()) | values
+    left = {name: value for name, value in facts.items() if value is not ...}
+    (folder / MANIFEST_NAME).write_text(json.dumps(left))
+    return folder
+
+
+def test_every_field_is_in_the_table() -> None:
+    assert set(WRONG) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_field_of_the_wrong_kind_is_refused(name: str, bank: KnowledgeBank, tmp_path: Path) -> None:
+    for value in WRONG[name]:
+        with pytest.raises(DiffTuneError, match=r"is damaged|has format") as error:
+            BankManifest.read(tampered(bank, tmp_path, **{name: value}))
+        assert len(str(error.value)) < 500 and (name in str(error.value) or name == "format_version")
+    if name != "shards":  # without which a bank is half built
+        with pytest.raises(DiffTuneError, match="is damaged"):
+            BankManifest.read(tampered(bank, tmp_path, **{name: ...}))
+
+
+def test_a_field_too_many_is_refused(bank: KnowledgeBank, tmp_path: Path) -> None:
+    with pytest.raises(DiffTuneError, match=r"is damaged \(command is no field of it\)"):
+        BankManifest.read(tampered(bank, tmp_path, command="rm"))
+
+
+LIES = {
+    "shards elsewhere": {"shards": {"../../elsewhere.parquet": "0" * 64}},
+    "shards of other names": {"shards": {f"data/../data/shard-0000{k}.parquet": "0" * 64 for k in range(3)}},
+    "other bytes": {"shards": {f"data/shard-0000{k}.parquet": "0" * 64 for k in range(3)}},
+    "a sample less": {"num_samples": 9},
+    "a sample more": {"num_samples": 11},
+    "as many as there are numbers": {"num_samples": 2**32 - 1},
+    "smaller shards": {"shard_size": 3},
+    "larger latents": {"latent_shape": [4, 8, 9]},
+    "as large as there are numbers": {"latent_shape": [2**32 - 1] * 3},
+    "the same numbers in another order": {"latent_shape": [8, 8, 4]},
+    "another model": {"weights_fingerprint": "f" * 64},
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_manifest_that_lies_is_refused(lie: str, bank: KnowledgeBank, tmp_path: Path) -> None:
+    opened = KnowledgeBank.load(tampered(bank, tmp_path / "bank", **LIES[lie]))
+    with pytest.raises(DiffTuneError, match="^--knowledge_bank: the bank in .*[^.]\\.$"):
+        opened.check(bank.manifest.weights_fingerprint, (4, 8, 8))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(NAMES), json_values)
+def test_whatever_a_field_is_the_bank_is_whole_or_refused(
+    bank: KnowledgeBank, tmp_path_factory: pytest.TempPathFactory, name: str, value: object
+) -> None:
+    """Also where the check has no model to compare with: then every sample can be read."""
+    facts = json.loads(bank.manifest.to_bytes()) | {name: value}
+    folder = tmp_path_factory.mktemp("mutated")
+    (folder / "data").symlink_to(bank.folder / "data")
+    (folder / MANIFEST_NAME).write_text(json.dumps(facts))
+    try:
+        opened = KnowledgeBank.load(folder).check()
+    except DiffTuneError as error:
+        assert len(str(error).splitlines()) == 1
+        return
+    assert BankManifest.read(folder) == opened.manifest
+    assert json.loads(opened.manifest.to_bytes()) == facts, "nothing was made of what was not understood"
+    for index in range(len(opened)):
+        assert torch.equal(opened.latents(index), bank.latents(index)) and opened.prompt(index) == bank.prompt(index)
