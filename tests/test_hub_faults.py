@@ -66,6 +66,7 @@ class Row:
         said (`str`, *optional*): What the error says; `None` if the upload succeeds all the same.
         exit_code (`int`): The command's, if it fails: 2 before training, 3 after it.
         seconds (`float`): After how long without an answer the client gives up.
+        large (`str`): The large file of the folder: weights go up one by one, and other files within the commit.
     """
 
     fault: Fault
@@ -73,6 +74,7 @@ class Row:
     said: str | None = None
     exit_code: int = 3
     seconds: float = 60.0
+    large: str = "unet/diffusion_pytorch_model.safetensors"
 
 
 def once(part: str, status: int | None = None, **more) -> Fault:
@@ -103,6 +105,7 @@ TABLE = {
     "503": Row(Fault(FILES, 503, times=2), [1, 2]),
     "503 for ever": Row(Fault(COMMIT, 503), OUR_WAITS, "the Hub answered 503"),
     "503 of a file, for ever": Row(Fault(LARGE, 503), CLIENT_WAITS, "the Hub answered 503"),
+    "503 of an image, for ever": Row(Fault(LARGE, 503), CLIENT_WAITS, "the Hub answered 503", large="images/0.png"),
     "503 with a page in place of JSON": Row(once(CARD, 503, body=b"<html>Bad gateway</html>"), [1]),
     "504 after a file": Row(once(VERIFY, 504), [1]),
     "cut in a file": Row(once(LARGE, cut="body"), [1]),
@@ -126,14 +129,14 @@ class World:
     client: HubClient
     folder: Path
 
-    def run_folder(self, name: str) -> Path:
-        """A small run folder, with weights of its own."""
+    def run_folder(self, name: str, large: str = Row.large) -> Path:
+        """A small run folder, with a large file of its own."""
         folder = self.folder / name
-        (folder / "unet").mkdir(parents=True)
+        (folder / large).parent.mkdir(parents=True)
         (folder / "model_index.json").write_text("{}")
         (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# A card\n")
         (folder / "run_config.json").write_text(json.dumps({"flags": {"output_dir": str(folder)}}))
-        (folder / "unet" / "diffusion_pytorch_model.safetensors").write_bytes(name.encode() * 20_000)
+        (folder / large).write_bytes(name.encode() * 20_000)
         return folder
 
 
@@ -156,7 +159,8 @@ def is_uploaded(world: World, folder: Path) -> bool:
 
 @pytest.mark.parametrize("name", TABLE)
 def test_fault(world: World, name: str) -> None:
-    row, folder = TABLE[name], world.run_folder(re.sub(r"\W+", "-", name))
+    row = TABLE[name]
+    folder = world.run_folder(re.sub(r"\W+", "-", name), row.large)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     world.server.requests.clear()
     world.server.faults[:] = [row.fault]
