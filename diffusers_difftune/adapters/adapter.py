@@ -135,7 +135,7 @@ class Adapter:
             tensors (`dict[str, torch.Tensor]`): What [`tensors`] gave.
 
         Raises:
-            DiffTuneError: One is missing, unknown, or of another shape; the message says which, and not of what file.
+            DiffTuneError: One is missing, unknown, of another shape, or not finite; the message says which, and not of what file.
         """
         trained = self.added | self.own
         expected = trained.keys() | {name + ROWS for name in self.tables}
@@ -147,11 +147,13 @@ class Adapter:
             shape = list(parameter.shape)
             if name in self.tables:
                 rows = tensors[name + ROWS]
-                if rows.ndim != 1 or not ((rows >= 0) & (rows < shape[0])).all():
+                if rows.ndim != 1 or rows.dtype != torch.int64 or not ((rows >= 0) & (rows < shape[0])).all():
                     raise DiffTuneError(f"{name}{ROWS} has indices that are not below {shape[0]}.")
                 shape[0] = len(rows)
             if list(tensors[name].shape) != shape:
                 raise DiffTuneError(f"{name} has the shape {list(tensors[name].shape)}, and here it is {shape}.")
+            if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+                raise DiffTuneError(f"{name} holds what is no finite number.")
 
     @torch.no_grad()
     def set_tensors(self, tensors: dict[str, torch.Tensor]) -> None:

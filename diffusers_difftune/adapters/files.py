@@ -25,7 +25,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError, first_sentence, quoted
 from .adapter import Adapter
 from .peft_layers import NAME
 from .settings import AdapterSettings
@@ -35,6 +35,7 @@ TENSOR_FILE = "difftune_adapter.safetensors"
 CONFIG_FILE = "difftune_adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_METADATA = "lora_adapter_metadata"
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass
@@ -104,13 +105,28 @@ def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
             content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
             settings = AdapterSettings.from_dict(content["adapter"])
             saved = SavedAdapter(settings, content["component"], content["model_class"], content["pipeline"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            check_facts(saved)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = first_sentence(error) if isinstance(error, DiffTuneError) else "it is not what was written"
             raise DiffTuneError(f"{folder / CONFIG_FILE} cannot be read: {what}.") from error
         return saved, read_tensors(folder / TENSOR_FILE)
     if (folder / LORA_FILE).is_file():
         return read_lora(folder / LORA_FILE)
     raise DiffTuneError(f"There is no adapter in {folder}: it has neither {CONFIG_FILE} nor {LORA_FILE}.")
+
+
+def check_facts(saved: SavedAdapter) -> None:
+    """Raises a [`DiffTuneError`] if a file says of the pipeline what no pipeline can be told."""
+    facts = saved.pipeline
+    names = facts.get("id2label", {})
+    for name, value, holds in (
+        ("component", saved.component, isinstance(saved.component, str)),
+        ("model_class", saved.model_class, isinstance(saved.model_class, str)),
+        ("prediction_type", facts.get("prediction_type"), facts.get("prediction_type", "sample") in PREDICTION_TYPES),
+        ("id2label", names, all(key.isdecimal() and isinstance(label, str) for key, label in names.items())),
+    ):
+        if not holds:
+            raise DiffTuneError(f"Its {name} is {quoted(value)}.")
 
 
 def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
@@ -123,14 +139,16 @@ def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
                 for name, value in json.loads(opened.metadata()[LORA_METADATA]).items()
             }
         (component,) = {name[0] for name in facts}
-        settings = AdapterSettings(
-            kind="dora" if facts[component, "use_dora"] else "lora",
-            rank=facts[component, "r"],
-            alpha=facts[component, "lora_alpha"],
-            dropout=facts[component, "lora_dropout"],
-            target_modules=tuple(sorted(facts[component, "target_modules"])),
+        settings = AdapterSettings.from_dict(
+            {
+                "kind": "dora" if facts[component, "use_dora"] else "lora",
+                "rank": facts[component, "r"],
+                "alpha": facts[component, "lora_alpha"],
+                "dropout": facts[component, "lora_dropout"],
+                "target_modules": sorted(facts[component, "target_modules"]),
+            }
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise DiffTuneError(
             f"{file} does not say of what rank and for which modules it is, as other programs' files do not; load it with"
             " pipeline.load_lora_weights."

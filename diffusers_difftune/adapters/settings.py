@@ -16,7 +16,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, quoted
+from ..plain_values import wrong_value
 
 
 PEFT_KINDS = ("lora", "dora", "loha", "lokr", "oft", "boft")  # layers of PEFT beside frozen ones
@@ -67,13 +68,19 @@ class AdapterSettings:
         """The inverse of [`to_dict`].
 
         Raises:
-            DiffTuneError: A value is missing, unknown, or of the wrong type.
+            DiffTuneError: A value is missing, unknown, of the wrong type, or out of range.
         """
+        if problem := wrong_value(cls, values):
+            raise DiffTuneError(f"These are not the settings of an adapter: {problem}.")
         given: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in values.items()}
-        try:
-            made = cls(**given)
-        except TypeError as error:
-            raise DiffTuneError(f"These are not the settings of an adapter: {error}.") from error
+        made = cls(**given)
         if made.kind not in (*KINDS, NAMED):
-            raise DiffTuneError(f"The kind of adapter is '{made.kind}'; known are {', '.join((*KINDS, NAMED))}.")
+            raise DiffTuneError(f"The kind of adapter is {quoted(made.kind)}; known are {', '.join((*KINDS, NAMED))}.")
+        for name, value, holds in (
+            ("rank", made.rank, 1 <= made.rank < 2**20),
+            ("alpha", made.alpha, made.alpha is None or 0 < made.alpha < 2**20),
+            ("dropout", made.dropout, 0 <= made.dropout < 1),
+        ):
+            if not holds:
+                raise DiffTuneError(f"These are not the settings of an adapter: {name} is {quoted(value)}.")
         return made

@@ -25,10 +25,11 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from ..atomic import fsync_path, write_bytes_atomic
-from ..bank.manifest import LARGEST, shorten, wrong_value
+from ..bank.manifest import LARGEST, shorten
 from ..bank.shard import Shard
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
+from ..plain_values import wrong_value
 from ..turns import from_main, remove_lock, turn_to_build
 
 

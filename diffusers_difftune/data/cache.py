@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from filelock import FileLock
 from ..atomic import atomic_folder
 from ..backbones import Backbone
 from ..bank.fingerprint import weights_fingerprint
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
 from .images import ImageTransform, load_rgb
 from .plan import counter_generator
 from .sources import difftune_cache_dir
@@ -203,7 +203,7 @@ def build_image_cache(
         write_dataset(rows, encode, ROWS_AT_ONCE, key, folder, "Encoding images")
 
     with ThreadPoolExecutor() as threads:  # PIL decodes and resizes without Python's lock
-        cache = ImageCache(find_or_build(cache_dir / "images" / key, build))
+        cache = opened(ImageCache, find_or_build(cache_dir / "images" / key, build), len(target))
     several = sum(cache.crops(row) > 1 for row in range(len(cache)))
     if several:
         logger.info(
@@ -249,7 +249,7 @@ def build_prompt_cache(
         backbone.load_encoders(torch.device(device), dtype)
         write_dataset(Dataset.from_dict({"prompt": prompts}), encode, batch_size, key, folder, "Encoding prompts")
 
-    return PromptCache(find_or_build(cache_dir / "prompts" / key, build))
+    return opened(PromptCache, find_or_build(cache_dir / "prompts" / key, build), len(prompts))
 
 
 def find_or_build(folder: Path, build: Callable[[Path], None]) -> Path:
@@ -265,6 +265,22 @@ def find_or_build(folder: Path, build: Callable[[Path], None]) -> Path:
                 with atomic_folder(folder) as aside:
                     build(aside)
     return folder / "data.arrow"
+
+
+def opened(cache_class: type, file: Path, count: int) -> Any:
+    """The cache in a file, if there is a whole one of so many rows or prompts in it.
+
+    Raises:
+        DiffTuneError: The file is damaged, or cut off.
+    """
+    try:
+        cache = cache_class(file)
+        if len(cache) == count:
+            return cache
+        found = f"{len(cache)} of {count} are there"
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        found = first_sentence(error)
+    raise DiffTuneError(f"{file} of the cache is damaged ({found}); delete {file.parent}, and it is made again.")
 
 
 def write_dataset(rows: Dataset, encode: Callable, batch_size: int, key: str, folder: Path, description: str) -> None:

@@ -332,8 +332,10 @@ def bad_images(target: TargetData) -> dict[int, str]:
     shape than the image it belongs to."""
     key = target.images_key if target.conditions is None else f"{target.images_key[:32]}{target.conditions.key[:32]}"
     remembered = target.index_dir / "checked" / f"{key}.json"
-    if remembered.is_file():
-        return {int(row): reason for row, reason in json.loads(remembered.read_text()).items()}
+    try:
+        return {int(row): str(reason) for row, reason in json.loads(remembered.read_text()).items()}
+    except (OSError, ValueError, AttributeError):  # not there, or damaged
+        pass
 
     with ThreadPoolExecutor() as threads:
         reasons = threads.map(partial(why_bad, target), range(len(target)))

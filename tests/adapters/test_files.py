@@ -14,7 +14,10 @@
 """Files of adapters that do not fit or are damaged, those on the Hub, and what else a pipeline is told."""
 
 import json
+import math
+import pickle
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiTPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from diffusers_difftune import DiffTuneError, load_adapter, merge_adapter
 from diffusers_difftune.adapters import AdaptedDenoiser
@@ -60,6 +65,12 @@ def edited(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def other_tensors(file: Path, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({name: change(tensor) for name, tensor in load_file(file).items()}, file, metadata=metadata)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "nothing there": ("unet loha", lambda f: [path.unlink() for path in f.iterdir()], "There is no adapter in .*"),
     "half a file": ("unet loha", lambda f: cut(f / TENSOR_FILE), f".*/{TENSOR_FILE} is missing or damaged: .*"),
@@ -95,6 +106,63 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: edited(f / CONFIG_FILE, adapter=KINDS["loha"].to_dict() | {"target_modules": ["to_q", "proj_in"]}),
         ".* does not fit the pipeline's unet: [0-9]+ of its [0-9]+ tensors are missing, .* for one",
     ),
+    "a pickle for tensors": (
+        "unet loha",
+        lambda f: (f / TENSOR_FILE).write_bytes(pickle.dumps({"a": 1})),
+        f".*/{TENSOR_FILE} is missing or damaged: .*",
+    ),
+    "tensors beyond the file": (
+        "unet loha",
+        lambda f: (f / TENSOR_FILE).write_bytes(struct.pack("<Q", 10**12) + (f / TENSOR_FILE).read_bytes()[8:]),
+        f".*/{TENSOR_FILE} is missing or damaged: .*",
+    ),
+    "a number that is none": (
+        "unet loha",
+        lambda f: other_tensors(f / TENSOR_FILE, lambda tensor: tensor.fill_(float("nan"))),
+        ".* does not fit the pipeline's unet: .* holds what is no finite number",
+    ),
+    "whole numbers": (
+        "unet loha",
+        lambda f: other_tensors(f / TENSOR_FILE, lambda tensor: tensor.long()),
+        ".* does not fit the pipeline's unet: .* holds what is no finite number",
+    ),
+    "a LoRA of numbers that are none": (
+        "unet lora",
+        lambda f: other_tensors(f / LORA_FILE, lambda tensor: tensor.fill_(float("inf"))),
+        ".* does not fit the pipeline's unet: .* holds what is no finite number",
+    ),
+    "a prediction that there is not": (
+        "unet loha",
+        lambda f: edited(f / CONFIG_FILE, pipeline={"prediction_type": "noise"}),
+        ".* cannot be read: Its prediction_type is 'noise'",
+    ),
+    "names of classes that are none": (
+        "unet loha",
+        lambda f: edited(f / CONFIG_FILE, pipeline={"id2label": {"0": 7}}),
+        ".* cannot be read: Its id2label is {'0': 7}",
+    ),
+    "a component that is a number": (
+        "unet loha",
+        lambda f: edited(f / CONFIG_FILE, component=7),
+        ".* cannot be read: Its component is 7",
+    ),
+    **{
+        f"{name} {value!r}": (
+            "unet loha",
+            lambda f, name=name, value=value: edited(f / CONFIG_FILE, adapter=KINDS["loha"].to_dict() | {name: value}),
+            f".* cannot be read: These are not the settings of an adapter: {name} is .*",
+        )
+        for name, values in {
+            "kind": (None, 7, ["loha"]),
+            "rank": (None, "2", 0, -1, 2.0, True, 10**30),
+            "alpha": ("1", 0, -1, math.nan, math.inf, 1e30),
+            "dropout": (None, "0", 1.0, -0.1, math.nan),
+            "target_modules": (None, "to_q", 7, [7], {"a": 1}),
+            "train_parameters": (None, "*", [None]),
+            "always_trained": (None, "*", [[]]),
+        }.items()
+        for value in values
+    },
     "another model": (
         "transformer oft",
         lambda f: None,

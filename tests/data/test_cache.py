@@ -14,6 +14,7 @@
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from diffusers_difftune.backbones import load_backbone
@@ -298,3 +300,44 @@ def test_arrays_go_through_arrow_without_a_copy(shape, dtype):
     if array.size:
         assert back.__array_interface__["data"][0] == array.__array_interface__["data"][0]
     assert pa.types.is_fixed_size_list(arrow.type) == (len(shape) > 1)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut off", "other content", "other columns", "fewer rows"])
+def test_a_damaged_cache_is_told_in_one_sentence(backbone, tiny_images, tmp_path, damage):
+    config = DataConfig(train_data_dir=str(tiny_images), resolution=16)
+    target = load_target_data(config, 0, tmp_path)
+    for name, make in (
+        ("images", lambda: build_image_cache(target, backbone, config, tmp_path)),
+        ("prompts", lambda: build_prompt_cache(target.distinct_captions(), backbone, tmp_path)),
+    ):
+        make()
+        (file,) = (tmp_path / "difftune" / name).glob("*/data.arrow")
+        content = file.read_bytes()
+        table = Dataset.from_file(str(file)).data.table
+        if damage in ("other columns", "fewer rows"):
+            other = table.slice(0, 2) if damage == "fewer rows" else pa.table({"a": [1]})
+            sink = pa.BufferOutputStream()  # not the file: the table is a view of that
+            with pa.ipc.new_stream(sink, other.schema) as writer:
+                writer.write_table(other)
+            file.unlink()
+            file.write_bytes(sink.getvalue().to_pybytes())
+        else:
+            file.write_bytes(
+                {"empty": b"", "cut off": content[: len(content) // 3], "other content": b"?" * 999}[damage]
+            )
+        with pytest.raises(
+            DiffTuneError, match=r"^.*/data.arrow of the cache is damaged \(.*\); delete .*, and it is made"
+        ):
+            make()
+        shutil.rmtree(file.parent)
+        make()
+
+
+def test_what_was_remembered_of_images_is_learned_again_if_it_is_damaged(tiny_images, tmp_path):
+    config = DataConfig(train_data_dir=str(tiny_images))
+    load_target_data(config, 0, tmp_path)
+    (file,) = (tmp_path / "difftune" / "checked").iterdir()
+    for content in ("", "{", "[]", '{"a": "b"}'):
+        file.write_text(content)
+        assert len(load_target_data(config, 0, tmp_path)) == 6
+        assert file.read_text() == "{}"
