@@ -36,6 +36,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -123,7 +124,7 @@ class HubServer:
     def serve(self, port: int = 0) -> None:
         """Listens, on a free port if none is given."""
         handler = type("Handler", (HubHandler,), {"hub": self})
-        self.server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+        self.server = Listener(("127.0.0.1", port), handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
@@ -229,6 +230,14 @@ def running_hub_server() -> Iterator[HubServer]:
         yield hub
     finally:
         hub.die()
+
+
+class Listener(ThreadingHTTPServer):
+    """The server; that a client was killed is no error of its own."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class HubHandler(BaseHTTPRequestHandler):
