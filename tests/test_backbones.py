@@ -92,3 +92,37 @@ def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
     run = hub_server.run(DOWNLOAD, tmp_path / "another-cache")
     assert "is a StableDiffusionXLPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
     assert not [request for request in hub_server.requests if "safetensors" in request]
+
+
+FROM_THE_HUB = """
+    import sys
+    from diffusers_difftune.backbones.files import pipeline_folder
+    from diffusers_difftune.errors import DiffTuneError
+    for name in sys.argv[1:]:
+        try:
+            print(pipeline_folder(name))
+        except DiffTuneError as error:
+            print(error)
+"""
+
+
+def test_neither_pickles_nor_code_come_from_the_hub(hub_server: HubServer, tiny_pipeline: Path) -> None:
+    """They are refused before anything of them is downloaded."""
+    plain = {str(p.relative_to(tiny_pipeline)): p.read_bytes() for p in tiny_pipeline.rglob("*") if p.is_file()}
+    index = json.loads(plain["model_index.json"])
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    pickles = {name.replace(weights, weights.replace("safetensors", "bin")): data for name, data in plain.items()}
+    own_unet = plain | {
+        "model_index.json": json.dumps(index | {"unet": ["mine", "UNet"]}).encode(),
+        "unet/mine.py": b"",
+    }
+    own = plain | {"model_index.json": json.dumps(index | {"_class_name": ["mine", "Mine"]}).encode(), "mine.py": b""}
+    for name, files in (("plain", plain), ("pickles", pickles), ("own-unet", own_unet), ("own", own)):
+        hub_server.repos[f"models/org/{name}"] = Repo("models", f"org/{name}", [files], ["first"])
+    done = hub_server.run(FROM_THE_HUB, "org/plain", "org/pickles", "org/own-unet", "org/own")
+    fine, pickled, code, pipeline = done.stdout.splitlines()
+    assert "models--org--plain" in fine, done.stderr[-2000:]
+    assert pickled.startswith("--pretrained_model_name_or_path: org/pickles: its weights are a pickle"), pickled
+    assert "the unet of " in code and "has code of its own" in code
+    assert pipeline.startswith("--pretrained_model_name_or_path is a ['mine', 'Mine']; supported pipelines are")
+    assert not [request for request in hub_server.requests if request.endswith((".bin", ".py"))]

@@ -30,9 +30,11 @@ import numpy as np
 import pytest
 import torch
 
+from diffusers_difftune.bank.bank import KnowledgeBank
 from tests.hub_server import running_hub_server
 from tests.test_push import SEVERAL_RUNS
-from tests.training.runs import CLASS, FULL, LORA, arguments
+from tests.tiny import save_tiny_images
+from tests.training.runs import CLASS, FULL, LORA, arguments, log, run
 
 
 CONTROL = "train_controlnet_difftune"
@@ -148,3 +150,17 @@ def test_nothing_that_is_uploaded_names_a_path_of_this_machine(left: Left) -> No
     for place in (Path.cwd(), left.folder, Path.home()):
         told = os.fsencode(place) + b"/"
         assert [name for name, content in left.uploaded.items() if told in content] == []
+
+
+def test_captions_of_any_text_are_trained_on(tiny_pipeline: Path, tmp_path: Path) -> None:
+    """Control characters, markup, templates: they are sampled with, encoded and logged as the text that they are."""
+    captions = [
+        "a\0b\x1b[2J",
+        "<script>alert(1)</script>",
+        "{{ 7*7 }} {0} %s ${HOME}",
+        "\u202e[x](javascript:y)\n---\n# z",
+    ]
+    data = save_tiny_images(tmp_path / "images", 4, captions=captions)
+    done = run(FULL, tiny_pipeline, data, tmp_path / "run", f"--max_train_steps 1 --cache_dir {tmp_path / 'cache'}")
+    assert set(KnowledgeBank.load(done / "knowledge_bank").check().prompts()) <= set(captions)
+    assert len(log(done)) == 1

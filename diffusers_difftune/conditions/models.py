@@ -88,6 +88,7 @@ def model_extractor(
     index = "model_index.json" if kind == "normal" else "config.json"
     local = Path(model).is_dir()
     where: dict[str, Any] = {} if local else {"cache_dir": cache_dir, "token": token}
+    default = (model, revision) == DEFAULT_MODELS[kind]  # a fixed commit, which may have a pickle
     try:
         config_file = Path(model, index) if local else Path(hf_hub_download(model, index, revision=revision, **where))
         config = json.loads(config_file.read_text())
@@ -98,7 +99,7 @@ def model_extractor(
         else:
             settings["commit"] = where["revision"] = config_file.parent.name  # …/snapshots/COMMIT/config.json
         load = {"depth": load_depth, "normal": load_normals, "segmentation": load_segmentation}[kind]
-        network, extract, parameters = load(model, where)
+        network, extract, parameters = load(model, where, None if default else True)
     except DiffTuneError:
         raise
     except Exception as error:  # the Hub client, requests, transformers and diffusers raise dozens of classes here
@@ -138,10 +139,12 @@ Extract = Callable[[list[Image.Image]], list[Image.Image]]
 Loaded = tuple[Any, Extract, dict[str, Any]]
 
 
-def load_depth(model: str, where: dict[str, Any]) -> Loaded:
+def load_depth(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
     """Depth in each image's own range: the nearest is white, the farthest black."""
     processor = load_processor(model, where)
-    network = AutoModelForDepthEstimation.from_pretrained(model, trust_remote_code=False, **where).eval()
+    network = AutoModelForDepthEstimation.from_pretrained(
+        model, trust_remote_code=False, use_safetensors=use_safetensors, **where
+    ).eval()
     config = network.config
     metric = config.model_type in METRIC_DEPTH or getattr(config, "depth_estimation_type", None) == "metric"
 
@@ -162,10 +165,12 @@ def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
     return Image.fromarray((255 * nearness).round().to(torch.uint8).numpy()).convert("RGB")
 
 
-def load_segmentation(model: str, where: dict[str, Any]) -> Loaded:
+def load_segmentation(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
     """The likeliest class of each pixel, in a colour of its own."""
     processor = load_processor(model, where)
-    network = AutoModelForSemanticSegmentation.from_pretrained(model, trust_remote_code=False, **where).eval()
+    network = AutoModelForSemanticSegmentation.from_pretrained(
+        model, trust_remote_code=False, use_safetensors=use_safetensors, **where
+    ).eval()
     palette = class_palette(network.config.num_labels)
 
     def estimate(images: list[Image.Image]) -> list[Image.Image]:
@@ -190,11 +195,11 @@ def class_palette(count: int) -> np.ndarray:
     return colors
 
 
-def load_normals(model: str, where: dict[str, Any]) -> Loaded:
+def load_normals(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
     """Marigold's normals: x to the right, y up, z to the viewer, with [−1, 1] as [0, 255]."""
     from diffusers import MarigoldNormalsPipeline  # loads much that the others do not need
 
-    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **where)
+    pipeline = MarigoldNormalsPipeline.from_pretrained(model, use_safetensors=use_safetensors, **where)
     pipeline.set_progress_bar_config(disable=True)
 
     def extract(images: list[Image.Image]) -> list[Image.Image]:

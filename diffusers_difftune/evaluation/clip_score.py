@@ -53,7 +53,9 @@ class ClipScore:
             self.name, where = pinned(model, cache_dir, token)
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
             self.tokenizer = AutoTokenizer.from_pretrained(**where)
-            self.network = CLIPModel.from_pretrained(dtype=torch.float32, **where).eval().to(device)
+            self.network = (
+                CLIPModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where).eval().to(device)
+            )
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The CLIP model {model} is neither a folder with one nor one that can be had from the Hub:"

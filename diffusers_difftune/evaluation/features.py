@@ -152,7 +152,7 @@ class ModelFeatures(Features):
         try:
             self.name, where = pinned(model, cache_dir, token)
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
-            self.network = AutoModel.from_pretrained(dtype=torch.float32, **where)
+            self.network = AutoModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where)
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The features {model} are neither inception, dinov2, clip, efficientnet nor a vision model of transformers"

@@ -23,6 +23,7 @@ import pytest
 import torch
 from diffusers import MarigoldNormalsPipeline
 from PIL import Image
+from safetensors.torch import load_file
 from transformers import GLPNForDepthEstimation, SegformerForSemanticSegmentation, pipeline
 
 from diffusers_difftune.conditions import MODEL_KINDS, make_extractor
@@ -166,6 +167,18 @@ def test_a_damaged_model_is_refused(models: dict[str, Path], tmp_path: Path) -> 
     (copy / "model.safetensors").write_bytes(b"damaged")
     with pytest.raises(DiffTuneError, match="The depth model .* is neither a folder with a model"):
         make_extractor("depth", str(copy))
+
+
+@pytest.mark.parametrize("kind", MODEL_KINDS)
+def test_a_model_in_a_pickle_is_refused(kind: str, models: dict[str, Path], tmp_path: Path) -> None:
+    """Also one that transformers and diffusers would load."""
+    copy = shutil.copytree(models[kind], tmp_path / "model")
+    for file in list(copy.rglob("*.safetensors")):
+        name = "pytorch_model.bin" if file.name == "model.safetensors" else file.with_suffix(".bin").name
+        torch.save(load_file(file), file.with_name(name))
+        file.unlink()
+    with pytest.raises(DiffTuneError, match=f"The {kind} model .* is neither a folder with a model"):
+        make_extractor(kind, str(copy))
 
 
 def test_images_that_a_model_does_not_take_are_said(models: dict[str, Path]) -> None:
