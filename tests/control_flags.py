@@ -179,25 +179,28 @@ def source_controls(lab: Lab, **given) -> torch.Tensor:
 
 @row("condition_kind", "condition_model", "retention_condition", scripts=ONLY)
 def control_images_of_source_rows(lab: Lab) -> None:
-    assert not source_controls(lab).any(), "black, if nobody says how to extract them"
+    assert not source_controls(lab).any(), "black"
     drawing = {"condition_model": "drawing"}
-    found = [source_controls(lab, condition_kind="sketch")]
-    found += [source_controls(lab, condition_kind=kind, **drawing) for kind in ("depth", "normal", "segmentation")]
-    found += [source_controls(lab, condition_kind="edge")]
+    extracted = {"retention_condition": "extracted"}
+    found = [source_controls(lab, condition_kind=kind, **extracted) for kind in ("sketch", "edge")]
+    kinds = ("depth", "normal", "segmentation")
+    found += [source_controls(lab, condition_kind=kind, **drawing, **extracted) for kind in kinds]
     for i, each in enumerate(found):
         assert each.shape == (3, 3, 16, 16) and each.min() >= 0 and each.max() <= 1
         assert not any(torch.equal(each, other) for other in found[:i]), "kinds differ"
-    assert torch.equal(source_controls(lab, condition_kind="sketch", retention_condition="extracted"), found[0])
-    assert not source_controls(lab, condition_kind="sketch", retention_condition="blank").any()
+    assert not source_controls(lab, condition_kind="sketch").any(), "blank by default"
     assert "--condition_kind" in lab.refused(condition_kind="edge", **drawing)
     assert "--retention_condition" in lab.refused(retention_condition="blank")  # of a run without source rows
-    assert "user/nowhere" in lab.refused(objective="difftune", condition_kind="depth", condition_model="user/nowhere")
+    assert "user/nowhere" in lab.refused(
+        objective="difftune", condition_kind="depth", condition_model="user/nowhere", **extracted
+    )
 
 
 @row("condition_revision", scripts=ONLY)
 def a_branch_of_the_condition_model(lab: Lab) -> None:
     calls = lab.spy(conditions, "make_extractor")
     given = {"objective": "difftune", "condition_kind": "depth", "condition_model": "user/nowhere"}
+    given["retention_condition"] = "extracted"
     assert "user/nowhere" in lab.refused(**given, condition_revision="v2")
     assert calls[-1][0] == ("depth", "user/nowhere", "v2")
     assert "--condition_revision needs --condition_kind" in lab.refused(condition_revision="v2")

@@ -395,8 +395,8 @@ class ControlConditionConfig:
         "Revision of the condition model on the Hub. Default: the newest; of a default model, a fixed commit."
     )
     retention_condition: str | None = flag(
-        "The control images of source rows: extracted from the samples themselves, or blank (black). Default: extracted"
-        " if --condition_kind says how, else blank.",
+        "The control images of source rows: blank (black), which holds the pair to the bare model, or extracted from the"
+        " samples themselves as --condition_kind says. Default: blank.",
         choices=["extracted", "blank"],
     )
     control_evaluation_data: str | None = flag(

@@ -249,7 +249,7 @@ def retention_condition(config: Any) -> str | None:
     """The control images of source rows: `"extracted"`, `"blank"`, or `None` for a run without source rows."""
     if not uses_bank(config):
         return None
-    return config.retention_condition or ("blank" if config.condition_kind is None else "extracted")
+    return config.retention_condition or "blank"
 
 
 def find_extractor(run: Run) -> "Extractor | None":

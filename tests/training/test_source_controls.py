@@ -51,7 +51,7 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
 def test_each_source_row_meets_the_control_image_of_its_own_sample(
     flags: str, tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path, batches: list[Batch]
 ) -> None:
-    how = f"--condition_kind sketch --bank_samples 8 --source_share 0.5 {flags}"
+    how = f"--retention_condition extracted --condition_kind sketch --bank_samples 8 --source_share 0.5 {flags}"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, how)
     backbone, extractor = load_backbone(tiny_pipeline), make_extractor("sketch")
     backbone.load_encoders(torch.device("cpu"), torch.float32)
@@ -72,7 +72,7 @@ def test_each_source_row_meets_the_control_image_of_its_own_sample(
 def test_what_was_extracted_once_is_not_again(
     tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = "--condition_kind depth --condition_model drawing --source_share 0.5"
+    kind = "--retention_condition extracted --condition_kind depth --condition_model drawing --source_share 0.5"
     first = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "first", f"{kind} --bank_samples 8")
     before, batches[:] = [batch.control for batch in batches], []
     decoded = []
