@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from jobs import fill
 from PIL import Image
-from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, result_runs
+from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, VARIANTS, result_runs
 
 from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.errors import DiffTuneError
@@ -96,9 +96,7 @@ def find_groups(
         name = metric or default_metric(condition)
         own = [curve(run, name) for run in runs if run["condition"] == condition]
         tuning = [one for one in own if one.objective == "standard" and one.seed in FULL.tuning_seeds]
-        seeds = {
-            one.seed for one in own if one.objective == methods[-1]
-        }  # never a tuning seed, as only standard has those
+        seeds = {one.seed for one in own if one.objective == methods[-1]}
         compared = [one for one in own if one.objective in methods and one.seed in seeds]
         if len(methods) == 2:
             compared = [
@@ -126,7 +124,10 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
         `difftune_steps`; `sweep`, `ablations`, `forgetting`, `search`, and `notes` where the rule was not kept.
     """
     search = [run for run in runs if run["method"] == "standard" and run["seed"] in FULL.tuning_seeds]
-    chosen = [run for run in runs if run["learning_rate"] == rate]
+    at_rate = [run for run in runs if run["learning_rate"] == rate]
+    is_tuning = [run["seed"] in FULL.tuning_seeds for run in at_rate]
+    chosen = [run for run, tuning in zip(at_rate, is_tuning, strict=True) if run["method"] == "standard" or not tuning]
+    tried = [run for run, tuning in zip(at_rate, is_tuning, strict=True) if tuning]
     wanted = {(run.condition, run.method, run.seed) for run in result_runs(FULL, rate)}
     missing = wanted - {(run["condition"], run["method"], run["seed"]) for run in chosen}
     notes = [f"{len(missing)} of the {len(wanted)} runs of the result are not there yet."] if missing else []
@@ -150,7 +151,8 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
         and {key: untouched_comparison[key] for key in ("mean_step_reduction", "ci95", "num_pairs")},
         "sweep": found["sweep"],
         "edge_by_mse": edge_comparison and edge_comparison["conditions"]["edge"],
-        "ablations": ablations(chosen),
+        "ablations": beside_standard(chosen, (DIFFTUNE, *ABLATIONS)),
+        "variants": beside_standard(tried, (DIFFTUNE, *VARIANTS)),
         "forgetting": forgetting(chosen, pretrained),
         "search": {f"{one:g}": score for one, score in sorted(search_scores(search).items())},
         "notes": notes + found["notes"],
@@ -193,10 +195,10 @@ def common(settings: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {name: value for name, value in first.items() if all(other.get(name) == value for other in settings)}
 
 
-def ablations(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Each variant beside standard training, on the conditions and seeds that there are."""
+def beside_standard(runs: Sequence[dict[str, Any]], methods: Sequence[str]) -> dict[str, Any]:
+    """Each method beside standard training, on the conditions and seeds that there are."""
     found = {}
-    for method in (DIFFTUNE, *ABLATIONS):
+    for method in methods:
         groups = find_groups(runs, ("standard", method))
         result = report(groups) if groups else None
         if result and result["comparison"]:
@@ -252,7 +254,11 @@ def markdown(summary: dict[str, Any]) -> str:
     if summary["sweep"]:
         parts.append(sweep_table(summary["sweep"]))
     if summary["ablations"].keys() & set(ABLATIONS):
-        parts.append(ablation_table(summary["ablations"]))
+        parts.append(variant_table(summary["ablations"]))
+    if summary["variants"]:
+        seeds = " and ".join(map(str, FULL.tuning_seeds))
+        parts.append(f"What was tried to save more steps, on the tuning seeds ({seeds}):")
+        parts.append(variant_table(summary["variants"]))
     if summary["forgetting"]["methods"]:
         parts.append(forgetting_table(summary["forgetting"]))
     facts = summary["settings"]
@@ -315,7 +321,7 @@ def sweep_table(sweep: dict[str, Any]) -> str:
     )
 
 
-def ablation_table(found: dict[str, Any]) -> str:
+def variant_table(found: dict[str, Any]) -> str:
     conditions = list(dict.fromkeys(kind for part in found.values() for kind in part["conditions"]))
     lines = [
         f"| variant | {' | '.join(f'{kind}, steps' for kind in conditions)} | fewer steps than standard (95 %) | pairs |",

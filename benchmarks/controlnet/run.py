@@ -65,6 +65,7 @@ from settings import (  # noqa: E402
     search_runs,
     to_json,
     tuning_runs,
+    variant_runs,
 )
 
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -113,6 +114,7 @@ class Benchmark:
             rate = self.rate()
             self.make(tuning_runs(self.size, rate), "Thresholds")
             self.make(result_runs(self.size, rate), "Result")
+            self.make(variant_runs(self.size, rate), "Variants")
         found = evidence.write(self.output, self.rate(), self.is_evidence)
         print("\n" + evidence.markdown(found))
 
@@ -193,7 +195,8 @@ class Benchmark:
         searched = search_runs(self.size)
         if all(self.done(run) for run in searched):
             rate = self.rate()
-        runs = list(dict.fromkeys(searched + tuning_runs(self.size, rate) + result_runs(self.size, rate)))
+        later = tuning_runs(self.size, rate) + result_runs(self.size, rate) + variant_runs(self.size, rate)
+        runs = list(dict.fromkeys(searched + later))
         missing = [run for run in runs if not self.done(run)]
         known = [json.loads(self.file(run).read_text()) for run in runs if self.done(run)]
         known_seconds = [sum(run["seconds"].values()) for run in known if not run["resumed"]]

@@ -35,6 +35,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "blank": {"objective": "difftune", "retention_condition": "blank"},
     "extracted": {"objective": "difftune", "retention_condition": "extracted"},
     "reconsolidation": {"objective": "difftune", "source_share": 0.0},
+    "power-2": {"objective": "difftune", "retention_condition": "blank", "reconsolidation_power": 2.0},
+    "share-0.1": {"objective": "difftune", "retention_condition": "blank", "source_share": 0.1},
 }
 # The comparison: standard training and Diff-Tuning as the script does it by default. The other methods are ablations.
 DIFFTUNE = "blank"
@@ -43,8 +45,12 @@ TITLES = {
     "blank": "Diff-Tuning (blank condition for source rows)",
     "extracted": "Diff-Tuning, extracted condition for source rows",
     "reconsolidation": "reconsolidation only (no retention)",
+    "power-2": "Diff-Tuning with p = 2, further towards noise",
+    "share-0.1": "Diff-Tuning with a tenth of source rows",
 }
 ABLATIONS = ("extracted", "reconsolidation")
+# What was tried to save more steps, on the tuning seeds.
+VARIANTS = ("power-2", "share-0.1")
 
 # The same for every method.
 RECIPE = {
@@ -78,6 +84,7 @@ class Size:
         search_conditions (`tuple[str, ...]`): Kinds of condition to choose it on.
         ablation_conditions (`tuple[str, ...]`): Kinds of condition that the condition of source rows was chosen on, and on
             which there is no retention for comparison.
+        variant_conditions (`tuple[str, ...]`): Kinds of condition that variants were tried on.
         steps (`int`): Optimiser steps of a run.
         every (`int`): Steps between two measurements of the condition error.
         held_out (`int`): Held-out conditions it is measured on.
@@ -94,6 +101,7 @@ class Size:
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     search_conditions: tuple[str, ...] = ("edge", "depth")
     ablation_conditions: tuple[str, ...] = ("edge", "depth")
+    variant_conditions: tuple[str, ...] = ("edge", "normal")
     steps: int = 240
     every: int = 2  # thirty measurements before a crossing at step 60
     held_out: int = 32
@@ -106,11 +114,19 @@ class Size:
 
 FULL = Size()
 # One row of the table, from one seed; the rate is the one that was chosen.
-QUICK = replace(FULL, conditions=("edge",), seeds=(1,), tuning_seeds=(11,), rates=(3e-3,), ablation_conditions=())
+QUICK = replace(
+    FULL,
+    conditions=("edge",),
+    seeds=(1,),
+    tuning_seeds=(11,),
+    rates=(3e-3,),
+    ablation_conditions=(),
+    variant_conditions=(),
+)
 # Too few steps to learn anything: tries that it all runs.
 TRIAL = replace(
     FULL, conditions=("edge", "depth"), seeds=(1,), tuning_seeds=(11,), rates=(1e-3, 3e-3), search_conditions=("edge",),
-    ablation_conditions=("depth",), steps=4, every=2, held_out=8, bank_samples=8, bank_steps=2, images=66, rows=4,
+    ablation_conditions=("depth",), variant_conditions=(), steps=4, every=2, held_out=8, bank_samples=8, bank_steps=2, images=66, rows=4,
     sampling_steps=2,
 )  # fmt: skip
 
@@ -238,6 +254,16 @@ def result_runs(size: Size, rate: float) -> list[Run]:
         Run(condition, "reconsolidation", seed, rate) for seed in size.seeds for condition in size.ablation_conditions
     ]
     return compared + extracted + without
+
+
+def variant_runs(size: Size, rate: float) -> list[Run]:
+    """Diff-Tuning and its variants on the tuning seeds, where standard training is compared with them."""
+    return [
+        Run(condition, method, seed, rate)
+        for seed in size.tuning_seeds
+        for condition in size.variant_conditions
+        for method in (DIFFTUNE, *VARIANTS)
+    ]
 
 
 def to_json(size: Size) -> dict[str, Any]:
