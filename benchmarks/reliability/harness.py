@@ -45,12 +45,12 @@ class Left:
     Attributes:
         files (`dict[str, str]`): A digest of every file in the run folder.
         uploaded (`dict[str, str]`): The same of the repository on the Hub, if it has one.
-        events (`dict[str, int]`): How many events each phase had.
+        events (`dict[str, dict[str, int]]`): How many events each phase had, by their kind.
     """
 
     files: dict[str, str]
     uploaded: dict[str, str]
-    events: dict[str, int] = field(default_factory=dict)
+    events: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def differences(self, expected: "Left") -> list[str]:
         """In what this differs from what an uninterrupted run left."""
@@ -88,12 +88,15 @@ class Harness(ExitStack):
     Args:
         work (`Path`): Where runs go. Those that do not end as they should are kept there.
         seed (`int`): Decides where runs are killed.
-        breakage (`str`, *optional*): A function, as `module:name`, which breaks the library in every run.
+
+    Attributes:
+        breakage (`str`, *optional*): A function, as `module:name`, which breaks the library in the runs to come.
     """
 
-    def __init__(self, work: Path, seed: int, breakage: str | None = None) -> None:
+    def __init__(self, work: Path, seed: int) -> None:
         super().__init__()
-        self.work, self.breakage = work.resolve(), breakage
+        self.work = work.resolve()
+        self.breakage: str | None = None
         self.draws = random.Random(seed)
         self.expected: dict[Configuration, Left] = {}
         self.number = 0
@@ -150,7 +153,7 @@ class Harness(ExitStack):
 
     def left(self, folder: Path) -> Left:
         """What a run that has ended left behind."""
-        events: dict[str, int] = next((note["events"] for note in notes(folder) if "events" in note), {})
+        events = next((note["events"] for note in notes(folder) if "events" in note), {})
         repository = self.hub.repos.get(f"models/{REPOSITORY}")
         uploaded = {} if repository is None else repository.commits[-1]
         return Left(contents(folder / "run"), {name: digest(name, data) for name, data in uploaded.items()}, events)
@@ -182,20 +185,29 @@ class Harness(ExitStack):
 
     # Kills
 
-    def moment(self, phase: str, events: int) -> dict[str, Any]:
-        """A moment of a phase. Renames are met exactly, before each of them."""
-        delay = 0.0 if phase == "rename_rotation" else self.draws.uniform(0, LATER)
-        return {"phase": phase, "event": self.draws.randint(1, events), "delay": delay}
+    def moment(self, phase: str, events: dict[str, int], part: float = 1.0) -> dict[str, Any]:
+        """A moment in the first part of a phase. All kinds of events are as likely, however many there are of each. What
+        happens to files is met exactly, before it happens: renames always, other things half of the time."""
+        kind = self.draws.choice(sorted(events))
+        exactly = phase == "rename_rotation" or (kind == "files" and self.draws.random() < 0.5)
+        event = self.draws.randint(1, max(1, int(part * events[kind])))
+        delay = 0.0 if exactly else self.draws.uniform(0, LATER)
+        return {"phase": phase, "kind": kind, "event": event, "delay": delay}
 
-    def killed(self, configuration: Configuration, phase: str) -> KilledRun:
-        """Kills a run in a phase, goes on with it, perhaps kills it once more, and lets it end."""
+    def moments(self, configuration: Configuration, phase: str) -> list[dict[str, Any]]:
+        """When to kill a run: in a phase, and perhaps once more when it goes on."""
+        events = self.reference(configuration).events
+        moments = [self.moment(phase, events[phase])]
+        if self.draws.random() < KILLED_TWICE:
+            late = self.draws.choice([phase for phase in LATE_PHASES if phase in events])
+            moments.append(self.moment(late, events[late], 0.5))  # there is less of it to come
+        return moments
+
+    def killed(self, configuration: Configuration, moments: list[dict[str, Any]]) -> KilledRun:
+        """Kills a run, goes on with it, and lets it end when there are no more moments to kill it at."""
         expected = self.reference(configuration)
         self.number += 1
         folder, run = self.begin(f"killed-{self.number}"), KilledRun(configuration)
-        moments: list[dict[str, Any] | None] = [self.moment(phase, expected.events[phase])]
-        if self.draws.random() < KILLED_TWICE:
-            late = self.draws.choice([phase for phase in LATE_PHASES if expected.events.get(phase)])
-            moments.append(self.moment(late, max(1, expected.events[late] // 2)))  # some have done half of it
         completed: set[str] = set()
         for moment in [*moments, None]:
             code = self.start(configuration, folder, moment, resume=bool(run.kills))
@@ -216,7 +228,7 @@ class Harness(ExitStack):
         return run
 
     def killed_runs(self, configurations: tuple[Configuration, ...], kills: int, least: int) -> "list[KilledRun]":
-        """Kills runs until there are enough kills in all, and in each phase.
+        """Kills runs until there are enough kills in all, and in each phase; the phases in turn.
 
         Args:
             configurations (`tuple[Configuration, ...]`): Which runs, in turn.
@@ -237,7 +249,8 @@ class Harness(ExitStack):
             possible = [each for each in configurations if self.reference(each).events.get(phase)]
             used = Counter(run.configuration for run in runs)
             self.draws.shuffle(possible)
-            runs.append(self.killed(min(possible, key=used.__getitem__), phase))
+            chosen = min(possible, key=used.__getitem__)
+            runs.append(self.killed(chosen, self.moments(chosen, phase)))
             tell(runs[-1], counted + len(runs[-1].kills), kills, time.monotonic() - began)
 
 

@@ -53,8 +53,8 @@ from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "reliability" / "results"
 DOCUMENT = ROOT / "docs" / "reliability.md"
-BEGIN = "<!-- kills: begin (written by benchmarks/reliability/kill.py) -->"
-END = "<!-- kills: end -->"
+BEGIN = "<!-- reliability figures: begin (written by benchmarks/reliability/kill.py) -->"
+END = "<!-- reliability figures: end -->"
 LEAST = 5  # kills in each phase
 SECONDS = 6.0  # of one start of a run, on one core of a Xeon
 

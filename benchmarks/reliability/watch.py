@@ -26,7 +26,7 @@ import socket
 import sys
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -55,17 +55,18 @@ class Watch:
 
     Args:
         notes (`Path`): Where to write down, as it happens, which checkpoints are complete and what a kill comes in.
-        kill (`dict`, *optional*): The `phase` and the `event` in it to kill at, and the `delay` in seconds.
+        kill (`dict`, *optional*): The `phase`, the `kind` of events and the number of the `event` to kill at, and the
+            `delay` in seconds.
 
     Attributes:
-        events (`Counter`): How many events each phase had.
+        events (`dict[str, Counter]`): How many events each phase had, by their kind: `files`, `calls` or `sockets`.
         steps (`int`): Steps of the optimiser, of this start of the run.
     """
 
     def __init__(self, notes: Path, kill: dict[str, Any] | None = None) -> None:
         self.notes = os.open(notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.kill = kill
-        self.events: Counter[str] = Counter()
+        self.events: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.steps = 0
         self.main = threading.get_ident()
         self.phases: dict[int, list[str]] = {}  # what each thread is in, the innermost last
@@ -120,12 +121,12 @@ class Watch:
         self.wrap(Publisher, "finish", "upload")
         self.wrap(script, "finish_run", "result")
         self.watch_renames()
-        self.count(os, "fsync")
+        self.count(os, "fsync", "files")
         for name in SOCKET_CALLS:
-            self.count(socket.socket, name)
-        sys.addaudithook(lambda name, _: self.event() if name in FILE_EVENTS else None)
-        register_module_forward_pre_hook(lambda *_: self.event())
-        register_optimizer_step_pre_hook(lambda *_: self.event())
+            self.count(socket.socket, name, "sockets")
+        sys.addaudithook(lambda name, _: self.event("files") if name in FILE_EVENTS else None)
+        register_module_forward_pre_hook(lambda *_: self.event("calls"))
+        register_optimizer_step_pre_hook(lambda *_: self.event("calls"))
         register_optimizer_step_post_hook(lambda *_: self.count_step())
 
     def watch_renames(self) -> None:
@@ -144,29 +145,30 @@ class Watch:
 
     # Events
 
-    def count(self, owner: Any, name: str) -> None:
+    def count(self, owner: Any, name: str, kind: str) -> None:
         """Makes every call of a function an event."""
         function: Callable = getattr(owner, name)
 
         @wraps(function)
         def counted(*args: Any, **kwargs: Any) -> Any:
-            self.event()
+            self.event(kind)
             return function(*args, **kwargs)
 
         setattr(owner, name, counted)
 
     def count_step(self) -> None:
-        self.event()
+        self.event("calls")
         self.steps += 1
 
-    def event(self) -> None:
+    def event(self, kind: str) -> None:
         """Something happens on this thread."""
         thread = threading.get_ident()
         phase = self.phase(thread)
         if phase is None:
             return
-        self.events[phase] += 1
-        if self.kill is not None and (phase, self.events[phase]) == (self.kill["phase"], self.kill["event"]):
+        self.events[phase][kind] += 1
+        here = {"phase": phase, "kind": kind, "event": self.events[phase][kind]}
+        if self.kill is not None and here.items() <= self.kill.items():
             self.thread = thread
             if self.kill["delay"]:
                 self.reached.set()

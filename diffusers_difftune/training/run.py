@@ -165,6 +165,9 @@ def take_output_dir(output_dir: Path) -> None:
     clean_leftovers(output_dir / "validation", "step-*")
     for name in clean_leftovers(output_dir, "checkpoint-*"):
         logger.warning("%s was not written to its end and is removed.", output_dir / name)
+    for leftover in output_dir.glob(".*.tmp"):  # of a single file that was being written anew
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def find_backbone(run: Run) -> Backbone:

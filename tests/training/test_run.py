@@ -16,6 +16,7 @@
 import pytest
 
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
+from diffusers_difftune.training.run import take_output_dir
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
 
@@ -51,6 +52,16 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_pa
     told = capsys.readouterr().err.split("error: ")[1].strip()
     assert told.startswith("The image of row ") and told.endswith("--skip_bad_images leaves such rows out.")
     assert "\n" not in told
+
+
+def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".checkpoint-2.tmp").mkdir()
+    (tmp_path / "validation" / ".step-2.tmp").mkdir(parents=True)
+    (tmp_path / ".training_log.jsonl.123.tmp").touch()
+    (tmp_path / "mine.tmp").touch()
+    take_output_dir(tmp_path)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"mine.tmp", "validation", ".run.lock"}
 
 
 @pytest.mark.parametrize("tracker", ["all", "comet_ml"])
