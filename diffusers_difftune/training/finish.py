@@ -18,6 +18,7 @@ import logging
 import os
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -27,6 +28,7 @@ from ..atomic import fsync_path, fsync_tree
 from ..backbones import Backbone
 from ..data.batches import PlannedBatches
 from ..model_card import inherited_license, write_run_card
+from ..turns import from_main
 from .checkpoint import TrainingState
 from .publish import Publisher, card_facts, write_facts
 from .run import Run
@@ -58,17 +60,17 @@ def finish_run(
         UploadError: The upload failed. The result is in the run folder.
     """
     accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
-    if accelerator.is_main_process:
-        save_result(state.trained, output_dir)
-        logger.info("Saved the result in %s", output_dir)
-    accelerator.wait_for_everyone()
+    from_main(accelerator, partial(save_result, state.trained, output_dir))
     validation.make(state.total_steps)
-    if accelerator.is_main_process:
+
+    def write_card() -> None:
         repo_id = publisher and publisher.repo_id
         facts = card_facts(run, backbone, state, batches, validation, repo_id)
         facts["license"] = inherited_license(dataclasses.asdict(config), config.hub_token)
         write_facts(output_dir, output_dir, facts)
         write_run_card(output_dir, repo_id)
+
+    from_main(accelerator, write_card)
     end_training(accelerator)  # before the upload, so that trackers are closed if that fails
     if publisher is not None:
         publisher.finish()
@@ -101,3 +103,4 @@ def save_result(trained: Trained, output_dir: Path) -> None:
     fsync_path(output_dir)
     aside.rmdir()
     shutil.rmtree(old)
+    logger.info("Saved the result in %s", output_dir)
