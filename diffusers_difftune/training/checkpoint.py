@@ -36,7 +36,7 @@ from ..adapters import Trained
 from ..atomic import atomic_folder, fsync_tree, remove_folder
 from ..errors import DiffTuneError, first_sentence
 from ..turns import from_main
-from .disk import check_space
+from .disk import check_space, place_trouble
 
 
 if TYPE_CHECKING:
@@ -219,10 +219,20 @@ class TrainingState:
         Raises:
             DiffTuneError: There is no room for it.
         """
-        from_main(self.run.accelerator, lambda: self.write(step, log))
+        from_main(self.run.accelerator, lambda: self.write_or_say_why(step, log))
+
+    def write_or_say_why(self, step: int, log: dict[str, Any] | None) -> None:
+        """Writes it on the main process alone; that the disk is full is told with the checkpoint's place."""
+        try:
+            self.write(step, log)
+        except Exception as error:
+            trouble = place_trouble(error, str(self.run.output_dir / f"checkpoint-{step}"))
+            if trouble is None:
+                raise
+            raise DiffTuneError(trouble) from error
 
     def write(self, step: int, log: dict[str, Any] | None) -> None:
-        """Does it, on the main process alone."""
+        """Writes it, and removes the oldest ones over the limit."""
         accelerator, output_dir, began = self.run.accelerator, self.run.output_dir, time.monotonic()
         check_space(output_dir, self.num_bytes(), f"checkpoint-{step}")
         with atomic_folder(output_dir / f"checkpoint-{step}") as folder:

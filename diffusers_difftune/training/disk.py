@@ -53,11 +53,12 @@ def size(count: float) -> str:
     return f"{count:.3g} {units[0]}"
 
 
-def place_trouble(error: BaseException | None) -> str | None:
+def place_trouble(error: BaseException | None, what: str = "A file") -> str | None:
     """A sentence about an error that comes from the disk; `None` for any other error.
 
     Args:
         error (`BaseException`, *optional*): An `OSError`, or what safetensors, which writes files by itself, makes of one.
+        what (`str`, *optional*, defaults to `"A file"`): What was written, if the error does not know.
     """
     while error is not None:
         found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
@@ -65,7 +66,7 @@ def place_trouble(error: BaseException | None) -> str | None:
         if number in PLACE_ERRORS:
             where = getattr(error, "filename", None)
             return (
-                f"{where or 'A file'} cannot be written ({errno_text(number)}); everything that was finished is kept: make"
+                f"{where or what} cannot be written ({errno_text(number)}); everything that was finished is kept: make"
                 " room, or take another folder, and give the same command, for training with --resume_from_checkpoint"
                 " latest."
             )
