@@ -227,7 +227,7 @@ class Harness(ExitStack):
             shutil.rmtree(folder)
         return run
 
-    def killed_runs(self, configurations: tuple[Configuration, ...], kills: int, least: int) -> "list[KilledRun]":
+    def killed_runs(self, configurations: tuple[Configuration, ...], kills: int, least: int) -> list[KilledRun]:
         """Kills runs until there are enough kills in all, and in each phase; the phases in turn.
 
         Args:
@@ -246,12 +246,17 @@ class Harness(ExitStack):
             if len(runs) == 3 * kills:
                 raise RuntimeError(f"After {len(runs)} runs the kills came in {dict(hits)} only.")
             phase = min(share, key=lambda phase: (hits[phase] >= least, hits[phase] / share[phase]))
-            possible = [each for each in configurations if self.reference(each).events.get(phase)]
-            used = Counter(run.configuration for run in runs)
-            self.draws.shuffle(possible)
-            chosen = min(possible, key=used.__getitem__)
-            runs.append(self.killed(chosen, self.moments(chosen, phase)))
+            configuration = self.next_of(configurations, phase, runs)
+            runs.append(self.killed(configuration, self.moments(configuration, phase)))
             tell(runs[-1], counted + len(runs[-1].kills), kills, time.monotonic() - began)
+
+    def next_of(self, configurations: tuple[Configuration, ...], phase: str, runs: list[KilledRun]) -> Configuration:
+        """Of those that have a phase, the one that was killed in it least often, and in all."""
+        killed = Counter((run.configuration, kill["phase"]) for run in runs for kill in run.kills)
+        made = Counter(run.configuration for run in runs)
+        possible = [each for each in configurations if phase in self.reference(each).events]
+        self.draws.shuffle(possible)
+        return min(possible, key=lambda each: (killed[each, phase], made[each]))
 
 
 def tell(run: KilledRun, count: int, kills: int, seconds: float) -> None:

@@ -22,7 +22,7 @@ apart from times and paths. The pipelines are tiny, the Hub is the tests' server
 
     pip install -e ".[test]"
     python benchmarks/reliability/kill.py --estimate
-    python benchmarks/reliability/kill.py --kills 60 --seed 0
+    python benchmarks/reliability/kill.py --kills 120 --seed 1
 """
 
 import argparse
@@ -61,7 +61,7 @@ SECONDS = 6.0  # of one start of a run, on one core of a Xeon
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=60, help="How many kills; 0 to 4 more if a phase has too few.")
+    parser.add_argument("--kills", type=int, default=120, help="How many kills; some more if a phase has too few.")
     parser.add_argument("--seed", type=int, default=0, help="Decides which runs are killed, and where.")
     parser.add_argument("--estimate", action="store_true", help="Say how long it takes, and stop.")
     parser.add_argument("--output", type=Path, default=RESULTS / "summary.json", help="For what was found.")
@@ -73,13 +73,13 @@ def main(argv: list[str] | None = None) -> None:
         minutes = starts * SECONDS / 60
         print(f"{arguments.kills} kills take about {starts:.0f} starts of a run and {minutes:.0f} minutes.")
         return
-    began = time.monotonic()
+    began, where = time.monotonic(), machine() | {"threads": THREADS}
     with Harness(arguments.work, arguments.seed) as harness:
         runs = harness.killed_runs(CONFIGURATIONS, arguments.kills, min(LEAST, arguments.kills // 10))
     summary = summarise(runs, CONFIGURATIONS) | {
         "seed": arguments.seed,
         "seconds": round(time.monotonic() - began),
-        "machine": machine() | {"threads": THREADS},
+        "machine": where,
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(arguments.output, (json.dumps(summary, indent=1) + "\n").encode())
