@@ -46,7 +46,7 @@ LARGEST_DEFAULT_BANK = 1000
 # The flags that decide the course of a run, beside its seed, model, data and bank.
 DECISIVE_FLAGS = """
     resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
-    proportion_empty_prompts tokenizer_name class_dropout_prob class_embeddings variance_loss
+    proportion_empty_prompts class_dropout_prob class_embeddings variance_loss
     objective retention_weight reconsolidation_power retention_power coefficients retention_target retention_prompts
     prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
     learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
