@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from .common import open_pipeline, show_log
-from .flags import add_flags
+from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ class-conditional one for their classes), all from the same noise, and compares 
 KID, precision and recall, and samples with captions by the CLIP score. Beside every figure is its floor: what real images
 score against other real images. docs/evaluation.md says what the figures mean.
 """
-DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 MOST_IMAGES = 1000  # if --num_images is not given
 SHOWN = 8  # samples in a row of the picture
 
@@ -73,30 +72,15 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         f" {MOST_IMAGES}.",
     )
     parser.add_argument(
-        "--floor_data",
-        metavar="DATA",
-        help="More real images of the same kind, such as the training set, for the floor. Default: the rest of DATA; if"
-        " that is too little, one half of what is compared against the other.",
-    )
-    parser.add_argument(
-        "--features",
-        default="dinov2",
-        help="What images are compared by: inception, dinov2, clip, efficientnet, a vision model of transformers (a"
-        " folder or an id on the Hub), or the .safetensors file of a projection. Default: dinov2.",
-    )
-    parser.add_argument(
         "--clip_model",
         default="openai/clip-vit-large-patch14",
         help="The model of the CLIP score: a folder or an id on the Hub; none leaves the score out. Default:"
         " openai/clip-vit-large-patch14.",
     )
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Classifier-free guidance. Default: 3.0.")
-    parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise. Default: 0.")
     parser.add_argument(
         "--resolution", type=int, help="Side of the images in pixels. Default: the first pipeline's own."
     )
-    parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
+    add_sampling_flags(parser)
     parser.add_argument(
         "--output",
         type=Path,
@@ -260,7 +244,7 @@ def make_measurement(
     from ..evaluation.features import make_features
     from ..evaluation.measurement import Measurement
     from ..evaluation.real import drawn_rows, read_images
-    from .forgetting_data import open_data
+    from .data import open_data
 
     resolution, first = find_resolution(arguments, candidates), candidates[0].backbone
     data = open_data(arguments, "DATA", arguments.data, first)

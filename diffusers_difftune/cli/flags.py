@@ -11,11 +11,15 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Flags of the command that the training scripts have too."""
+"""Flags of the command that the training scripts have too, or that several of its rooms have."""
 
 import argparse
 import dataclasses
 import typing
+
+
+# What says how data are read, beside their place.
+DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) -> None:
@@ -36,3 +40,23 @@ def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) 
             required=name == "pretrained_model_name_or_path",
             help=(entry.metadata["help"] + shown).replace("%", "%%"),
         )
+
+
+def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of commands that sample and compare the samples with real images."""
+    parser.add_argument(
+        "--floor_data",
+        metavar="DATA",
+        help="More real images of the same kind, such as the training set, for the floor. Default: the rest of DATA; if"
+        " that is too little, one half of what is compared against the other.",
+    )
+    parser.add_argument(
+        "--features",
+        default="dinov2",
+        help="What images are compared by: inception, dinov2, clip, efficientnet, a vision model of transformers (a"
+        " folder or an id on the Hub), or the .safetensors file of a projection. Default: dinov2.",
+    )
+    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Classifier-free guidance. Default: 3.0.")
+    parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of all noise. Default: 0.")
+    parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")

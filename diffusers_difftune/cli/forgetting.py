@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
-from .flags import add_flags
+from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
 
 if TYPE_CHECKING:
@@ -94,23 +94,9 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         type=int,
         help="Samples at each x, and target images to compare them with. Default: as many as DATA has, at most 1000.",
     )
-    parser.add_argument(
-        "--floor_data",
-        metavar="DATA",
-        help="More real images of the same kind, such as the training set, for the floor. Default: the rest of DATA; if"
-        " that is too little, one half of what is compared against the other.",
-    )
-    parser.add_argument(
-        "--features",
-        default="dinov2",
-        help="What images are compared by; see difftune evaluate. Default: dinov2.",
-    )
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="Classifier-free guidance. Default: 3.0.")
-    parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
-    parser.add_argument("--seed", type=int, default=0, help="Seed of all noise. Default: 0.")
     parser.add_argument("--resolution", type=int, help="Side of the images in pixels. Default: the model's own.")
-    parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
-    add_flags(parser, DataConfig, "dataset_config_name", "image_column", "caption_column", "skip_bad_images")
+    add_sampling_flags(parser)
+    add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
     add_flags(parser, ClassDataConfig, "label_column")
     add_flags(parser, ControlDataConfig, "conditioning_image_column")
     add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")

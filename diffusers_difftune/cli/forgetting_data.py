@@ -16,7 +16,7 @@
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,7 +24,6 @@ from ..backbones import Backbone
 from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
 from ..data.batches import control_image
-from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import seeded_order
 from ..errors import DiffTuneError, renamed
@@ -32,15 +31,14 @@ from ..evaluation import FEWEST_IMAGES
 from ..evaluation.chain import Rows, encode_rows
 from ..evaluation.finetuned import Finetuned
 from ..evaluation.real import drawn_rows, read_images, row_prompts
-from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
 from .common import fingerprint
-from .conditions import LIKE_HUB_ID, holds_bank
+from .conditions import holds_bank
+from .data import open_data
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 MOST_IMAGES = 1000  # if --num_images is not given
 # Training runs have small seeds; a bank of this one has no sample in common with theirs.
 BANK_SEED = 2**31
@@ -68,32 +66,6 @@ class Images:
         """The first of them, encoded."""
         controls = None if self.controls is None else self.controls[:count]
         return encode_rows(backbone, self.images[:count], self.prompts[:count], controls, batch_size)
-
-
-def open_data(
-    arguments: argparse.Namespace, flag: str, name: str, backbone: Backbone, finetuned: Finetuned | None = None
-) -> TargetData:
-    """Images with captions; with labels, where the model is class-conditional; of a fine-tuned ControlNet, with control
-    images."""
-    values = {each: getattr(arguments, each) for each in DATA_FLAGS}
-    config: Any
-    if finetuned is not None and finetuned.kind == "controlnet":
-        config = ControlDataConfig(caption_column=arguments.caption_column, **values)
-        config.conditioning_image_column = arguments.conditioning_image_column
-    elif hasattr(backbone, "id2label"):
-        config = ClassDataConfig(label_column=arguments.label_column, **values)
-    else:
-        config = DataConfig(caption_column=arguments.caption_column, **values)
-    if Path(name).exists():
-        config.train_data_dir = name
-    elif LIKE_HUB_ID.fullmatch(name):
-        config.dataset_name = name
-    else:
-        raise DiffTuneError(
-            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
-        )
-    with renamed({"--train_data_dir": flag, "--dataset_name": flag, "target data": f"data of {flag}"}):
-        return load_target_data(config, 0, arguments.cache_dir)
 
 
 def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Finetuned, resolution: int) -> Images:

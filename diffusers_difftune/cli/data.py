@@ -1,0 +1,52 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The data that a command names."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..backbones import Backbone
+from ..data.dataset import TargetData, load_target_data
+from ..errors import DiffTuneError, renamed
+from ..evaluation.finetuned import Finetuned
+from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
+from .conditions import LIKE_HUB_ID
+from .flags import DATA_FLAGS
+
+
+def open_data(
+    arguments: argparse.Namespace, flag: str, name: str, backbone: Backbone, finetuned: Finetuned | None = None
+) -> TargetData:
+    """Images with captions; with labels, where the model is class-conditional; of a fine-tuned ControlNet, with control
+    images."""
+    values = {each: getattr(arguments, each) for each in DATA_FLAGS}
+    config: Any
+    if finetuned is not None and finetuned.kind == "controlnet":
+        config = ControlDataConfig(caption_column=arguments.caption_column, **values)
+        config.conditioning_image_column = arguments.conditioning_image_column
+    elif hasattr(backbone, "id2label"):
+        config = ClassDataConfig(label_column=arguments.label_column, **values)
+    else:
+        config = DataConfig(caption_column=arguments.caption_column, **values)
+    if Path(name).exists():
+        config.train_data_dir = name
+    elif LIKE_HUB_ID.fullmatch(name):
+        config.dataset_name = name
+    else:
+        raise DiffTuneError(
+            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
+        )
+    with renamed({"--train_data_dir": flag, "--dataset_name": flag, "target data": f"data of {flag}"}):
+        return load_target_data(config, 0, arguments.cache_dir)
