@@ -104,7 +104,9 @@ def find_groups(
             ]
         if tuning and compared:
             try:
-                found.append(make_group(condition, name, compared, {condition: tuning}, None))
+                # variants are tried on the tuning seeds themselves
+                others = {} if seeds & set(FULL.tuning_seeds) else {condition: tuning}
+                found.append(make_group(condition, name, compared, others, None))
             except DiffTuneError as error:
                 if notes is not None:
                     notes.append(f"{condition}: {error}")
