@@ -42,7 +42,8 @@ SHARED = "--max_train_steps 2 --checkpointing_steps 1 --bank_samples 4 --validat
 OWN = {
     FULL: "--use_ema --random_flip --validation_prompts red blue --snr_gamma 5 --retention_target pretrained",
     LORA: "--adapter dora --rank 2 --validation_prompt red --num_validation_images 1 --gradient_accumulation_steps 2",
-    CONTROL: "--adapter lora --rank 2 --condition_kind edge --validation_prompt red --num_validation_images 1",
+    CONTROL: "--adapter lora --rank 2 --condition_kind edge --retention_condition extracted --validation_prompt red"
+    " --num_validation_images 1",
     CLASS: "--use_ema --class_embeddings reset --validation_classes oak",
 }
 

@@ -66,9 +66,9 @@ def test_on_several_processes_the_schedule_ends_with_the_run_and_all_of_them_sav
         from pathlib import Path
         from diffusers_difftune.training.checkpoint import TrainingState
         save = TrainingState.save
-        def recorded(self, step):
+        def recorded(self, step, log):
             Path(r"{tmp_path}", f"saved-{{step}}-by-{{os.environ['RANK']}}").touch()
-            save(self, step)
+            save(self, step, log)
         TrainingState.save = recorded
         sys.argv[0] = r"{ROOT / "training_scripts" / FULL}.py"
         runpy.run_path(sys.argv[0], run_name="__main__")
@@ -245,4 +245,4 @@ def test_no_step_waits_for_the_device(
     # AdamW counts its steps in tensors that stay on the CPU whatever the parameters do.
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer, closure=None: None)
     module.main(arguments(tiny_pipeline, tiny_conditions, tmp_path, f"--max_train_steps 20 {flags}"))
-    assert [where.split(",")[0] for where in fetches.by] == ["log.flush"] * 4, fetches.by
+    assert [where.split(",")[0] for where in fetches.by] == ["log.flush", "log.by_level"] * 2, fetches.by

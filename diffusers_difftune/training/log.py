@@ -149,15 +149,15 @@ class TrainingLog:
         if not self.steps:
             return None
         steps, self.steps = self.steps, []
-        numbers = torch.stack([step.losses for step in steps])
+        # Norms are the same on every process, so that their sums are as finite as they are; all is fetched at once.
+        numbers = torch.stack([torch.cat([step.losses, step.gradient_norm.to(step.losses).view(1)]) for step in steps])
         summed = self.accelerator.reduce(numbers, "sum").tolist()
-        norms = torch.stack([step.gradient_norm.to(numbers) for step in steps]).tolist()  # the same on every process
         now = time.perf_counter()
         rate = len(steps) * self.batch_size / (now - self.started)
         self.started = now
         lines: list[dict[str, Any]] = []
         wrong: Step | None = None
-        for (reconsolidation, retention), norm, step in zip(summed, norms, steps, strict=True):
+        for (reconsolidation, retention, norm), step in zip(summed, steps, strict=True):
             loss = reconsolidation + self.retention_weight * retention
             # A loss scaler's business are gradients: it tries how large they may be.
             numbers_used = (loss,) if self.accelerator.scaler is not None else (loss, norm)

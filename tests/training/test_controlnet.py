@@ -305,7 +305,7 @@ def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_c
     monkeypatch.setattr(conditions, "make_extractor", watched)
     monkeypatch.setattr(loop, "prepare", watch)
     flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
-    flags += " --control_evaluation_steps 1 --max_train_steps 2 --bank_samples 4"
+    flags += " --control_evaluation_steps 1 --max_train_steps 2 --bank_samples 4 --retention_condition extracted"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags)
     measured = ["extract", "release"]
     assert calls == [*measured, *measured, "train", *measured, "train", *measured]  # first of all, of the bank
