@@ -57,13 +57,13 @@ def test_the_words_follow_the_figures(fill_readme: ModuleType) -> None:
 def test_the_table_is_written_from_the_summary(fill_readme: ModuleType) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     images = ROOT / "docs" / "images"
-    assert (
-        fill_readme.fill(readme, fill_readme.table(json.loads((images / "demo_summary.json").read_text()))) == readme
-    )
+    table = fill_readme.table(json.loads((images / "demo_summary.json").read_text()))
+    assert fill_readme.fill(readme, fill_readme.BEGIN, fill_readme.END, table) == readme
     if (images / "controlnet_summary.json").is_file():
-        text = fill_readme.controlnet_text(json.loads((images / "controlnet_summary.json").read_text()))
+        found = [images / "controlnet_summary.json", fill_readme.EVIDENCE]
+        text = fill_readme.controlnet_text(*(json.loads(file.read_text()) for file in found))
         markers = fill_readme.CONTROLNET_BEGIN, fill_readme.CONTROLNET_END
-        assert fill_readme.fill(readme, text, *markers) == readme
+        assert fill_readme.fill(readme, *markers, text) == readme
 
 
 def test_every_picture_and_page_that_the_readme_links_to_exists() -> None:
