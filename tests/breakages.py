@@ -13,6 +13,8 @@
 # limitations under the License.
 """Deliberate breakages of the library, which the harness that kills runs must notice; each is called in a run's process."""
 
+from typing import Any
+
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusers_difftune.atomic import remove_folder
@@ -23,10 +25,10 @@ def old_checkpoints_go_first() -> None:
     """Checkpoints are removed before the new one is written."""
     write = TrainingState.write
 
-    def wrong(state: TrainingState, step: int, log: dict | None) -> None:
+    def wrong(state: TrainingState, *what: Any) -> None:
         for old in list_checkpoints(state.run.output_dir):
             remove_folder(old)
-        write(state, step, log)
+        write(state, *what)
 
     TrainingState.write = wrong
 

@@ -25,7 +25,8 @@ import json
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ from ..atomic import atomic_folder, fsync_tree, remove_folder
 from ..errors import DiffTuneError, first_sentence
 from ..turns import from_main
 from .disk import check_space, place_trouble
+from .sharding import Sharding, local
 
 
 if TYPE_CHECKING:
@@ -49,13 +51,16 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 GRACE, SLOW = 30, 20
 
 
-def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors by name and everything else as JSON-able values."""
+def split_optimizer_state(
+    state: dict[str, Any], take: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors by name, and what `take` makes of them, on the CPU; and everything else as JSON-able
+    values."""
     tensors, scalars = {}, {}
     for index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous()
+                tensors[f"{index}.{name}"] = take(value).cpu().contiguous()
             else:
                 scalars[f"{index}.{name}"] = value
     return tensors, {"values": scalars, "param_groups": state["param_groups"]}
@@ -192,12 +197,19 @@ class TrainingState:
 
     def prepare(self, trained: Trained, optimizer: Any, lr_scheduler: Any) -> None:
         """Hands everything to accelerate, and reads the checkpoint if there is one."""
-        accelerator = self.run.accelerator
+        accelerator, checkpoint = self.run.accelerator, self.run.checkpoint
         self.trained, self.lr_scheduler = trained, lr_scheduler
+        state = None if checkpoint is None else read_state(checkpoint)
+        if checkpoint is not None and state is not None:  # while the weights are whole
+            self.load_weights(checkpoint, state)
+        if accelerator.is_fsdp2:
+            sharding = self.run.sharding = Sharding(self.run, trained, optimizer)
+            self.model, self.optimizer = sharding.model, sharding.optimizer
+        else:
+            self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
         trained.to(accelerator.device)
-        self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
-        if self.run.checkpoint is not None:
-            self.load(self.run.checkpoint)
+        if checkpoint is not None and state is not None:
+            self.load_progress(checkpoint, state)
         if self.start_step < self.total_steps:  # better now than after the first hours
             from_main(accelerator, lambda: check_space(self.run.output_dir, self.num_bytes(), "a checkpoint"))
 
@@ -219,25 +231,31 @@ class TrainingState:
         Raises:
             DiffTuneError: There is no room for it.
         """
-        from_main(self.run.accelerator, lambda: self.write_or_say_why(step, log))
+        began, accelerator, sharding = time.monotonic(), self.run.accelerator, self.run.sharding
+        with self.run.whole_weights():
+            optimizer = None
+            if sharding is not None or accelerator.is_main_process:
+                take = torch.Tensor.detach if sharding is None else sharding.gather
+                optimizer = split_optimizer_state(self.optimizer.state_dict(), take)
+            from_main(accelerator, lambda: self.write_or_say_why(step, log, optimizer, began))
 
-    def write_or_say_why(self, step: int, log: dict[str, Any] | None) -> None:
+    def write_or_say_why(self, step: int, *rest: Any) -> None:
         """Writes it on the main process alone; that the disk is full is told with the checkpoint's place."""
         try:
-            self.write(step, log)
+            self.write(step, *rest)
         except Exception as error:
             trouble = place_trouble(error, str(self.run.output_dir / f"checkpoint-{step}"))
             if trouble is None:
                 raise
             raise DiffTuneError(trouble) from error
 
-    def write(self, step: int, log: dict[str, Any] | None) -> None:
+    def write(self, step: int, log: dict[str, Any] | None, optimizer: Any, began: float) -> None:
         """Writes it, and removes the oldest ones over the limit."""
-        accelerator, output_dir, began = self.run.accelerator, self.run.output_dir, time.monotonic()
+        accelerator, output_dir = self.run.accelerator, self.run.output_dir
+        tensors, scalars = optimizer
         check_space(output_dir, self.num_bytes(), f"checkpoint-{step}")
         with atomic_folder(output_dir / f"checkpoint-{step}") as folder:
             self.trained.save(folder)
-            tensors, scalars = split_optimizer_state(self.optimizer.state_dict())
             save_file(tensors, folder / OPTIMIZER_FILE)
             fsync_tree(folder)
             state = {
@@ -265,25 +283,27 @@ class TrainingState:
             for old in oldest_first[: -self.run.config.checkpoints_total_limit]:
                 remove_folder(old)
 
-    def load(self, checkpoint: Path) -> None:
-        """Reads what [`save`] wrote, and makes sure of it."""
-        state = read_state(checkpoint)
-        scaler = self.run.accelerator.scaler
-        try:
+    def load_weights(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Reads the weights that [`save`] wrote, and makes sure of them."""
+        with finds_damage(checkpoint):
             self.trained.load(checkpoint)
+        if checksum(stored_tensors(self.trained)) != state["checksum"]:
+            raise DiffTuneError(damaged(checkpoint, "its weights are not those that were written"))
+
+    def load_progress(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Reads the rest of what [`save`] wrote, and makes sure of it."""
+        scaler, sharding = self.run.accelerator.scaler, self.run.sharding
+        with finds_damage(checkpoint):
             tensors = load_file(checkpoint / OPTIMIZER_FILE)
+            if sharding is not None:
+                tensors = sharding.shard_state(tensors)
             self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             if scaler is not None and state["scaler"] is not None:
                 scaler.load_state_dict(state["scaler"])
-        except DiffTuneError:
-            raise
-        except Exception as error:  # of torch, of safetensors, of diffusers: whatever a file can be wrong in
-            raise DiffTuneError(damaged(checkpoint, first_sentence(error))) from error
-        loaded, _ = split_optimizer_state(self.optimizer.state_dict())
-        if checksum(stored_tensors(self.trained)) != state["checksum"]:
-            raise DiffTuneError(damaged(checkpoint, "its weights are not those that were written"))
-        if loaded.keys() != tensors.keys() or any(not torch.equal(loaded[name], tensors[name]) for name in tensors):
+        loaded, _ = split_optimizer_state(self.optimizer.state_dict(), local)
+        given = {name: local(tensor).cpu() for name, tensor in tensors.items()}
+        if loaded.keys() != given.keys() or any(not torch.equal(loaded[name], given[name]) for name in given):
             raise DiffTuneError(damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took"))
         self.log = state["log"]
         here = {"threads": torch.get_num_threads(), "device": self.run.accelerator.device.type}
@@ -327,6 +347,17 @@ def checksum(tensors: Sequence[torch.Tensor]) -> int:
         )
         total += place * int(bits.sum(dtype=torch.int64))
     return total
+
+
+@contextmanager
+def finds_damage(checkpoint: Path) -> Iterator[None]:
+    """A context that reads files of a checkpoint."""
+    try:
+        yield
+    except DiffTuneError:
+        raise
+    except Exception as error:  # of torch, of safetensors, of diffusers: whatever a file can be wrong in
+        raise DiffTuneError(damaged(checkpoint, first_sentence(error))) from error
 
 
 def damaged(checkpoint: Path, why: str) -> str:

@@ -20,7 +20,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import LoggerType, parse_flag_from_env
+from accelerate.utils import LoggerType
 from diffusers.optimization import SchedulerType
 
 from ..adapters.settings import PEFT_KINDS, WITH_ALPHA, WITH_DROPOUT
@@ -30,6 +30,7 @@ from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
 from ..objective import LEAST_SHARE
+from .sharding import check_sharding
 
 
 # Trackers that send the command line, too, or may.
@@ -182,12 +183,7 @@ def check_conflicts(config: Any) -> None:
         raise DiffTuneError(
             f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
-    for plugin in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):  # `accelerate launch` says so in the environment
-        if parse_flag_from_env(f"ACCELERATE_USE_{plugin}"):
-            raise DiffTuneError(
-                f"The accelerate config asks for {plugin}, which these scripts do not support; choose plain multi-GPU"
-                " training or a single process in `accelerate config`."
-            )
+    check_sharding(config)
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
         read_prompts(config.bank_prompts, own)

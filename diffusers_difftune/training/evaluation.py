@@ -41,7 +41,8 @@ class Evaluation:
 
     def measure(self) -> dict[str, dict[str, float]]:
         """The figures of now, under their name; call it on every process."""
-        return {self.name: from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))}
+        with self.run.whole_weights():
+            return {self.name: from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))}
 
 
 def open_held_out(run: Run, flag: str) -> TargetData | None:

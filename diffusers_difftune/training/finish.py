@@ -60,7 +60,8 @@ def finish_run(
         UploadError: The upload failed. The result is in the run folder.
     """
     accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
-    from_main(accelerator, partial(save_result, state.trained, output_dir))
+    with run.whole_weights():
+        from_main(accelerator, partial(save_result, state.trained, output_dir))
     validation.make(state.total_steps)
 
     def write_card() -> None:

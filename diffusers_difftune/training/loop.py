@@ -36,6 +36,7 @@ from .log import NotFinite, TrainingLog
 from .not_finite import LeftOutSteps, not_finite_error
 from .publish import Publisher
 from .run import Run
+from .sharding import whole
 from .validation import Validation
 
 
@@ -108,7 +109,9 @@ def train(
                 # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
                 torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
                 batch = next(micro_batches)
-                with accelerator.no_sync(model) if micro < accumulation - 1 else nullcontext():
+                # Gradients that are not summed after every micro-step are not sharded either.
+                waits = micro < accumulation - 1 and run.sharding is None
+                with accelerator.no_sync(model) if waits else nullcontext():
                     noisy, condition = prepare(batch, backbone, objective, accelerator)
                     if getattr(config, "dream_training", False):
                         noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
@@ -119,7 +122,7 @@ def train(
                     losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
                     accelerator.backward(losses.total * gradient_scale)
                 log.add(losses, noisy)
-            norm = accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            norm = whole(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
             is_left_out = left_out.next(norm)
             log.end_step(lr_scheduler.get_last_lr()[0], norm, is_left_out)
             if not is_left_out:
@@ -151,8 +154,10 @@ def train(
                     code = run.stop.unless_asked(code, accelerator, partial(validation.make, done))
                     if code and not saving:
                         state.save(done, log.pending())
-                if saving and not code and publisher is not None:
-                    publisher.saved(done, backbone, state, batches, validation)
+                if saving and not code and config.hub_strategy != "end":
+                    with run.whole_weights():
+                        if publisher is not None:
+                            publisher.saved(done, backbone, state, batches, validation)
             if code:
                 leave(run, done, code)
 

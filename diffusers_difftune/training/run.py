@@ -21,6 +21,7 @@ import math
 import os
 import platform
 import secrets
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -47,6 +48,7 @@ from ..objective import DiffTuningObjective
 from ..turns import from_main, keep_for_this_run
 from .checkpoint import find_checkpoint, read_settings
 from .checks import check_flags, uses_bank
+from .sharding import Sharding, check_is_sharded, sharding_plugin
 from .stopping import StopRequests
 
 
@@ -66,6 +68,7 @@ class Run:
         weight_dtype (`torch.dtype`): The precision of what is not trained.
         checkpoint (`Path`, *optional*): The checkpoint to resume from.
         stop ([`StopRequests`]): Whether it is to stop early.
+        sharding ([`Sharding`], *optional*): What trains, if it is sharded over the processes.
     """
 
     config: Any
@@ -75,6 +78,11 @@ class Run:
     weight_dtype: torch.dtype
     checkpoint: Path | None = None
     stop: StopRequests = field(default_factory=StopRequests)
+    sharding: Sharding | None = None
+
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """A context in which what trains has its whole weights on the main process; enter it on every process."""
+        return nullcontext() if self.sharding is None else self.sharding.whole_weights()
 
     @property
     def global_batch_size(self) -> int:
@@ -125,7 +133,9 @@ def start_run(config: Any) -> Run:
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
         ),
         step_scheduler_with_optimizer=False,
+        fsdp_plugin=sharding_plugin(),
     )
+    check_is_sharded(accelerator)
     quiet = not accelerator.is_local_main_process
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)

@@ -81,7 +81,8 @@ class Validation:
         """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and
         hands them to the trackers; call it on every process."""
         if self.prompts and self.last_step != step:
-            self.images = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.write(step)))
+            with self.run.whole_weights():
+                self.images = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.write(step)))
         self.last_step = step
 
     def is_made(self, step: int) -> bool:

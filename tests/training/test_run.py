@@ -21,15 +21,6 @@ from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
 
 
-@pytest.mark.parametrize("plugin", ["FSDP", "DEEPSPEED"])
-def test_sharded_training_is_refused(plugin, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
-    """Checkpoints are written by the main process alone, which would hang; DeepSpeed also scales losses in its own way."""
-    monkeypatch.setenv(f"ACCELERATE_USE_{plugin}", "true")
-    with pytest.raises(SystemExit) as caught:
-        run(FULL, tiny_pipeline, tiny_images, tmp_path)
-    assert caught.value.code == 2 and f"asks for {plugin}" in capsys.readouterr().err
-
-
 def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):
     flags = "--retention_target pretrained --prediction_type"
     with pytest.raises(SystemExit):

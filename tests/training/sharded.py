@@ -1,0 +1,74 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A process of a launch that asks for FSDP, on a processor: runs the script that is named first.
+
+accelerate shards on GPUs only. All that keeps it from sharding over gloo is what it calls the processes, which is said
+otherwise here; how a model is sharded, gathered and saved is the same.
+"""
+
+import json
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType
+from diffusers.training_utils import EMAModel
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+
+initialize, average = AcceleratorState.__init__, EMAModel.step
+
+
+def initialize_sharded(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
+    initialize(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+    if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+        self.fsdp_plugin = fsdp_plugin
+        if self.mixed_precision != "no":
+            fsdp_plugin.set_mixed_precision(self.mixed_precision)
+
+
+def note(what: str, tensors: list[Any]) -> None:
+    """Writes down, if a file for it is named, how many numbers this process holds, and of how many."""
+    if "NOTED_SHARDS" in os.environ:
+        held = [tensor.to_local() if hasattr(tensor, "to_local") else tensor for tensor in tensors]
+        line = {"what": what, "rank": PartialState().process_index}
+        line |= {"held": sum(t.numel() for t in held), "all": sum(t.numel() for t in tensors)}
+        with Path(os.environ["NOTED_SHARDS"]).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def note_step(optimizer: Any, *_: Any) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    note("parameters", parameters)
+    note("gradients", [parameter.grad for parameter in parameters])
+    note("moments", [state["exp_avg_sq"] for state in optimizer.state.values()])
+
+
+@torch.no_grad()
+def note_average(self: Any, parameters: Any) -> None:
+    average(self, parameters)
+    note("average", self.shadow_params)
+
+
+if __name__ == "__main__":
+    AcceleratorState.__init__ = initialize_sharded  # type: ignore[method-assign]
+    EMAModel.step = note_average  # type: ignore[method-assign]
+    register_optimizer_step_post_hook(note_step)
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,0 +1,250 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Models that are sharded over processes with FSDP2: the same run, the same files, and what cannot be sharded is refused."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
+from safetensors.torch import load_file
+
+from diffusers_difftune.training.checkpoint import what_is_missing
+from tests.tiny import save_tiny_images
+from tests.tiny_features import save_projection_of_efficientnet
+from tests.training.runs import (
+    CLASS,
+    FULL,
+    LORA,
+    SCRIPTS,
+    arguments,
+    assert_same_run,
+    environment,
+    launch,
+    log,
+    losses,
+    run,
+    same_weights,
+    timeless,
+    wait_for,
+)
+
+
+CONTROL = "train_controlnet_difftune"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+WORKER = Path(__file__).with_name("sharded.py")
+# What `accelerate launch --use_fsdp --fsdp_version 2` says, defaults included.
+ASKED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_MIN_NUM_PARAMS": "100000000",
+    "FSDP_FORWARD_PREFETCH": "false",
+    "FSDP_USE_ORIG_PARAMS": "true",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
+    "FSDP_SYNC_MODULE_STATES": "true",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": "false",
+}
+# Prompts are encoded by both processes, gradients summed over two micro-steps, and there is everything to be sharded.
+FLAGS = (
+    "--use_ema --gradient_accumulation_steps 2 --retention_target pretrained --no_cache --checkpointing_steps 2"
+    " --validation_prompts drawing --validation_steps 2 --train_batch_size"
+)
+RESUME = "--resume_from_checkpoint checkpoint-2"
+
+
+def sharded_command(name: str, *where: object) -> list[str]:
+    """The command that runs a script on two processes with the model sharded over them."""
+    command = launch(2, name, *arguments(*where))
+    script = command.index(str(SCRIPTS / f"{name}.py"))
+    return [*command[:script], str(WORKER), *command[script:]]
+
+
+def run_sharded(name: str, pipeline: Path, images: Path, output: Path, flags: str, **variables: str) -> Path:
+    command = sharded_command(name, pipeline, images, output, flags)
+    variables = environment() | ASKED | variables
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_pipeline, tiny_images, tmp_path_factory) -> Path:
+    """A run that is not sharded."""
+    return run(FULL, tiny_pipeline, tiny_images, tmp_path_factory.mktemp("plain"), f"{FLAGS} 6")
+
+
+@pytest.fixture(scope="module")
+def sharded(tiny_pipeline, tiny_images, tmp_path_factory) -> Path:
+    """The same run, sharded over two processes; `shards.jsonl` in it says who held what."""
+    folder = tmp_path_factory.mktemp("sharded")
+    noted = {"NOTED_SHARDS": str(folder / "shards.jsonl")}
+    return run_sharded(FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} 3", **noted)
+
+
+def without_the_steps_after_2(folder: Path, copy: Path) -> Path:
+    shutil.copytree(folder, copy)
+    shutil.rmtree(copy / "checkpoint-4")
+    shutil.rmtree(copy / "validation" / "step-4")
+    return copy
+
+
+def assert_same_tensors(folder: Path, other: Path) -> None:
+    """Asserts that two runs left the same files of tensors, up to what rounding makes of them in a few steps of AdamW."""
+    files = {path.relative_to(other) for path in other.rglob("*.safetensors") if "knowledge_bank" not in str(path)}
+    assert files == {path.relative_to(folder) for path in folder.rglob("*.safetensors") if "bank" not in str(path)}
+    for file in files:
+        tensors, expected = load_file(folder / file), load_file(other / file)
+        torch.testing.assert_close(tensors, expected, atol=2e-5, rtol=1e-4)
+
+
+def test_a_sharded_run_is_the_run_of_one_process(sharded, plain):
+    assert_same_run(sharded, plain)
+    assert_same_tensors(sharded, plain)
+    left = [{path.relative_to(each).as_posix() for path in each.rglob("*")} for each in (sharded, plain)]
+    assert left[0] - {"shards.jsonl"} == left[1]
+    assert "checkpoint-4/unet_ema/diffusion_pytorch_model.safetensors" in left[0]
+    assert "validation/step-4/0.png" in left[0]
+    StableDiffusionPipeline.from_pretrained(sharded)
+    settings, expected = [
+        json.loads((each / "checkpoint-4/unet/config.json").read_text()) for each in (sharded, plain)
+    ]
+    assert settings == expected and settings["_class_name"] == "UNet2DConditionModel"
+
+
+def test_each_process_holds_its_share(sharded):
+    lines = [json.loads(line) for line in (sharded / "shards.jsonl").read_text().splitlines()]
+    assert {(line["what"], line["rank"]) for line in lines} == {
+        (what, rank) for what in ("parameters", "gradients", "moments", "average") for rank in (0, 1)
+    }
+    for line in lines:
+        assert 0.4 < line["held"] / line["all"] < 0.6, line
+
+
+def test_a_sharded_run_that_is_resumed_ends_as_if_it_had_not_stopped(sharded, tiny_pipeline, tiny_images, tmp_path):
+    folder = without_the_steps_after_2(sharded, tmp_path / "resumed")
+    run_sharded(FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} 3 {RESUME}")
+    assert timeless(folder) == timeless(sharded)
+    same_weights(folder, sharded)
+    for file in ("optimizer.safetensors", "unet_ema/diffusion_pytorch_model.safetensors"):
+        assert (folder / "checkpoint-4" / file).read_bytes() == (sharded / "checkpoint-4" / file).read_bytes()
+    image = "validation/step-4/0.png"
+    assert (folder / image).read_bytes() == (sharded / image).read_bytes()
+
+
+def test_either_kind_of_run_goes_on_from_the_other(sharded, plain, tiny_pipeline, tiny_images, tmp_path):
+    one = without_the_steps_after_2(sharded, tmp_path / "one")
+    (one / "shards.jsonl").unlink()
+    two = without_the_steps_after_2(plain, tmp_path / "two")
+    run(FULL, tiny_pipeline, tiny_images, one, f"{FLAGS} 6 {RESUME}")
+    run_sharded(FULL, tiny_pipeline, tiny_images, two, f"{FLAGS} 3 {RESUME}")
+    for folder in (one, two):
+        assert_same_run(folder, plain)
+        assert_same_tensors(folder, plain)
+
+
+def test_a_controlnet_is_sharded_and_uploaded_while_it_trains(hub_server, tiny_pipeline, tiny_conditions, tmp_path):
+    image = tiny_conditions / "condition-00.png"
+    flags = f"--max_train_steps 2 --validation_prompt red --validation_image {image} --validation_steps 1"
+    flags += " --gradient_checkpointing --checkpointing_steps 1 --train_batch_size"
+    pushed = "--push_to_hub --hub_model_id user/control --hub_strategy every_save"
+    one = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "plain", f"{flags} 4")
+    two = tmp_path / "sharded"
+    run_sharded(CONTROL, tiny_pipeline, tiny_conditions, two, f"{flags} 2 {pushed}", **hub_server.environment())
+    torch.testing.assert_close(torch.tensor(losses(two)), torch.tensor(losses(one)), atol=1e-5, rtol=1e-5)
+    assert_same_tensors(two, one)
+    ControlNetModel.from_pretrained(two)
+    assert (two / "config.json").read_text() == (one / "config.json").read_text()
+    commits = hub_server.repos["models/user/control"].commits
+    assert [WEIGHTS in commit for commit in commits[-2:]] == [True, True]
+    assert commits[-2][WEIGHTS] != commits[-1][WEIGHTS] == (two / WEIGHTS).read_bytes()
+    assert (two / "validation/step-2/0.png").is_file()
+
+
+def test_a_dit_is_sharded_and_measured_while_it_trains(tiny_dit, tiny_classes, tmp_path):
+    held_out = save_tiny_images(tmp_path / "held-out", 9)
+    projection = save_projection_of_efficientnet(tmp_path / "three.safetensors")
+    flags = (
+        f"--max_train_steps 2 --use_ema --foreach_ema --skip_nonfinite_steps --evaluation_data {held_out}"
+        f" --evaluation_features {projection} --evaluation_samples 8 --evaluation_inference_steps 1 --train_batch_size"
+    )
+    one = run(CLASS, tiny_dit, tiny_classes, tmp_path / "plain", f"{flags} 4")
+    two = run_sharded(CLASS, tiny_dit, tiny_classes, tmp_path / "sharded", f"{flags} 2")
+    torch.testing.assert_close(torch.tensor(losses(two)), torch.tensor(losses(one)), atol=1e-5, rtol=1e-5)
+    assert_same_tensors(two, one)
+    DiTPipeline.from_pretrained(two)
+    found, expected = [[line["quality"]["fid"] for line in log(each) if "quality" in line] for each in (two, one)]
+    assert len(found) == 2 and found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_sharded_run_that_is_asked_to_stop_saves_its_step(tiny_pipeline, tiny_images, tmp_path):
+    folder = tmp_path / "run"
+    flags = "--objective standard --max_train_steps {} --checkpointing_steps 100000 --train_batch_size"
+    command = sharded_command(FULL, tiny_pipeline, tiny_images, folder, f"{flags.format(100000)} 2")
+    launcher = subprocess.Popen(command, env=environment() | ASKED, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: launcher.poll() is not None or ((folder / "training_log.jsonl").is_file() and log(folder)))
+    launcher.terminate()
+    said = launcher.communicate(timeout=100)[1]
+    (checkpoint,) = folder.glob("checkpoint-*")
+    steps = int(checkpoint.name.split("-")[1])
+    assert f"Stopped by SIGTERM after step {steps}: {checkpoint.name} is saved" in said
+    assert what_is_missing(checkpoint) is None
+    flags = f"{flags.format(steps + 1)} 4 --resume_from_checkpoint latest"
+    assert len(log(run(FULL, tiny_pipeline, tiny_images, folder, flags))) == steps + 1
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "flags", "sentence"),
+    [
+        (
+            FULL,
+            ASKED | {"FSDP_VERSION": "1"},
+            "",
+            "asks for FSDP version 1, and these scripts shard with version 2 only",
+        ),
+        (FULL, {"ACCELERATE_USE_FSDP": "true"}, "", "use `accelerate launch --use_fsdp --fsdp_version 2`."),
+        (FULL, ASKED, "", "does not shard here: it found 1 process(es) on cpu; start one process per GPU"),
+        (FULL, ASKED | {"FSDP_OFFLOAD_PARAMS": "true"}, "", "has --fsdp_offload_params, which these scripts do not"),
+        (FULL, ASKED | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "", "give --gradient_checkpointing to the script."),
+        (
+            FULL,
+            ASKED | {"FSDP_IGNORED_MODULES": "conv_in"},
+            "",
+            "has fsdp_ignored_modules, whose gradients nobody sums",
+        ),
+        (FULL, ASKED | {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "", "has --use_parallelism_config, which these"),
+        (FULL, ASKED, "--train_parameters conv_in.*", "all weights train, and --train_parameters trains few of them"),
+        (LORA, ASKED, "", "all weights train, and --adapter lora trains few of them; leave FSDP out"),
+        (FULL, ASKED, "--use_ema --offload_ema", "--offload_ema does not go with FSDP"),
+        (FULL, ASKED, "--use_8bit_adam", "--use_8bit_adam does not go with FSDP, whose states cannot be sharded"),
+        (FULL, {"ACCELERATE_USE_DEEPSPEED": "true"}, "", "asks for DEEPSPEED, which these scripts do not support; to"),
+        (FULL, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "", "to shard a model use `accelerate launch --use_fsdp"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(
+    script, variables, flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
+):
+    """DeepSpeed scales losses in its own way; accelerate ignores without a word that a run on one processor asks for FSDP."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        run(script, tiny_pipeline, tiny_images, tmp_path, flags)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and sentence in said and not (tmp_path / "training_log.jsonl").exists()
