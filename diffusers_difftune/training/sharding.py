@@ -171,6 +171,8 @@ class Sharding:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if not all(map(is_shard, trained.model.parameters())):
             raise RuntimeError("accelerate left parameters unsharded")
+        for block in getattr(trained.model, "transformer_blocks", ())[:1]:
+            stay_gathered(block)
         if (average := getattr(trained, "ema", None)) is not None:
             pairs = zip(average.shadow_params, trained.model.parameters(), strict=True)
             average.shadow_params = [shard_like(tensor, parameter) for tensor, parameter in pairs]
@@ -225,6 +227,16 @@ def blocks(model: torch.nn.Module, names: list[str] | None) -> list[str]:
             f" {type(model).__name__} is one; leave it out."
         )
     return names or [name for name in BLOCKS if name in there]
+
+
+def stay_gathered(block: torch.nn.Module) -> None:
+    """Makes a block keep its parameters whole from its forward to its backward: DiT calls a part of its first block, the
+    embedding of classes, once more after the last one."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in block.modules():
+        if isinstance(module, FSDPModule):
+            module.set_reshard_after_forward(False, recurse=False)
 
 
 def is_shard(tensor: torch.Tensor) -> bool:
