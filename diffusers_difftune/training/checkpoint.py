@@ -233,11 +233,10 @@ class TrainingState:
         """
         began, accelerator, sharding = time.monotonic(), self.run.accelerator, self.run.sharding
         with self.run.whole_weights():
-            optimizer = None
-            if sharding is not None or accelerator.is_main_process:
-                take = torch.Tensor.detach if sharding is None else sharding.gather
-                optimizer = split_optimizer_state(self.optimizer.state_dict(), take)
-            from_main(accelerator, lambda: self.write_or_say_why(step, log, optimizer, began))
+            gathered = None
+            if sharding is not None:
+                gathered = split_optimizer_state(self.optimizer.state_dict(), sharding.gather)
+            from_main(accelerator, lambda: self.write_or_say_why(step, log, gathered, began))
 
     def write_or_say_why(self, step: int, *rest: Any) -> None:
         """Writes it on the main process alone; that the disk is full is told with the checkpoint's place."""
@@ -249,13 +248,14 @@ class TrainingState:
                 raise
             raise DiffTuneError(trouble) from error
 
-    def write(self, step: int, log: dict[str, Any] | None, optimizer: Any, began: float) -> None:
-        """Writes it, and removes the oldest ones over the limit."""
+    def write(self, step: int, log: dict[str, Any] | None, gathered: Any, began: float) -> None:
+        """Writes it, and removes the oldest ones over the limit. `gathered` is what [`split_optimizer_state`] says of an
+        optimiser whose state is sharded."""
         accelerator, output_dir = self.run.accelerator, self.run.output_dir
-        tensors, scalars = optimizer
         check_space(output_dir, self.num_bytes(), f"checkpoint-{step}")
         with atomic_folder(output_dir / f"checkpoint-{step}") as folder:
             self.trained.save(folder)
+            tensors, scalars = gathered or split_optimizer_state(self.optimizer.state_dict())
             save_file(tensors, folder / OPTIMIZER_FILE)
             fsync_tree(folder)
             state = {

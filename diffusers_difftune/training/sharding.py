@@ -103,8 +103,8 @@ def check_sharding(config: Any) -> None:
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
     """What accelerate is told about sharding; `None` if nobody asks for it.
 
-    Every process loads the pretrained weights whole: the launcher's default, to load them on the main process alone, would
-    also leave the other processes with text encoders that have no weights.
+    Every process loads the pretrained weights whole. The launcher's default, to load them on the main process alone, is told
+    to transformers, too, of which some versions then load no text encoder on the others.
     """
     if not is_asked_for():
         return None
