@@ -119,20 +119,20 @@ def check_is_sharded(accelerator: Accelerator) -> None:
         accelerator ([`~accelerate.Accelerator`]): The processes.
 
     Raises:
-        DiffTuneError: It does not, or in a precision that sharded runs do not have.
+        DiffTuneError: It does not, or would in a precision that sharded runs do not have.
     """
     if not is_asked_for():
         return
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise DiffTuneError(
+            f"--mixed_precision {accelerator.mixed_precision} does not go with FSDP, which has no loss scaler here; use bf16"
+            " or no."
+        )
     if not accelerator.is_fsdp2:
         raise DiffTuneError(
             f"The accelerate config asks for FSDP, and accelerate does not shard here: it found {accelerator.num_processes}"
             f" process(es) on {accelerator.device.type}; start one process per GPU with `accelerate launch`, or leave FSDP"
             " out."
-        )
-    if accelerator.mixed_precision not in ("no", "bf16"):
-        raise DiffTuneError(
-            f"--mixed_precision {accelerator.mixed_precision} does not go with FSDP, which has no loss scaler here; use bf16"
-            " or no."
         )
 
 

@@ -23,7 +23,10 @@ import torch
 from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
+from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checkpoint import what_is_missing
+from diffusers_difftune.training.sharding import blocks
 from tests.tiny import save_tiny_classes
 from tests.tiny_features import save_projection_of_efficientnet
 from tests.training.runs import (
@@ -197,7 +200,7 @@ def test_a_dit_is_sharded_and_measured_while_it_trains(tiny_dit, tiny_classes, t
 
 def test_a_sharded_run_that_is_asked_to_stop_saves_its_step(tiny_pipeline, tiny_images, tmp_path):
     folder = tmp_path / "run"
-    flags = "--objective standard --max_train_steps {} --checkpointing_steps 100000 --train_batch_size"
+    flags = "--objective standard --mixed_precision bf16 --max_train_steps {} --checkpointing_steps 100000 --train_batch_size"
     command = sharded_command(FULL, tiny_pipeline, tiny_images, folder, f"{flags.format(100000)} 2")
     launcher = subprocess.Popen(command, env=environment() | ASKED, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: launcher.poll() is not None or ((folder / "training_log.jsonl").is_file() and log(folder)))
@@ -209,6 +212,16 @@ def test_a_sharded_run_that_is_asked_to_stop_saves_its_step(tiny_pipeline, tiny_
     assert what_is_missing(checkpoint) is None
     flags = f"{flags.format(steps + 1)} 4 --resume_from_checkpoint latest"
     assert len(log(run(FULL, tiny_pipeline, tiny_images, folder, flags))) == steps + 1
+
+
+def test_blocks_are_gathered_one_by_one(tiny_pipeline, tiny_dit):
+    unet, dit = (load_backbone(folder).empty_denoiser() for folder in (tiny_pipeline, tiny_dit))
+    assert blocks(unet, None) == ["BasicTransformerBlock", "ResnetBlock2D"]
+    assert blocks(dit, None) == ["BasicTransformerBlock"] and blocks(unet, ["UpBlock2D"]) == ["UpBlock2D"]
+    with pytest.raises(
+        DiffTuneError, match="--fsdp_transformer_layer_cls_to_wrap LlamaLayer, and no module of UNet2D"
+    ):
+        blocks(unet, ["UpBlock2D", "LlamaLayer"])
 
 
 @pytest.mark.parametrize(
@@ -234,6 +247,12 @@ def test_a_sharded_run_that_is_asked_to_stop_saves_its_step(tiny_pipeline, tiny_
         (FULL, ASKED, "--train_parameters conv_in.*", "all weights train, and --train_parameters trains few of them"),
         (LORA, ASKED, "", "all weights train, and --adapter lora trains few of them; leave FSDP out"),
         (FULL, ASKED, "--use_ema --offload_ema", "--offload_ema does not go with FSDP"),
+        (
+            FULL,
+            ASKED,
+            "--mixed_precision fp16",
+            "fp16 does not go with FSDP, which has no loss scaler here; use bf16 or",
+        ),
         (FULL, ASKED, "--use_8bit_adam", "--use_8bit_adam does not go with FSDP, whose states cannot be sharded"),
         (FULL, {"ACCELERATE_USE_DEEPSPEED": "true"}, "", "asks for DEEPSPEED, which these scripts do not support; to"),
         (FULL, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "", "to shard a model use `accelerate launch --use_fsdp"),
