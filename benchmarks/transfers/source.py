@@ -36,6 +36,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from safetensors.torch import load_file
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"
 WIDTH, DEPTH, HEADS = 192, 6, 6  # 5.8 million parameters
 NUM_CLASSES = 1000  # rows of the class tables before the null class: DiTPipeline knows no other number
 DEVIATION = 0.02  # of embeddings, as in the DiT paper
-STEPS, BATCH = 40_000, 128
+STEPS, BATCH = 32_000, 128  # the loss of held-out drawings falls until 25,000 steps, the FID hardly after that
 IMAGES_PER_SECOND = {"no": 250, "bf16": 380}  # on one thread of an Intel Xeon core with AMX
 
 
@@ -76,9 +77,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.backends.cuda.enable_flash_sdp(False)
         sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
         runpy.run_path(str(SCRIPT), run_name="__main__")
-        trained = DiTTransformer2DModel.from_pretrained(arguments.output_dir / "transformer")
-        trained.half().save_pretrained(SOURCE_WEIGHTS)
+        save_weights(arguments.output_dir / "transformer")
     save_pipeline(SOURCE_MODEL, classes, DiTTransformer2DModel.from_pretrained(SOURCE_WEIGHTS).float())
+
+
+def save_weights(trained: Path) -> None:
+    """Keeps trained weights in half precision, with a config that says nothing of where they were trained."""
+    transformer = empty_transformer(WIDTH, DEPTH, HEADS)
+    transformer.load_state_dict(load_file(trained / "diffusion_pytorch_model.safetensors"))
+    transformer.half().save_pretrained(SOURCE_WEIGHTS)
 
 
 def training_flags(arguments: argparse.Namespace) -> list[str]:
