@@ -527,5 +527,5 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     assert found["by_step"]["4"]["raw"]["fid"] != found["by_step"]["4"]["ema"]["fid"]  # two models were measured
     last = found["by_step"]["4"]["ema"]
     assert (last["num_train"], last["num_held_out"], last["num_generated"], last["num_floor"]) == (20, 70, 70, 70)
-    assert last["fid_floor"] < last["fid"] and last["guidance_scale"] == 1.5
+    assert last["fid_floor"] < last["fid"] and last["guidance_scale"] == settings.GUIDANCE
     assert not (places.work / "runs" / one.name).exists()
