@@ -212,10 +212,13 @@ def test_each_half_is_the_method_without_the_other():
     assert not METHODS["reconsolidation"].has_bank and METHODS["retention"].has_bank
 
 
-def test_tuning_is_of_standard_on_a_set_of_its_own():
+def test_tuning_is_of_standard_on_a_set_of_its_own(hashes):
     for run in plan.tuning_runs(FULL):
         assert (run.target, run.method) == (TUNING_TARGET, "standard") and run.seed in FULL.tuning_seeds
         assert run.weights == ("raw", "ema") and run.recipe.steps == run.measured[-1] == max(FULL.steps)
+    flags = {run.name: run.settings(FULL)["flags"] for run in plan.tuning_runs(FULL)}
+    assert len(flags) == len(plan.tuning_runs(FULL)) == 2 * len(FULL.tuning_seeds) * len(FULL.rates)
+    assert {one.get("snr_gamma") for one in flags.values()} == {None, 5.0}  # none, and that of the source's training
     for run in plan.adapter_tuning_runs(FULL, RECIPE):
         assert run.target == TUNING_TARGET and METHODS[run.method].flags["objective"] == "standard"
 
@@ -259,6 +262,10 @@ def quality(fid, kid=1.0, floor=20.0):
         "num_generated": 600,
         "num_floor": 600,
         "num_features": 64,
+        "loss_train": 0.2,
+        "loss_held_out": fid / 1000,
+        "loss_source": 0.6,
+        "copied": 0.1,
     }
 
 
@@ -333,6 +340,8 @@ def test_runs_of_other_recipes_and_of_the_tuning_set_are_in_no_gain(runs, pretra
     curve = {step: {"ema": quality(1.0)} for step in ("500", "1000")}
     more.append(finished("openmoji", "difftune", 1, 1.0, by_step=curve))
     assert evidence.summarise(runs + more, pretrained, RECIPE, FULL)["mean_relative_gain"] == expected
+    given_up = evidence.summarise(runs + more, pretrained, RECIPE, FULL)["other_recipes"]
+    assert [one["recipe"] for one in given_up] == [vars(other)] and given_up[0]["gains"]["difftune"]["num_pairs"] == 1
     alone = [run for run in runs if run["seed"] != 2 or run["method"] != "standard"]
     assert (
         evidence.summarise(alone, pretrained, RECIPE, FULL)["num_pairs"] == 4
@@ -389,7 +398,9 @@ def test_tables_say_what_the_summary_says(runs, pretrained):
     assert "Diff-Tuning's gain over each adapter alone: LoRA +20.0 %" in text
     assert "| LoRA, learning rate 0.001 | 150.0 ± 0.0 |" in text
     assert "openmoji 250, 600, 600, 600" in text and "guidance 1.5" in text
-    assert "| 0.0001, moving average | 99.0, 1.00 |" in text
+    assert "| unweighted, 0.0001, moving average | 99.0, 1.00 |" in text
+    assert "| untuned source model | 0.200 | 0.300 | 0.600 |  |" in text
+    assert "| standard | 0.200 | 0.152 | 0.600 | 10.0 % |" in text
     for found in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):  # as many cells in a row as in its head
         assert len({row.count("|") for row in found.strip().splitlines()}) == 1, found
 
@@ -504,6 +515,19 @@ def test_l2sp_goes_back_a_part_of_the_way_but_for_the_classes():
     assert trained.updates == 1
 
 
+def test_a_copy_stands_out_and_another_drawing_does_not(tmp_path):
+    from benchmarks.transfers import generality
+    from benchmarks.transfers.measure import read_drawings
+
+    places = Places(tmp_path, tmp_path)
+    drawings(tmp_path / "openmoji_train.parquet", 30, 0)
+    drawings(tmp_path / "openmoji_held_out.parquet", 100, 1)
+    train, held_out = (read_drawings(tmp_path / f"openmoji_{part}.parquet")[0] for part in ("train", "held_out"))
+    noisy = (train.int() + torch.randint(-9, 10, train.shape)).clamp(0, 255).to(torch.uint8)
+    assert generality.copied(noisy, "openmoji", places)["copied"] > 0.9
+    assert generality.copied(held_out, "openmoji", places)["copied"] == pytest.approx(0.01, abs=0.005)
+
+
 def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     from benchmarks.transfers import one_run, source
 
@@ -513,6 +537,7 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     places.data.mkdir()
     for seed, (part, count) in enumerate({"train": 20, "held_out": 70, "rest": 60}.items()):
         drawings(places.data / f"openmoji_{part}.parquet", count, seed)
+    drawings(places.data / "source_held_out.parquet", 10, 3)
     recipe = Recipe(1e-3, 4, True)
     one = Run("openmoji", "reconsolidation", 1, recipe, measured=(4,), both_weights=True)
     fixed = one.settings(TRIAL)
@@ -528,4 +553,9 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     last = found["by_step"]["4"]["ema"]
     assert (last["num_train"], last["num_held_out"], last["num_generated"], last["num_floor"]) == (20, 70, 70, 70)
     assert last["fid_floor"] < last["fid"] and last["guidance_scale"] == settings.GUIDANCE
+    assert 0 <= last["copied"] <= 1 and min(last[name] for name in evidence.LOSSES) > 0
+    assert (
+        len({last[name] for name in evidence.LOSSES}) == 3
+        and found["by_step"]["4"]["raw"]["loss_train"] != last["loss_train"]
+    )
     assert not (places.work / "runs" / one.name).exists()

@@ -31,7 +31,8 @@ def recipe_scores(runs: Sequence[dict[str, Any]]) -> dict[Recipe, dict[str, floa
     for run in runs:
         for step, by_weights in run["by_step"].items():
             for weights, quality in by_weights.items():
-                recipe = Recipe(run["recipe"]["learning_rate"], int(step), weights == "ema")
+                tried = run["recipe"]
+                recipe = Recipe(tried["learning_rate"], int(step), weights == "ema", tried["snr_gamma"])
                 found[recipe].append(quality)
     return {recipe: means(qualities) for recipe, qualities in found.items()}
 

@@ -42,6 +42,7 @@ IMAGES = ROOT / "docs" / "images"
 BEGIN = "<!-- transfer figures: begin (written by benchmarks/transfers/run.py) -->"
 END = "<!-- transfer figures: end -->"
 FIGURES = ("fid", "kid", "precision", "recall")
+LOSSES = ("loss_train", "loss_held_out", "loss_source")  # see generality.py
 FACTS = ("num_train", "num_held_out", "num_generated", "num_floor", "num_features", "fid_floor", "kid_floor")
 
 
@@ -59,15 +60,14 @@ def summarise(
     Returns:
         `dict[str, Any]`: Of Diff-Tuning against standard fine-tuning `mean_relative_gain`, `gain_of_averages`, `ci95` and
         `num_pairs`, and the same `over_floor`; `gains`, the same for every method of stage 1; `targets`, for each its
-        floor, the source model's figures and by method mean and standard deviation over seeds; `stage_2`, `stage_3`,
-        `tuning` and `settings`.
+        floor, the source model's figures and by method mean and standard deviation over seeds; `other_recipes`,
+        `stage_2`, `stage_3`, `tuning` and `settings`.
     """
     result = [run for run in runs if run["target"] != TUNING_TARGET]
     tuning = [run for run in runs if run["target"] == TUNING_TARGET]
     chosen = [run for run in result if run["recipe"] == vars(recipe) and len(run["by_step"]) == 1]
     stage_1 = [run for run in chosen if run["method"] in MAIN]
-    gains = {method: relative_gain(stage_1, method) for method in MAIN if method != "standard"}
-    gains = {method: found for method, found in gains.items() if found}
+    gains = main_gains(stage_1)
     return {
         "recipe": vars(recipe),
         **(gains.get("difftune") or dict.fromkeys(("mean_relative_gain", "gain_of_averages", "ci95"))),
@@ -77,11 +77,25 @@ def summarise(
             for target in dict.fromkeys(run["target"] for run in stage_1)
         },
         SOURCE: pretrained["sets"][SOURCE],
-        "stage_2": stage_2(result),
-        "stage_3": stage_3(result, recipe),
+        "other_recipes": other_recipes(result, recipe),
+        "stage_2": stage_2(result, stage_1),
+        "stage_3": stage_3(result, stage_1, recipe),
         "tuning": tuning_figures(tuning),
         "settings": facts(runs, chosen, size),
     }
+
+
+def main_gains(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What every method of stage 1 gains over standard fine-tuning, as far as there are pairs of runs."""
+    gains = {method: relative_gain(runs, method) for method in MAIN if method != "standard"}
+    return {method: found for method, found in gains.items() if found}
+
+
+def other_recipes(runs: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
+    """Runs of stage 1 with recipes that were given up for this one."""
+    own = [run for run in runs if run["method"] in MAIN and len(run["by_step"]) == 1 and run["recipe"] != vars(recipe)]
+    given_up = {json.dumps(run["recipe"]): run["recipe"] for run in own}.values()
+    return [{"recipe": one, "gains": main_gains([run for run in own if run["recipe"] == one])} for one in given_up]
 
 
 def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "standard") -> dict[str, Any] | None:
@@ -152,7 +166,7 @@ def target_figures(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any] | 
     """A target set: what its figures rest on, the source model without tuning, and every method."""
     first = runs[0]["quality"]
     return {name: first[name] for name in FACTS} | {
-        "pretrained": pretrained and {name: pretrained[name] for name in FIGURES},
+        "pretrained": pretrained and {name: pretrained[name] for name in (*FIGURES, *LOSSES)},
         "methods": by_method(runs),
     }
 
@@ -162,7 +176,9 @@ def by_method(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     found = {}
     for method in [name for name in METHODS if name in {run["method"] for run in runs}]:
         own = [run["quality"] for run in runs if run["method"] == method]
-        found[method] = {"num_seeds": len(own)} | {name: spread([one[name] for one in own]) for name in FIGURES}
+        found[method] = {"num_seeds": len(own)} | {
+            name: spread([one[name] for one in own]) for name in (*FIGURES, *LOSSES, "copied")
+        }
     return found
 
 
@@ -170,13 +186,13 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def stage_2(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def stage_2(runs: Sequence[dict[str, Any]], stage_1: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Adapters and variants on the targets they were run on, beside standard and Diff-Tuning on the same."""
     own = [run for run in runs if run["method"] in VARIANTS]
     if not own:
         return {}
     targets = list(dict.fromkeys(run["target"] for run in own))
-    beside = [run for run in runs if run["method"] in MAIN and run["target"] in targets and len(run["by_step"]) == 1]
+    beside = [run for run in stage_1 if run["target"] in targets]
     return {
         "targets": {t: by_method([run for run in own + beside if run["target"] == t]) for t in targets},
         "gains": {name: relative_gain(own + beside, name) for name in VARIANTS},
@@ -185,16 +201,15 @@ def stage_2(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def stage_3(runs: Sequence[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
+def stage_3(runs: Sequence[dict[str, Any]], stage_1: Sequence[dict[str, Any]], recipe: Recipe) -> dict[str, Any]:
     """Sensitivity to every setting, and the curves over training steps."""
     varied = [run for run in runs if run["method"] in VARIED]
     curves = [run for run in runs if len(run["by_step"]) > 1]
     if not varied and not curves:
         return {}
     target = (varied + curves)[0]["target"]
-    own = [run for run in runs if run["target"] == target]
     seeds = {run["seed"] for run in varied + curves}
-    beside = [run for run in own if run["method"] in MAIN and run["seed"] in seeds and len(run["by_step"]) == 1]
+    beside = [run for run in stage_1 if run["target"] == target and run["seed"] in seeds]
     weights = "ema" if recipe.use_ema else "raw"
     return {
         "target": target,

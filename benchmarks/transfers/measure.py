@@ -99,11 +99,14 @@ def source_prompts(count: int, data: Path, seed: int = 0) -> list[str]:
     return [str(labels[row]) for row in seeded_order(seed, "source classes", 0, len(labels))[:count]]
 
 
-def read_images(file: Path) -> torch.Tensor:
-    """The drawings of a Parquet file, uint8 of shape `(N, 3, 32, 32)`."""
-    stored = pq.read_table(file, columns=["image"])["image"].to_pylist()
+def read_drawings(file: Path, most: int | None = None) -> tuple[torch.Tensor, list[str]]:
+    """The first drawings of a Parquet file, uint8 of shape `(N, 3, 32, 32)`, and the class id of each, in decimal."""
+    table = pq.read_table(file, columns=["image", "label"])[:most]
+    stored = table["image"].to_pylist()
     images = [np.asarray(Image.open(io.BytesIO(image["bytes"])).convert("RGB")) for image in stored]
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous(), list(
+        map(str, table["label"].to_pylist())
+    )
 
 
 def real_features(file: Path, work: Path) -> torch.Tensor:
@@ -111,7 +114,7 @@ def real_features(file: Path, work: Path) -> torch.Tensor:
     key = hashlib.sha256(f"{file_sha256(file)} {file_sha256(FEATURES)}".encode()).hexdigest()[:16]
     kept = work / "features" / f"{file.stem}-{key}.npy"
     if not kept.is_file():
-        images = read_images(file)
+        images, _ = read_drawings(file)
         if file.stem == f"{SOURCE}_train":
             images = images[seeded_order(0, "source drawings", 0, len(images))[:MOST_SOURCE].tolist()]
         features = extract_features(make_features(str(FEATURES)), images, batch_size=16)

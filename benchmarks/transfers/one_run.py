@@ -37,6 +37,7 @@ from finetune import command_line, load_script, quiet  # noqa: E402
 
 from benchmarks.jobs import begin_run  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
+from benchmarks.transfers.generality import copied, denoising_losses  # noqa: E402
 from benchmarks.transfers.l2sp import with_pull  # noqa: E402
 from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
 from benchmarks.transfers.measure_source import source_figures  # noqa: E402
@@ -84,7 +85,11 @@ def measure_pretrained(size: Size, places: Places, names: list[str]) -> tuple[di
     targets = {name: HeldOut(name, size, places) for name in names if name != SOURCE}
     prompts = source_prompts(max(len(held_out.prompts) for held_out in targets.values()), places.data)
     images = sample(backbone, denoiser, prompts, size, 0)
-    figures = {name: held_out.measure(images[: len(held_out.prompts)]) for name, held_out in targets.items()}
+    figures = {
+        name: held_out.measure(images[: len(held_out.prompts)])
+        | denoising_losses(backbone, denoiser, name, places, knows_classes=False)
+        for name, held_out in targets.items()
+    }
     return {"sets": {SOURCE: own} | figures, "seconds": {"measurement": time.perf_counter() - started}}, picture
 
 
@@ -98,7 +103,8 @@ def one_run(run: Run, settings: dict[str, Any], size: Size, places: Places) -> d
     by_step: dict[str, dict[str, Any]] = {}
     for step, weights, backbone, denoiser in results(run, settings, folder, places.source):
         images = sample(backbone, denoiser, held_out.prompts, size, run.seed)
-        by_step.setdefault(str(step), {})[weights] = held_out.measure(images)
+        figures = held_out.measure(images) | copied(images, run.target, places)
+        by_step.setdefault(str(step), {})[weights] = figures | denoising_losses(backbone, denoiser, run.target, places)
     log = read_log(folder)
     last = by_step[str(run.recipe.steps)]
     shutil.rmtree(folder)

@@ -20,10 +20,12 @@ from .settings import STAGE_2_TARGETS, STAGE_3_TARGET, TUNING_TARGET, Recipe, Ru
 
 
 def tuning_runs(size: Size) -> list[Run]:
-    """Standard fine-tuning on the tuning target: every learning rate, measured after every number of steps."""
+    """Standard fine-tuning on the tuning target: every weighting of the loss and every learning rate, measured after every
+    number of steps."""
     last = max(size.steps)
     return [
-        Run(TUNING_TARGET, "standard", seed, Recipe(rate, last, False), size.steps, True)
+        Run(TUNING_TARGET, "standard", seed, Recipe(rate, last, False, gamma), size.steps, True)
+        for gamma in size.gammas
         for seed in size.tuning_seeds
         for rate in size.rates
     ]
@@ -32,7 +34,7 @@ def tuning_runs(size: Size) -> list[Run]:
 def adapter_tuning_runs(size: Size, recipe: Recipe) -> list[Run]:
     """The adapters without Diff-Tuning on the tuning target, at their learning rates; steps are those of the recipe."""
     return [
-        Run(TUNING_TARGET, kind, seed, Recipe(rate, recipe.steps, False))
+        Run(TUNING_TARGET, kind, seed, Recipe(rate, recipe.steps, False, recipe.snr_gamma))
         for seed in size.tuning_seeds
         for kind in ADAPTERS
         for rate in size.adapter_rates
@@ -60,7 +62,7 @@ def stage_2_runs(size: Size, recipe: Recipe, adapter_rates: dict[str, float]) ->
 def adapter_recipe(recipe: Recipe, rates: dict[str, float], method: str) -> Recipe:
     """The recipe of a method; an adapter has a learning rate of its own and no moving average."""
     kind = METHODS[method].adapter
-    return recipe if kind is None else Recipe(rates[kind], recipe.steps, False)
+    return recipe if kind is None else Recipe(rates[kind], recipe.steps, False, recipe.snr_gamma)
 
 
 def stage_3_runs(size: Size, recipe: Recipe) -> list[Run]:

@@ -73,11 +73,19 @@ class Recipe:
         learning_rate (`float`): Learning rate.
         steps (`int`): Optimiser steps.
         use_ema (`bool`): Whether the moving average of the weights is the result.
+        snr_gamma (`float`, *optional*): γ of the min-SNR weighting of the loss, if it is weighted.
     """
 
     learning_rate: float
     steps: int
     use_ema: bool
+    snr_gamma: float | None = None
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The flags of the training script that it decides, but for the moving average."""
+        weighting = {} if self.snr_gamma is None else {"snr_gamma": self.snr_gamma}
+        return {"learning_rate": self.learning_rate, "max_train_steps": self.steps} | weighting
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,7 @@ class Size:
         tuning_seeds (`tuple[int, ...]`): Seeds of the choice of the recipe.
         rates (`tuple[float, ...]`): Learning rates to choose from.
         steps (`tuple[int, ...]`): Numbers of steps to choose from.
+        gammas (`tuple[float | None, ...]`): Weightings of the loss to choose from: none, and that of the source's training.
         adapter_rates (`tuple[float, ...]`): Learning rates of adapters to choose from.
         bank_samples (`int`): Samples of the knowledge bank.
         bank_steps (`int`): Sampling steps of each.
@@ -102,8 +111,9 @@ class Size:
     methods: tuple[str, ...] = tuple(MAIN)
     seeds: tuple[int, ...] = (1, 2, 3)
     tuning_seeds: tuple[int, ...] = (11, 12)
-    rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     steps: tuple[int, ...] = (250, 500, 1000, 2000)
+    gammas: tuple[float | None, ...] = (None, 5.0)
     adapter_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     bank_samples: int = 2000
     bank_steps: int = 25
@@ -113,7 +123,10 @@ class Size:
 
 FULL = Size()
 # The smallest set; of rates and steps there is a choice only if that was made before.
-QUICK = replace(FULL, targets=("streamline-emojis",), seeds=(1,), tuning_seeds=(11,), rates=(3e-4,), steps=(1000,))
+QUICK = replace(
+    FULL, targets=("streamline-emojis",), seeds=(1,), tuning_seeds=(11,), rates=(3e-4,), steps=(1000,),
+    gammas=(5.0,),
+)  # fmt: skip
 # Too few steps to learn anything: tries that it all runs.
 TRIAL = replace(
     FULL, targets=("streamline-emojis", "vscode-icons"), seeds=(1,), tuning_seeds=(11,), rates=(1e-4, 1e-3), steps=(2, 4),
@@ -146,6 +159,8 @@ class Run:
         average = "-both" if self.both_weights else "-ema" if self.recipe.use_ema else ""
         curve = "-curve" if self.measured else ""
         rate = f"lr{self.recipe.learning_rate:g}-steps{self.recipe.steps}"
+        if self.recipe.snr_gamma is not None:
+            rate += f"-snr{self.recipe.snr_gamma:g}"
         return f"{self.target}-{self.method}-{rate}{average}{curve}-seed{self.seed}"
 
     @property
@@ -167,12 +182,8 @@ class Run:
                 "data": data_hash(self.target),
                 "flags": RECIPE
                 | METHODS[self.method].flags
-                | {
-                    "learning_rate": self.recipe.learning_rate,
-                    "max_train_steps": self.recipe.steps,
-                    "use_ema": self.recipe.use_ema or self.both_weights,
-                    "seed": self.seed,
-                },
+                | self.recipe.flags
+                | {"use_ema": self.recipe.use_ema or self.both_weights, "seed": self.seed},
                 "from_scratch": METHODS[self.method].from_scratch,
                 "pull": METHODS[self.method].pull,
                 "bank": self.bank(size),

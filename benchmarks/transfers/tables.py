@@ -24,7 +24,9 @@ def markdown(summary: dict[str, Any]) -> str:
     parts = [source_table(summary[SOURCE])]
     if not summary["targets"]:
         return "\n\n".join([*parts, "No run of stage 1 is finished yet."])
-    parts += [gain_table(summary), figure_table(summary, "fid", 1), figure_table(summary, "kid", 2), facts(summary)]
+    parts += [gain_table(summary), generality_table(summary)]
+    parts += [figure_table(summary, "fid", 1), figure_table(summary, "kid", 2), facts(summary)]
+    parts += [given_up(one) for one in summary["other_recipes"]]
     if summary["stage_2"]:
         parts.append(stage_2_table(summary["stage_2"]))
     if summary["stage_3"]:
@@ -87,6 +89,30 @@ def gain_table(summary: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def generality_table(summary: dict[str, Any]) -> str:
+    """Losses and copies: means over the target sets that every method was run on."""
+    methods = [method for method in MAIN if any(method in part["methods"] for part in summary["targets"].values())]
+    parts = [part for part in summary["targets"].values() if all(method in part["methods"] for method in methods)]
+    if not parts:
+        return ""
+
+    def mean(figures: list[dict[str, Any]], name: str) -> float:
+        values = [one[name]["mean"] if isinstance(one[name], dict) else one[name] for one in figures]
+        return sum(values) / len(values)
+
+    losses = ("loss_train", "loss_held_out", "loss_source")
+    untuned = [part["pretrained"] for part in parts if part["pretrained"]]
+    rows = [["untuned source model", *(f"{mean(untuned, name):.3f}" for name in losses), ""]] if untuned else []
+    for method in methods:
+        figures = [part["methods"][method] for part in parts]
+        copies = f"{100 * mean(figures, 'copied'):.1f} %"
+        rows.append([METHODS[method].title, *(f"{mean(figures, name):.3f}" for name in losses), copies])
+    drawings = ("its training drawings", "held-out drawings of the set", "held-out source drawings")
+    return table(
+        [f"mean over {len(parts)} sets", *(f"loss on {name}" for name in drawings), "samples that are copies"], rows
+    )
+
+
 def figure_table(summary: dict[str, Any], name: str, digits: int) -> str:
     methods = [method for method in MAIN if any(method in part["methods"] for part in summary["targets"].values())]
     head = [f"{name.upper()} of", "floor", "untuned source model", *(METHODS[method].title for method in methods)]
@@ -100,23 +126,38 @@ def figure_table(summary: dict[str, Any], name: str, digits: int) -> str:
 
 def facts(summary: dict[str, Any]) -> str:
     """What the figures rest on."""
-    settings, recipe = summary["settings"], summary["recipe"]
+    settings = summary["settings"]
     counts = [
         f"{target} {part['num_train']}, {part['num_held_out']}, {part['num_generated']}, {part['num_floor']}"
         for target, part in summary["targets"].items()
     ]
     seen = {METHODS[method].title: n for method, n in settings["target_images_seen"].items() if method in MAIN}
     sampling = settings["sampling"]
-    average = "the moving average of the weights" if recipe["use_ema"] else "the weights themselves"
     return (
-        f"Every method: learning rate {recipe['learning_rate']:g}, {recipe['steps']} steps of"
-        f" {settings['flags']['train_batch_size']} rows, {average}; {sampling['sampler']} with {sampling['steps']} steps,"
+        f"Every method: {recipe_words(summary['recipe'])}; {settings['flags']['train_batch_size']} rows per step; {sampling['sampler']} with {sampling['steps']} steps,"
         f" guidance {sampling['guidance_scale']:g}; a bank of {settings['bank'][0]} samples of {settings['bank'][1]} steps."
         f" Target images seen: {', '.join(f'{title} {n:,}' for title, n in seen.items())}. Drawings trained on, drawings held"
         f" out, samples compared with them, and real drawings on either side of the floor: {'; '.join(counts)}."
         f" {settings['num_runs']} runs, {settings['hours']:.1f} hours of one run at a time, the longest of the table"
         f" {settings['longest_minutes']:.1f} minutes, on {', '.join(settings['machines'])}."
     )
+
+
+def recipe_words(recipe: dict[str, Any]) -> str:
+    """A recipe in words."""
+    average = "the moving average of the weights" if recipe["use_ema"] else "the weights themselves"
+    gamma = recipe["snr_gamma"]
+    loss = "the loss unweighted" if gamma is None else f"the loss weighted by min-SNR with γ = {gamma:g}"
+    return f"learning rate {recipe['learning_rate']:g}, {recipe['steps']} steps, {loss}, {average}"
+
+
+def given_up(found: dict[str, Any]) -> str:
+    """What the methods gained with a recipe that is not the one of the tables."""
+    gains = [
+        f"{METHODS[method].title} {percent(gain)} in {gain['num_pairs']} pairs"
+        for method, gain in found["gains"].items()
+    ]
+    return f"With {recipe_words(found['recipe'])}, against standard: {'; '.join(gains)}." if gains else ""
 
 
 def stage_2_table(found: dict[str, Any]) -> str:
@@ -161,12 +202,13 @@ def tuning_table(summary: dict[str, Any]) -> str:
     """What the recipe was chosen from."""
     tried = summary["tuning"]["tried"]
     steps = sorted({one["steps"] for one in tried})
-    kinds = sorted({(one["learning_rate"], one["use_ema"]) for one in tried})
-    scores = {(one["learning_rate"], one["use_ema"], one["steps"]): one for one in tried}
+    kinds = sorted({(one["snr_gamma"] or 0, one["learning_rate"], one["use_ema"]) for one in tried})
+    scores = {(one["snr_gamma"] or 0, one["learning_rate"], one["use_ema"], one["steps"]): one for one in tried}
     rows = []
-    for rate, ema in kinds:
-        found = [scores.get((rate, ema, step)) for step in steps]
+    for gamma, rate, ema in kinds:
+        found = [scores.get((gamma, rate, ema, step)) for step in steps]
         cells = [f"{one['fid']:.1f}, {one['kid']:.2f}" if one else "" for one in found]
-        rows.append([f"{rate:g}, {'moving average' if ema else 'weights themselves'}", *cells])
+        loss = f"γ = {gamma:g}" if gamma else "unweighted"
+        rows.append([f"{loss}, {rate:g}, {'moving average' if ema else 'weights themselves'}", *cells])
     head = [f"FID, KID of standard on {summary['tuning']['target']}", *(f"{step} steps" for step in steps)]
     return table(head, rows)
