@@ -28,7 +28,7 @@ from .settings import Places
 from .splits import SOURCE
 
 
-ROWS, LEVELS = 250, 10  # drawings of each kind, and noise levels for each
+ROWS, LEVELS = 128, 10  # drawings of each kind, and noise levels for each
 LEAST_LIKELY = 0.01  # a sample counts as a copy if it stands out as only this part of real drawings does
 
 

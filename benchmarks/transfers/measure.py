@@ -69,7 +69,7 @@ class HeldOut:
         chosen = seeded_order(0, "other drawings", 0, len(real))[:count].tolist()
         self.real = RealImages(real_features(held_out, work)[self.order], real[chosen])
 
-    def measure(self, images: torch.Tensor) -> dict[str, Any]:
+    def measure(self, images: torch.Tensor, guidance: float = GUIDANCE) -> dict[str, Any]:
         """What is said of samples, one for each prompt: their figures with the floors, and what these rest on."""
         features = extract_features(make_features(str(FEATURES)), images, batch_size=16)
         found = self.real.compare(features)
@@ -78,18 +78,24 @@ class HeldOut:
             "num_held_out": len(self.prompts),
             "sampler": SAMPLER,
             "sampling_steps": self.size.sampling_steps,
-            "guidance_scale": GUIDANCE,
+            "guidance_scale": guidance,
         }
 
 
 def sample(
-    backbone: Backbone, denoiser: torch.nn.Module, prompts: list[str], size: Size, seed: int, batch_size: int = 64
+    backbone: Backbone,
+    denoiser: torch.nn.Module,
+    prompts: list[str],
+    size: Size,
+    seed: int,
+    batch_size: int = 64,
+    guidance: float = GUIDANCE,
 ) -> torch.Tensor:
     """Samples, uint8 of shape `(N, 3, 32, 32)`; the i-th starts from noise that depends on the seed and i alone."""
     pipeline = backbone.pipeline(denoiser.eval(), torch.device("cpu"), torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
         return sample_images(
-            pipeline, prompts, seed=seed, steps=size.sampling_steps, guidance_scale=GUIDANCE, batch_size=batch_size
+            pipeline, prompts, seed=seed, steps=size.sampling_steps, guidance_scale=guidance, batch_size=batch_size
         )
 
 

@@ -1,0 +1,150 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Try something on the tuning set before it is decided: other methods, weightings of the loss, guidances, more drawings.
+
+    python benchmarks/transfers/tryout.py standard difftune p0.5 --gamma 5 --seeds 11 12 --guidance 1 1.5 3
+    python benchmarks/transfers/tryout.py standard difftune --steps 2000 4000 --all_drawings
+    python benchmarks/transfers/tryout.py --list
+
+Every run is a JSON file in `results/tryouts/`; one whose file is there is not made again. What was found is in docs/log.md, and
+nothing of it is in the tables.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet as pq
+import torch
+
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
+from finetune import command_line, quiet  # noqa: E402
+
+from benchmarks.throughput import machine  # noqa: E402
+from benchmarks.transfers.generality import copied, denoising_losses  # noqa: E402
+from benchmarks.transfers.measure import HeldOut, sample  # noqa: E402
+from benchmarks.transfers.methods import METHODS  # noqa: E402
+from benchmarks.transfers.one_run import paths, results, train  # noqa: E402
+from benchmarks.transfers.settings import (  # noqa: E402
+    DATA,
+    FULL,
+    GUIDANCE,
+    RESULTS,
+    TUNING_TARGET,
+    WORK,
+    Places,
+    Recipe,
+    Run,
+    source_hash,
+)
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+
+
+TRYOUTS = RESULTS / "tryouts"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", metavar="METHOD", help=", ".join(METHODS))
+    parser.add_argument("--gamma", type=float, help="γ of the min-SNR weighting of the loss; without it, unweighted.")
+    parser.add_argument("--learning_rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[2000], help="Measured after each; trained to the last."
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(FULL.tuning_seeds))
+    parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])
+    parser.add_argument("--all_drawings", action="store_true", help="Train on all drawings that are not held out.")
+    parser.add_argument("--list", action="store_true", help="Only print what was found.")
+    arguments = parser.parse_args(argv)
+    if unknown := set(arguments.methods) - set(METHODS):
+        parser.error(f"there is no method {sorted(unknown)[0]}; there are {', '.join(METHODS)}")
+    if not arguments.list:
+        quiet()
+        torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
+        places = Places(WORK / source_hash(), all_drawings() if arguments.all_drawings else DATA)
+        recipe = Recipe(arguments.learning_rate, max(arguments.steps), True, arguments.gamma)
+        for seed in arguments.seeds:
+            for method in arguments.methods:
+                run = Run(TUNING_TARGET, method, seed, recipe, tuple(sorted(arguments.steps)))
+                name = run.name + "-all" * arguments.all_drawings
+                try_out(run, name, arguments.guidance, places)
+    print(table())
+
+
+def all_drawings() -> Path:
+    """A folder in which the training drawings of the tuning set are all that are not held out."""
+    folder = WORK / "all_drawings"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in DATA.glob("*_held_out.parquet"):
+        shutil.copy(file, folder / file.name)
+    parts = [pq.read_table(DATA / f"{TUNING_TARGET}_{part}.parquet") for part in ("train", "rest")]
+    pq.write_table(pyarrow.concat_tables(parts), folder / f"{TUNING_TARGET}_train.parquet")
+    return folder
+
+
+def try_out(run: Run, name: str, guidances: Sequence[float], places: Places) -> None:
+    """Trains, and measures at every guidance."""
+    output = TRYOUTS / f"{name}.json"
+    if output.is_file():
+        return
+    settings = run.settings(FULL)
+    folder = places.work / "tryouts" / name
+    train(folder, settings, command_line(settings["flags"] | paths(run, FULL, places, folder)))
+    held_out = HeldOut(run.target, FULL, places)
+    found: dict[str, Any] = {}
+    for step, _, backbone, denoiser in results(run, settings, folder, places.source):
+        by_guidance: dict[str, Any] = {}
+        for guidance in guidances:
+            images = sample(backbone, denoiser, held_out.prompts, FULL, run.seed, guidance=guidance)
+            by_guidance[f"{guidance:g}"] = held_out.measure(images, guidance) | copied(images, run.target, places)
+        found[str(step)] = {
+            "by_guidance": by_guidance,
+            "losses": denoising_losses(backbone, denoiser, run.target, places),
+        }
+    facts = {
+        "method": run.method,
+        "seed": run.seed,
+        "recipe": vars(run.recipe),
+        "by_step": found,
+        "machine": machine(),
+    }
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
+    shutil.rmtree(folder)
+
+
+def table() -> str:
+    """All that was found, a line for every model and guidance."""
+    lines = []
+    for file in sorted(TRYOUTS.glob("*.json")):
+        for step, found in json.loads(file.read_text())["by_step"].items():
+            losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in found.get("losses", {}).items())
+            for guidance, one in found["by_guidance"].items():
+                copies = f", copies {100 * one['copied']:.1f} %" if "copied" in one else ""
+                lines.append(
+                    f"{file.stem}, after {step}, guidance {guidance}: FID {one['fid']:.1f}, KID {one['kid']:.1f}{copies};"
+                    f" loss {losses}".removesuffix("; loss ")
+                )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
