@@ -248,7 +248,7 @@ ROWS: dict[str, tuple] = {
     "unknown tracker": ({"report_to": "paper"}, "--report_to is 'paper'; it must be one of all, none, .*"),
     "result where a file is": (
         lambda place: {OUT: written(place.folder / "file")},
-        "--output_dir .*/file: .*/file is a file; choose a folder you can write to",
+        "--output_dir [^ ]*/file is a file; choose a folder you can write to",
     ),
     "result below a file": (
         lambda place: {OUT: written(place.folder / "file") / "run"},

@@ -25,7 +25,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ from ..errors import DiffTuneError, first_sentence
 from ..turns import from_main
 from .disk import check_space, place_trouble
 from .sharding import Sharding, local
+from .zero import ZeRO, is_asked_for
 
 
 if TYPE_CHECKING:
@@ -51,16 +52,13 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 GRACE, SLOW = 30, 20
 
 
-def split_optimizer_state(
-    state: dict[str, Any], take: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.detach
-) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """An optimiser's state as tensors by name, and what `take` makes of them, on the CPU; and everything else as JSON-able
-    values."""
+def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """An optimiser's state as tensors by name, and everything else as JSON-able values."""
     tensors, scalars = {}, {}
     for index, values in state["state"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = take(value).cpu().contiguous()
+                tensors[f"{index}.{name}"] = value.detach()
             else:
                 scalars[f"{index}.{name}"] = value
     return tensors, {"values": scalars, "param_groups": state["param_groups"]}
@@ -202,8 +200,9 @@ class TrainingState:
         state = None if checkpoint is None else read_state(checkpoint)
         if checkpoint is not None and state is not None:  # while the weights are whole
             self.load_weights(checkpoint, state)
-        if accelerator.is_fsdp2:
-            sharding = self.run.sharding = Sharding(self.run, trained, optimizer)
+        if accelerator.is_fsdp2 or is_asked_for():
+            spread = Sharding if accelerator.is_fsdp2 else ZeRO
+            sharding = self.run.sharding = spread(self.run, trained, optimizer)
             self.model, self.optimizer = sharding.model, sharding.optimizer
         else:
             self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
@@ -233,10 +232,10 @@ class TrainingState:
         """
         began, accelerator, sharding = time.monotonic(), self.run.accelerator, self.run.sharding
         with self.run.whole_weights():
-            gathered = None
+            tensors, scalars = split_optimizer_state(self.optimizer.state_dict())
             if sharding is not None:
-                gathered = split_optimizer_state(self.optimizer.state_dict(), sharding.gather)
-            from_main(accelerator, lambda: self.write_or_say_why(step, log, gathered, began))
+                tensors = sharding.gather_state(tensors)
+            from_main(accelerator, lambda: self.write_or_say_why(step, log, tensors, scalars, began))
 
     def write_or_say_why(self, step: int, *rest: Any) -> None:
         """Writes it on the main process alone; that the disk is full is told with the checkpoint's place."""
@@ -248,15 +247,20 @@ class TrainingState:
                 raise
             raise DiffTuneError(trouble) from error
 
-    def write(self, step: int, log: dict[str, Any] | None, gathered: Any, began: float) -> None:
-        """Writes it, and removes the oldest ones over the limit. `gathered` is what [`split_optimizer_state`] says of an
-        optimiser whose state is sharded."""
+    def write(
+        self,
+        step: int,
+        log: dict[str, Any] | None,
+        tensors: dict[str, torch.Tensor],
+        scalars: dict[str, Any],
+        began: float,
+    ) -> None:
+        """Writes it, and removes the oldest ones over the limit."""
         accelerator, output_dir = self.run.accelerator, self.run.output_dir
         check_space(output_dir, self.num_bytes(), f"checkpoint-{step}")
         with atomic_folder(output_dir / f"checkpoint-{step}") as folder:
             self.trained.save(folder)
-            tensors, scalars = gathered or split_optimizer_state(self.optimizer.state_dict())
-            save_file(tensors, folder / OPTIMIZER_FILE)
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / OPTIMIZER_FILE)
             fsync_tree(folder)
             state = {
                 "step": step,
@@ -301,9 +305,10 @@ class TrainingState:
             self.lr_scheduler.load_state_dict(state["lr_scheduler"])
             if scaler is not None and state["scaler"] is not None:
                 scaler.load_state_dict(state["scaler"])
-        loaded, _ = split_optimizer_state(self.optimizer.state_dict(), local)
-        given = {name: local(tensor).cpu() for name, tensor in tensors.items()}
-        if loaded.keys() != given.keys() or any(not torch.equal(loaded[name], given[name]) for name in given):
+        loaded, _ = split_optimizer_state(self.optimizer.state_dict())
+        if loaded.keys() != tensors.keys() or any(
+            not torch.equal(local(loaded[name]).cpu(), local(tensor).cpu()) for name, tensor in tensors.items()
+        ):
             raise DiffTuneError(damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took"))
         self.log = state["log"]
         here = {"threads": torch.get_num_threads(), "device": self.run.accelerator.device.type}

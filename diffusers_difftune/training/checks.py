@@ -234,7 +234,8 @@ def check_output_dir(output_dir: Path) -> None:
     existing = next(path for path in (output_dir, *output_dir.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         what = "is a file" if existing.is_file() else "cannot be written to"
-        raise DiffTuneError(f"--output_dir {output_dir}: {existing} {what}; choose a folder you can write to.")
+        which = "" if existing == output_dir else f": {existing}"
+        raise DiffTuneError(f"--output_dir {output_dir}{which} {what}; choose a folder you can write to.")
 
 
 def uses_bank(config: Any) -> bool:

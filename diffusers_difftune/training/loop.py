@@ -36,7 +36,6 @@ from .log import NotFinite, TrainingLog
 from .not_finite import LeftOutSteps, not_finite_error
 from .publish import Publisher
 from .run import Run
-from .sharding import whole
 from .validation import Validation
 
 
@@ -70,6 +69,7 @@ def train(
     start_step, total_steps = state.start_step, state.total_steps
     config, accelerator = run.config, run.accelerator
     accumulation = config.gradient_accumulation_steps
+    gradients = run.sharding or accelerator  # who sums and clips them
     log = TrainingLog(
         run.output_dir / "training_log.jsonl",
         accelerator,
@@ -109,7 +109,7 @@ def train(
                 # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
                 torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
                 batch = next(micro_batches)
-                # Gradients that are not summed after every micro-step are not sharded either.
+                # Gradients that are not summed after every micro-step are not sharded either; DeepSpeed sees to it itself.
                 waits = micro < accumulation - 1 and run.sharding is None
                 with accelerator.no_sync(model) if waits else nullcontext():
                     noisy, condition = prepare(batch, backbone, objective, accelerator)
@@ -120,9 +120,9 @@ def train(
                     if config.retention_target == "pretrained":
                         pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
                     losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
-                    accelerator.backward(losses.total * gradient_scale)
+                    gradients.backward(losses.total * gradient_scale)
                 log.add(losses, noisy)
-            norm = whole(accelerator.clip_grad_norm_(parameters, config.max_grad_norm))
+            norm = gradients.clip_grad_norm_(parameters, config.max_grad_norm)
             is_left_out = left_out.next(norm)
             log.end_step(lr_scheduler.get_last_lr()[0], norm, is_left_out)
             if not is_left_out:

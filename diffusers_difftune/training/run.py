@@ -50,6 +50,7 @@ from .checkpoint import find_checkpoint, read_settings
 from .checks import check_flags, uses_bank
 from .sharding import Sharding, check_is_sharded, sharding_plugin
 from .stopping import StopRequests
+from .zero import ZeRO, untold
 
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Run:
         weight_dtype (`torch.dtype`): The precision of what is not trained.
         checkpoint (`Path`, *optional*): The checkpoint to resume from.
         stop ([`StopRequests`]): Whether it is to stop early.
-        sharding ([`Sharding`], *optional*): What trains, if it is sharded over the processes.
+        sharding ([`Sharding`] or [`ZeRO`], *optional*): What trains, if it or its optimiser is spread over the processes.
     """
 
     config: Any
@@ -78,7 +79,7 @@ class Run:
     weight_dtype: torch.dtype
     checkpoint: Path | None = None
     stop: StopRequests = field(default_factory=StopRequests)
-    sharding: Sharding | None = None
+    sharding: Sharding | ZeRO | None = None
 
     def whole_weights(self) -> AbstractContextManager[None]:
         """A context in which what trains has its whole weights on the main process; enter it on every process."""
@@ -125,16 +126,17 @@ def start_run(config: Any) -> Run:
     if config.local_rank != -1:
         os.environ.setdefault("LOCAL_RANK", str(config.local_rank))
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
-    accelerator = accelerate.Accelerator(
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
-        project_config=ProjectConfiguration(
-            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
-        ),
-        step_scheduler_with_optimizer=False,
-        fsdp_plugin=sharding_plugin(),
-    )
+    with untold():
+        accelerator = accelerate.Accelerator(
+            gradient_accumulation_steps=config.gradient_accumulation_steps,
+            mixed_precision=config.mixed_precision,
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_config=ProjectConfiguration(
+                project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
+            ),
+            step_scheduler_with_optimizer=False,
+            fsdp_plugin=sharding_plugin(),
+        )
     check_is_sharded(accelerator)
     quiet = not accelerator.is_local_main_process
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")

@@ -27,10 +27,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import FullyShardedDataParallelPlugin, convert_outputs_to_fp32, parse_flag_from_env
+from accelerate.utils import (
+    FullyShardedDataParallelPlugin,
+    convert_outputs_to_fp32,
+    is_torch_version,
+    parse_flag_from_env,
+)
 
 from ..adapters import Trained
 from ..errors import DiffTuneError
+from . import zero
 
 
 if TYPE_CHECKING:
@@ -55,49 +61,66 @@ def is_asked_for() -> bool:
 
 
 def check_sharding(config: Any) -> None:
-    """Stops on the first flag, of the script or of `accelerate launch`, that cannot work with a model that is sharded.
+    """Stops on the first flag, of the script or of `accelerate launch`, that cannot work with what trains being spread over
+    processes.
 
     Args:
         config: The config of a script.
 
     Raises:
-        DiffTuneError: One cannot, or something else than FSDP2 is to shard it.
+        DiffTuneError: One cannot, or something else than FSDP2 or DeepSpeed is to spread it.
     """
-    for plugin in ("DEEPSPEED", "MEGATRON_LM"):
-        if parse_flag_from_env(f"ACCELERATE_USE_{plugin}"):
-            raise DiffTuneError(
-                f"The accelerate config asks for {plugin}, which these scripts do not support; to shard a model use"
-                " `accelerate launch --use_fsdp --fsdp_version 2`."
-            )
-    if not is_asked_for():
+    if parse_flag_from_env("ACCELERATE_USE_MEGATRON_LM"):
+        raise DiffTuneError(
+            "The accelerate config asks for Megatron-LM, which these scripts do not support; to shard a model use"
+            " `accelerate launch --use_fsdp --fsdp_version 2`."
+        )
+    by = sharded_by()
+    if by is None:
         return
+    for name, (flag, instead) in UNSUITABLE.items():
+        if parse_flag_from_env(name):
+            raise DiffTuneError(f"The accelerate config has {flag}, which these scripts do not support; {instead}.")
+    part = (
+        f"--adapter {config.adapter}" if config.adapter else "--train_parameters" if config.train_parameters else None
+    )
+    if part is not None:
+        raise DiffTuneError(
+            f"{by} shards a model of which all weights train, and {part} trains few of them; leave {by} out: plain"
+            " multi-GPU training keeps little beside the model itself."
+        )
+    if config.use_8bit_adam:
+        raise DiffTuneError(
+            f"--use_8bit_adam does not go with {by}, whose states cannot be sharded; leave one of them out."
+        )
+    (check_fsdp if by == "FSDP" else zero.check_zero)(config)
+
+
+def sharded_by() -> str | None:
+    """What is to spread the model, or its optimiser, over the processes: `"FSDP"`, `"DeepSpeed"` or nothing."""
+    return "FSDP" if is_asked_for() else "DeepSpeed" if zero.is_asked_for() else None
+
+
+def check_fsdp(config: Any) -> None:
+    """Stops on what FSDP cannot do."""
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise DiffTuneError(
             f"The accelerate config asks for FSDP version {version}, and these scripts shard with version 2 only; use"
             " `accelerate launch --use_fsdp --fsdp_version 2`."
         )
-    for name, (flag, instead) in UNSUITABLE.items():
-        if parse_flag_from_env(name):
-            raise DiffTuneError(f"The accelerate config has {flag}, which these scripts do not support; {instead}.")
+    if not is_torch_version(">=", "2.8"):  # of which [`stay_gathered`] needs a method
+        raise DiffTuneError(
+            f"The accelerate config asks for FSDP, which needs torch 2.8 or newer in these scripts; this is {torch.__version__}."
+        )
     if os.environ.get("FSDP_IGNORED_MODULES"):
         raise DiffTuneError(
             "The accelerate config has fsdp_ignored_modules, whose gradients nobody sums over the processes; leave it out."
         )
-    part = (
-        f"--adapter {config.adapter}" if config.adapter else "--train_parameters" if config.train_parameters else None
-    )
-    if part is not None:
+    if getattr(config, "offload_ema", False):
         raise DiffTuneError(
-            f"FSDP shards a model of which all weights train, and {part} trains few of them; leave FSDP out: plain"
-            " multi-GPU training keeps little beside the model itself."
+            "--offload_ema does not go with FSDP, and the moving average is sharded already; leave one of them out."
         )
-    for name, why in (
-        ("use_8bit_adam", "whose states cannot be sharded"),
-        ("offload_ema", "and the moving average is sharded already"),
-    ):
-        if getattr(config, name, False):
-            raise DiffTuneError(f"--{name} does not go with FSDP, {why}; leave one of them out.")
 
 
 def sharding_plugin() -> FullyShardedDataParallelPlugin | None:
@@ -121,17 +144,18 @@ def check_is_sharded(accelerator: Accelerator) -> None:
     Raises:
         DiffTuneError: It does not, or would in a precision that sharded runs do not have.
     """
-    if not is_asked_for():
+    by = sharded_by()
+    if by is None:
         return
     if accelerator.mixed_precision not in ("no", "bf16"):
         raise DiffTuneError(
-            f"--mixed_precision {accelerator.mixed_precision} does not go with FSDP, which has no loss scaler here; use bf16"
+            f"--mixed_precision {accelerator.mixed_precision} does not go with {by}, which has no loss scaler here; use bf16"
             " or no."
         )
-    if not accelerator.is_fsdp2:
+    if not (accelerator.is_fsdp2 if by == "FSDP" else accelerator.num_processes > 1):
         raise DiffTuneError(
-            f"The accelerate config asks for FSDP, and accelerate does not shard here: it found {accelerator.num_processes}"
-            f" process(es) on {accelerator.device.type}; start one process per GPU with `accelerate launch`, or leave FSDP"
+            f"The accelerate config asks for {by}, and accelerate does not shard here: it found {accelerator.num_processes}"
+            f" process(es) on {accelerator.device.type}; start one process per GPU with `accelerate launch`, or leave {by}"
             " out."
         )
 
@@ -169,13 +193,19 @@ class Sharding:
                 param_dtype=run.weight_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if not all(map(is_shard, trained.model.parameters())):
-            raise RuntimeError("accelerate left parameters unsharded")
         for block in getattr(trained.model, "transformer_blocks", ())[:1]:
             stay_gathered(block)
         if (average := getattr(trained, "ema", None)) is not None:
             pairs = zip(average.shadow_params, trained.model.parameters(), strict=True)
             average.shadow_params = [shard_like(tensor, parameter) for tensor, parameter in pairs]
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds a micro-step's gradients."""
+        self.accelerator.backward(loss)
+
+    def clip_grad_norm_(self, parameters: list[Any], max_norm: float) -> torch.Tensor:
+        """Clips the gradients and returns the norm that they had."""
+        return whole(self.accelerator.clip_grad_norm_(parameters, max_norm))
 
     def shard_state(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """This process' shards of the optimiser's whole tensors, by `{index of the parameter}.{name}`."""
@@ -185,6 +215,10 @@ class Sharding:
             key: shard_like(tensor, owners[key]) if tensor.shape == owners[key].shape else tensor
             for key, tensor in tensors.items()
         }
+
+    def gather_state(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The inverse of [`shard_state`], in the main process' memory; call it on every process."""
+        return {key: self.gather(tensor) for key, tensor in tensors.items()}
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """A whole tensor in the main process' memory, and an empty one on the others; call it on every process."""

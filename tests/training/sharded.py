@@ -11,10 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""A process of a launch that asks for FSDP, on a processor: runs the script that is named first.
+"""A process of a launch that asks for FSDP or DeepSpeed, on a processor: runs the script that is named first.
 
 accelerate shards on GPUs only. All that keeps it from sharding over gloo is what it calls the processes, which is said
-otherwise here; how a model is sharded, gathered and saved is the same.
+otherwise here; how a model is sharded, gathered and saved is the same. DeepSpeed needs no help; how much each process holds is
+written down, and a gradient spoiled, of either.
 """
 
 import json
@@ -30,8 +31,11 @@ from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from diffusers_difftune.objective import DiffTuningObjective
 
-initialize, average = AcceleratorState.__init__, EMAModel.step
+
+initialize, average, loss = AcceleratorState.__init__, EMAModel.step, DiffTuningObjective.loss
+calls: list[Any] = []
 
 
 def initialize_sharded(self: Any, *args: Any, fsdp_plugin: Any = None, **kwargs: Any) -> None:
@@ -66,7 +70,16 @@ def note_average(self: Any, parameters: Any) -> None:
     note("average", self.shadow_params)
 
 
+def spoiled_loss(self: Any, prediction: torch.Tensor, *arguments: Any) -> Any:
+    """The loss, of which the gradient of one micro-step on the last process is not finite, if one is named."""
+    calls.append(prediction)
+    if os.environ.get("SPOILED") == str(len(calls)) and PartialState().is_last_process:
+        prediction.register_hook(lambda gradient: gradient * torch.inf)
+    return loss(self, prediction, *arguments)
+
+
 if __name__ == "__main__":
+    DiffTuningObjective.loss = spoiled_loss  # type: ignore[method-assign]
     AcceleratorState.__init__ = initialize_sharded  # type: ignore[method-assign]
     EMAModel.step = note_average  # type: ignore[method-assign]
     register_optimizer_step_post_hook(note_step)

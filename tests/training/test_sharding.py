@@ -14,17 +14,16 @@
 """Models that are sharded over processes with FSDP2: the same run, the same files, and what cannot be sharded is refused."""
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
-from safetensors.torch import load_file
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.training import sharding
 from diffusers_difftune.training.checkpoint import what_is_missing
 from diffusers_difftune.training.sharding import blocks
 from tests.tiny import save_tiny_classes
@@ -36,6 +35,7 @@ from tests.training.runs import (
     SCRIPTS,
     arguments,
     assert_same_run,
+    assert_same_tensors,
     environment,
     launch,
     log,
@@ -44,6 +44,7 @@ from tests.training.runs import (
     same_weights,
     timeless,
     wait_for,
+    without_the_steps_after_2,
 )
 
 
@@ -100,22 +101,6 @@ def sharded(tiny_pipeline, tiny_images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     noted = {"NOTED_SHARDS": str(folder / "shards.jsonl")}
     return run_sharded(FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} 3", **noted)
-
-
-def without_the_steps_after_2(folder: Path, copy: Path) -> Path:
-    shutil.copytree(folder, copy)
-    shutil.rmtree(copy / "checkpoint-4")
-    shutil.rmtree(copy / "validation" / "step-4")
-    return copy
-
-
-def assert_same_tensors(folder: Path, other: Path) -> None:
-    """Asserts that two runs left the same files of tensors, up to what rounding makes of them in a few steps of AdamW."""
-    files = {path.relative_to(other) for path in other.rglob("*.safetensors") if "knowledge_bank" not in str(path)}
-    assert files == {path.relative_to(folder) for path in folder.rglob("*.safetensors") if "bank" not in str(path)}
-    for file in files:
-        tensors, expected = load_file(folder / file), load_file(other / file)
-        torch.testing.assert_close(tensors, expected, atol=2e-5, rtol=1e-4)
 
 
 def test_a_sharded_run_is_the_run_of_one_process(sharded, plain):
@@ -254,17 +239,25 @@ def test_blocks_are_gathered_one_by_one(tiny_pipeline, tiny_dit):
             "fp16 does not go with FSDP, which has no loss scaler here; use bf16 or",
         ),
         (FULL, ASKED, "--use_8bit_adam", "--use_8bit_adam does not go with FSDP, whose states cannot be sharded"),
-        (FULL, {"ACCELERATE_USE_DEEPSPEED": "true"}, "", "asks for DEEPSPEED, which these scripts do not support; to"),
         (FULL, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "", "to shard a model use `accelerate launch --use_fsdp"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(
     script, variables, flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
 ):
-    """DeepSpeed scales losses in its own way; accelerate ignores without a word that a run on one processor asks for FSDP."""
+    """accelerate ignores without a word that a run on one processor asks for FSDP."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as stopped:
         run(script, tiny_pipeline, tiny_images, tmp_path, flags)
     said = capsys.readouterr().err
     assert stopped.value.code == 2 and sentence in said and not (tmp_path / "training_log.jsonl").exists()
+
+
+def test_an_old_torch_is_refused(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
+    for name, value in ASKED.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sharding, "is_torch_version", lambda *_: False)
+    with pytest.raises(SystemExit):
+        run(FULL, tiny_pipeline, tiny_images, tmp_path)
+    assert "asks for FSDP, which needs torch 2.8 or newer in these scripts; this is 2." in capsys.readouterr().err

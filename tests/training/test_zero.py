@@ -1,0 +1,287 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs of which DeepSpeed spreads the optimiser over processes: the same run, the same files, and what cannot be had is refused."""
+
+import json
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
+
+from tests.training.runs import (
+    CLASS,
+    FULL,
+    LORA,
+    SCRIPTS,
+    arguments,
+    assert_same_run,
+    assert_same_tensors,
+    environment,
+    launch,
+    log,
+    losses,
+    run,
+    run_on_processes,
+    same_weights,
+    timeless,
+    unet,
+    without_the_steps_after_2,
+)
+from tests.training.test_not_finite import spoil
+
+
+CONTROL = "train_controlnet_difftune"
+WORKER = Path(__file__).with_name("sharded.py")
+FLAGS = "--use_ema --gradient_accumulation_steps 2 --retention_target pretrained --checkpointing_steps 2 --train_batch_size"
+RESUME = "--resume_from_checkpoint checkpoint-2"
+needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
+
+
+def asked(stage: int, **more: str) -> dict[str, str]:
+    """What `accelerate launch --use_deepspeed --zero_stage` says."""
+    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} | more
+
+
+def run_watched(stage: int, name: str, *where: object, **variables: str) -> None:
+    """Runs a script on two processes with what `sharded.py` can do."""
+    command = launch(2, name, *arguments(*where))
+    command.insert(command.index(str(SCRIPTS / f"{name}.py")), str(WORKER))
+    done = subprocess.run(command, env=environment() | asked(stage, **variables), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_pipeline, tiny_images, tmp_path_factory) -> Path:
+    """A run of one process."""
+    return run(FULL, tiny_pipeline, tiny_images, tmp_path_factory.mktemp("plain"), f"{FLAGS} 6")
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def spread(request, tiny_pipeline, tiny_images, tmp_path_factory) -> Path:
+    """The same run on two processes with a stage of ZeRO; `shards.jsonl` in it says who held what."""
+    folder = tmp_path_factory.mktemp(f"stage-{request.param}")
+    noted = {"NOTED_SHARDS": str(folder / "shards.jsonl"), "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1"}
+    run_watched(request.param, FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} 3", **noted)
+    return folder
+
+
+@needs_deepspeed
+def test_a_run_with_deepspeed_is_the_run_of_one_process(spread, plain):
+    assert_same_run(spread, plain)
+    assert_same_tensors(spread, plain)
+    left = [{path.relative_to(each).as_posix() for path in each.rglob("*")} for each in (spread, plain)]
+    assert left[0] - {"shards.jsonl"} == left[1]
+    StableDiffusionPipeline.from_pretrained(spread)
+
+
+@needs_deepspeed
+def test_each_process_holds_its_share(spread):
+    lines = [json.loads(line) for line in (spread / "shards.jsonl").read_text().splitlines()]
+    held = {(line["what"], line["rank"]): line["held"] for line in lines}
+    whole = sum(weight.numel() for weight in unet(spread).values())
+    assert held["average", 0] == held["average", 1] == whole
+    for what in ("gradients", "moments"):
+        assert [round(held[what, rank] / whole, 2) for rank in (0, 1)] == [0.5, 0.5], what
+
+
+@needs_deepspeed
+def test_a_run_that_is_resumed_ends_as_if_it_had_not_stopped(spread, tiny_pipeline, tiny_images, tmp_path):
+    folder = without_the_steps_after_2(spread, tmp_path / "resumed")
+    stage = int(spread.name.split("-")[1][0])
+    run_on_processes(2, FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} 3 {RESUME}", **asked(stage))
+    assert timeless(folder) == timeless(spread)
+    same_weights(folder, spread)
+    for file in ("optimizer.safetensors", "unet_ema/diffusion_pytorch_model.safetensors"):
+        assert (folder / "checkpoint-4" / file).read_bytes() == (spread / "checkpoint-4" / file).read_bytes()
+
+
+@needs_deepspeed
+def test_either_kind_of_run_goes_on_from_the_other(spread, plain, tiny_pipeline, tiny_images, tmp_path):
+    one = without_the_steps_after_2(spread, tmp_path / "one")
+    (one / "shards.jsonl").unlink()
+    run(FULL, tiny_pipeline, tiny_images, one, f"{FLAGS} 6 {RESUME}")
+    two = without_the_steps_after_2(plain, tmp_path / "two")
+    stage = int(spread.name.split("-")[1][0])
+    run_on_processes(2, FULL, tiny_pipeline, tiny_images, two, f"{FLAGS} 3 {RESUME}", **asked(stage))
+    for folder in (one, two):
+        assert_same_run(folder, plain)
+        assert_same_tensors(folder, plain)
+
+
+@needs_deepspeed
+def test_a_step_without_a_finite_gradient_is_left_out(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
+    flags = "--objective standard --dream_training --use_ema --adam_weight_decay 0.01 --max_grad_norm 0.1 --lr_scheduler linear"
+    flags += " --max_train_steps 3 --checkpointing_steps 3 --skip_nonfinite_steps --train_batch_size"
+    with monkeypatch.context() as patch:
+        spoil(patch, range(2, 3), "gradient")
+        one = run(FULL, tiny_pipeline, tiny_images, tmp_path / "plain", f"{flags} 4")
+    run_watched(2, FULL, tiny_pipeline, tiny_images, tmp_path / "spread", f"{flags} 2", SPOILED="2")
+    two = tmp_path / "spread"
+    assert [line["loss"] is None for line in log(two)] == [False, True, False]
+    assert_same_tensors(two, one)
+    states = [json.loads((each / "checkpoint-3/training_state.json").read_text()) for each in (two, one)]
+    assert states[0]["lr_scheduler"]["last_epoch"] == states[1]["lr_scheduler"]["last_epoch"] == 2
+
+
+@needs_deepspeed
+def test_a_gradient_that_is_not_finite_ends_the_run(tiny_pipeline, tiny_images, tmp_path):
+    with pytest.raises(AssertionError, match="Step 2: the gradient is not finite, though the losses are"):
+        run_watched(1, FULL, tiny_pipeline, tiny_images, tmp_path, "--objective standard", SPOILED="2")
+
+
+@needs_deepspeed
+def test_a_controlnet_is_uploaded_with_its_checkpoint(hub_server, tiny_pipeline, tiny_conditions, tmp_path):
+    image = tiny_conditions / "condition-00.png"
+    flags = f"--max_train_steps 2 --validation_prompt red --validation_image {image} --validation_steps 1"
+    flags += " --gradient_checkpointing --checkpointing_steps 1 --mixed_precision bf16 --train_batch_size"
+    pushed = "--push_to_hub --hub_model_id user/control --hub_strategy checkpoint"
+    one = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "plain", f"{flags} 4")
+    two, variables = tmp_path / "spread", asked(2) | hub_server.environment()
+    run_on_processes(2, CONTROL, tiny_pipeline, tiny_conditions, two, f"{flags} 2 {pushed}", **variables)
+    torch.testing.assert_close(torch.tensor(losses(two)), torch.tensor(losses(one)), atol=2e-4, rtol=2e-4)
+    ControlNetModel.from_pretrained(two)
+    files = hub_server.repos["models/user/control"].commits[-1]
+    assert any(name.endswith("optimizer.safetensors") for name in files)
+    assert {Path(name).suffix for name in files} <= {".json", ".jsonl", ".md", ".png", ".safetensors", ".svg", ""}
+    assert not [name for name, content in files.items() if content[:1] == b"\x80" or content[:2] == b"PK"]
+
+
+@needs_deepspeed
+def test_a_dit_is_trained(tiny_dit, tiny_classes, tmp_path):
+    flags = "--max_train_steps 2 --gradient_checkpointing --train_batch_size"
+    one = run(CLASS, tiny_dit, tiny_classes, tmp_path / "plain", f"{flags} 4")
+    two = run_on_processes(2, CLASS, tiny_dit, tiny_classes, tmp_path / "spread", f"{flags} 2", **asked(1))
+    assert_same_tensors(two, one)
+    DiTPipeline.from_pretrained(two)
+
+
+def as_file(**content: object) -> dict[str, str]:
+    """What `accelerate launch` says of a DeepSpeed config in a file; it takes its text, too."""
+    content = {"zero_optimization": {"stage": 2}} | content
+    return asked(2, ACCELERATE_DEEPSPEED_CONFIG_FILE=json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "flags", "sentence"),
+    [
+        (FULL, asked(3), "", "ZeRO stage 3; these scripts take 1 and 2, and spread the parameters, too, with FSDP2"),
+        (FULL, asked(0), "", "ZeRO stage 0; these scripts take 1 and 2"),
+        (FULL, as_file(zero_optimization={}), "", "ZeRO stage 0; these scripts take 1 and 2"),
+        (LORA, asked(2), "", "DeepSpeed shards a model of which all weights train, and --adapter lora trains few"),
+        (FULL, asked(2), "--train_parameters conv_in.*", "and --train_parameters trains few of them; leave DeepSpeed"),
+        (FULL, asked(2), "--use_8bit_adam", "--use_8bit_adam does not go with DeepSpeed, whose states cannot be"),
+        (
+            FULL,
+            asked(2, ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE="cpu"),
+            "",
+            "has offload_optimizer to cpu, which needs an optimiser of DeepSpeed's own",
+        ),
+        (FULL, asked(2, ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE="cpu"), "", "has offload_param to cpu, which needs"),
+        (FULL, as_file(optimizer={"type": "AdamW"}), "", "The DeepSpeed config has optimizer, which these scripts do"),
+        (FULL, as_file(scheduler={"type": "WarmupLR"}), "", "The DeepSpeed config has scheduler, which these scripts"),
+        (FULL, as_file(bf16={"enabled": True}), "", "The DeepSpeed config has bf16, which these scripts do not take"),
+        (FULL, as_file(train_batch_size=8), "", "The DeepSpeed config has train_batch_size, which these scripts do"),
+        (
+            FULL,
+            asked(2, ACCELERATE_GRADIENT_CLIPPING="0.5"),
+            "",
+            "has gradient_clipping 0.5, and --max_grad_norm is 1.0; leave the former out",
+        ),
+        (
+            FULL,
+            asked(2, ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4"),
+            "--gradient_accumulation_steps 2",
+            "has gradient_accumulation_steps 4, and --gradient_accumulation_steps is 2; leave the former out",
+        ),
+        (
+            FULL,
+            as_file(zero_optimization={"stage": 2, "round_robin_gradients": True}),
+            "",
+            "has round_robin_gradients in zero_optimization, which these scripts do not support",
+        ),
+        (
+            FULL,
+            asked(2, ACCELERATE_DEEPSPEED_CONFIG_FILE="nowhere.json"),
+            "",
+            "The DeepSpeed config cannot be read: ",
+        ),
+        (FULL, as_file(zero_optimization=[1]), "", "The DeepSpeed config cannot be read: "),
+        (
+            FULL,
+            asked(2, ACCELERATE_USE_PARALLELISM_CONFIG="true"),
+            "",
+            "has --use_parallelism_config, which these scripts",
+        ),
+    ],
+)
+def test_what_cannot_be_had_is_refused(
+    script, variables, flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
+):
+    assert sentence in refusal(script, variables, flags, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            "",
+            "asks for DeepSpeed, and accelerate does not shard here: it found 1 process(es) on cpu; start one process",
+        ),
+        ("--mixed_precision fp16", "fp16 does not go with DeepSpeed, which has no loss scaler here; use bf16 or no."),
+    ],
+)
+def test_what_the_processes_cannot_do_is_refused(
+    flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
+):
+    everything = as_file(
+        bf16={"enabled": "auto"},
+        gradient_accumulation_steps=1,
+        gradient_clipping=1.0,
+        train_batch_size="auto",
+        train_micro_batch_size_per_gpu=4,
+        zero_optimization={
+            "stage": 2,
+            "overlap_comm": True,
+            "reduce_bucket_size": "auto",
+            "offload_param": {"device": "none"},
+            "round_robin_gradients": False,
+            "stage3_gather_16bit_weights_on_model_save": True,
+        },
+    )
+    assert sentence in refusal(FULL, everything, flags, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.parametrize("version", [None, "0.15.4"])
+def test_a_deepspeed_that_is_missing_or_old_is_told(
+    version, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
+):
+    found = None if version is None else object()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: found if name == "deepspeed" else find_spec(name))
+    monkeypatch.setattr("diffusers_difftune.training.zero.compare_versions", lambda *_: True)
+    said = refusal(FULL, asked(2), "", tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
+    assert "needs the package deepspeed, 0.19.8 or newer; install it with" in said
+
+
+def refusal(script, variables, flags, pipeline, images, folder, monkeypatch, capsys) -> str:
+    """What a run says that is refused before it has done anything."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped:
+        run(script, pipeline, images, folder, flags)
+    assert stopped.value.code == 2 and not (folder / "training_log.jsonl").exists()
+    return capsys.readouterr().err
