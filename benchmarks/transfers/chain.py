@@ -1,0 +1,105 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The chain of forgetting of a transferred model: `difftune forgetting` for standard fine-tuning and for Diff-Tuning.
+
+    python benchmarks/transfers/chain.py                    # after the recipe is chosen; about 15 minutes for each method
+
+Trains each method as stage 1 does, with its first seed, and compares it with the source model: losses by noise level on held-out
+target and source drawings, and FID when the source model makes the last, or the first, x % of the steps. Figures go to
+`results/chain/`, pictures to `docs/images/`. What is there is not made again.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
+from finetune import command_line, quiet  # noqa: E402
+
+from benchmarks.transfers.one_run import paths, train  # noqa: E402
+from benchmarks.transfers.settings import (  # noqa: E402
+    FEATURES,
+    FULL,
+    GUIDANCE,
+    RESULTS,
+    STAGE_3_TARGET,
+    TARGETS,
+    WORK,
+    Places,
+    Recipe,
+    Run,
+    source_hash,
+)
+from benchmarks.transfers.splits import SOURCE  # noqa: E402
+from diffusers_difftune.cli import main as difftune  # noqa: E402
+
+
+METHODS = ("standard", "difftune")
+PERCENTS = (0, 10, 20, 30, 40, 60, 80, 100)
+IMAGES = ROOT / "docs" / "images"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--target", choices=TARGETS, default=STAGE_3_TARGET)
+    arguments = parser.parse_args(argv)
+    quiet()
+    torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
+    recipe = Recipe(**json.loads((RESULTS / "summary.json").read_text())["recipe"])
+    places = Places(WORK / source_hash())
+    for method in METHODS:
+        name = f"{arguments.target}_{method}"
+        if not (RESULTS / "chain" / f"{name}.json").is_file():
+            look_at(Run(arguments.target, method, FULL.seeds[0], recipe), name, places)
+
+
+def look_at(run: Run, name: str, places: Places) -> None:
+    """Trains a model and looks at its chain."""
+    settings = run.settings(FULL)
+    folder, found = places.work / "chain" / run.name, places.work / "chain" / f"{run.name}-found"
+    if not (folder / "model_index.json").is_file():
+        train(folder, settings, command_line(settings["flags"] | paths(run, FULL, places, folder)))
+    flags = {
+        "source": places.data / f"{SOURCE}_held_out.parquet",
+        "output_dir": found,
+        "label_column": "label",
+        "features": FEATURES,
+        "guidance_scale": GUIDANCE,
+        "steps": FULL.sampling_steps,
+        "seed": run.seed,
+        "batch_size": 64,
+        "mixed_precision": "bf16",
+    }
+    words = [str(word) for flag, value in flags.items() for word in (f"--{flag}", value)]
+    held_out = places.data / f"{run.target}_held_out.parquet"
+    percents = ["--percents", *map(str, PERCENTS)]
+    if difftune(["forgetting", str(places.source), str(folder), str(held_out), *words, *percents]):
+        sys.exit(f"difftune forgetting failed for {run.name}.")
+    report = json.loads((found / "forgetting.json").read_text())
+    report["settings"] = {name: value for name, value in report["settings"].items() if "/" not in str(value)}
+    (RESULTS / "chain").mkdir(exist_ok=True)
+    shutil.copy(found / "forgetting.png", IMAGES / f"transfers_chain_{name}.png")
+    shutil.copy(found / "samples.png", IMAGES / f"transfers_swapped_{name}.png")
+    (RESULTS / "chain" / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
