@@ -559,3 +559,16 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
         and found["by_step"]["4"]["raw"]["loss_train"] != last["loss_train"]
     )
     assert not (places.work / "runs" / one.name).exists()
+
+
+def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):
+    from benchmarks.transfers import tryout
+
+    tryout.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    files = list(tryout.TRYOUTS.glob("*.json"))
+    assert files and {line.split(", after")[0] for line in lines} == {file.stem for file in files}
+    assert all(re.search(r"FID \d+\.\d, KID", line) for line in lines)
+    with pytest.raises(SystemExit):
+        tryout.main(["difftuned"])
+    assert "there is no method difftuned" in capsys.readouterr().err
