@@ -54,7 +54,6 @@ ZERO_SETTINGS = (
     "reduce_bucket_size",
     "reduce_scatter",
 )
-OFFLOADS = ("offload_optimizer", "offload_param")
 WITHOUT_EFFECT = ("steps_per_print", "wall_clock_breakdown", "zero_allow_untested_optimizer")
 
 
@@ -107,12 +106,10 @@ def check_zero(config: Any) -> None:
             " with FSDP2: `accelerate launch --use_fsdp --fsdp_version 2`."
         )
     for name, value in zero.items():
-        if name in OFFLOADS and (value or {}).get("device", "none") != "none":
-            raise DiffTuneError(
-                f"The accelerate config has {name} to {value['device']}, which needs an optimiser of DeepSpeed's own, and"
-                " these scripts use PyTorch's AdamW; leave it out."
-            )
-        if name not in (*ZERO_SETTINGS, *OFFLOADS, "stage") and not name.startswith("stage3_") and value:
+        is_off = (
+            value.get("device", "none") == "none" if isinstance(value, dict) else not value
+        )  # as in "offload_param"
+        if name not in ("stage", *ZERO_SETTINGS) and not name.startswith("stage3_") and not is_off:
             raise DiffTuneError(
                 f"The DeepSpeed config has {name} in zero_optimization, which these scripts do not support; leave it out."
             )
@@ -188,8 +185,7 @@ class ZeRO:
         return torch.as_tensor(norm, dtype=torch.float32, device=self.accelerator.device)
 
     def place(self, parameter: Any) -> tuple[slice, slice]:
-        """Which numbers of a parameter, laid out in a row, this process updates, and where they are in the row of all the
-        numbers that it updates."""
+        """Which numbers of a parameter this process updates, and where they are in the row of all that it updates."""
         mapping = parameter._hp_mapping
         if mapping is None:
             return slice(0), slice(0)

@@ -75,12 +75,10 @@ def environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": path, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
-def run_on_processes(
-    count: int, name: str, pipeline: Path, images: Path, output: Path, flags: str = "", **variables: str
-) -> Path:
+def run_on_processes(count: int, name: str, pipeline: Path, images: Path, output: Path, flags: str = "") -> Path:
     """Runs a script on several processes of this machine."""
     command = launch(count, name, *arguments(pipeline, images, output, flags))
-    done = subprocess.run(command, env=environment() | variables, capture_output=True, text=True, timeout=250)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
     return output
 

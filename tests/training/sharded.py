@@ -14,10 +14,11 @@
 """A process of a launch that asks for FSDP or DeepSpeed, on a processor: runs the script that is named first.
 
 accelerate shards on GPUs only. All that keeps it from sharding over gloo is what it calls the processes, which is said
-otherwise here; how a model is sharded, gathered and saved is the same. DeepSpeed needs no help; how much each process holds is
-written down, and a gradient spoiled, of either.
+otherwise here; how a model is sharded, gathered and saved is the same. DeepSpeed needs no help, and is kept from compiling what
+only inference uses. How much each process holds is written down, and a gradient spoiled, of either.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -79,6 +80,9 @@ def spoiled_loss(self: Any, prediction: torch.Tensor, *arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if "ACCELERATE_USE_DEEPSPEED" in os.environ:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        importlib.import_module("deepspeed.comm.torch").build_shm_op = lambda: None
     DiffTuningObjective.loss = spoiled_loss  # type: ignore[method-assign]
     AcceleratorState.__init__ = initialize_sharded  # type: ignore[method-assign]
     EMAModel.step = note_average  # type: ignore[method-assign]
