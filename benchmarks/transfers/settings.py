@@ -114,7 +114,7 @@ class Size:
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     steps: tuple[int, ...] = (250, 500, 1000, 2000)
     gammas: tuple[float | None, ...] = (None, 5.0)
-    adapter_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    adapter_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
     bank_samples: int = 2000
     bank_steps: int = 25
     sampling_steps: int = 20
