@@ -350,8 +350,8 @@ def test_runs_of_other_recipes_and_of_the_tuning_set_are_in_no_gain(runs, pretra
 
 def more_stages():
     """Runs of stages 2 and 3, and of the tuning."""
-    adapter = Recipe(1e-3, 1000, False)
-    found = []
+    adapter = Recipe(1e-4, 1000, False)
+    found = [finished("openmoji", "lora", 1, 170.0, Recipe(1e-3, 1000, False))]
     for seed in (1, 2):
         for target in ("openmoji", "vscode-icons"):
             found += [
@@ -372,14 +372,28 @@ def more_stages():
 
 def test_adapters_are_compared_with_themselves_alone(runs, pretrained):
     found = evidence.summarise(runs + more_stages(), pretrained, RECIPE, FULL)
-    assert found["stage_2"]["adapters"]["lora"]["mean_relative_gain"] == pytest.approx(0.2)
-    assert found["stage_2"]["adapters"]["difffit"] is None
-    assert found["stage_2"]["gains"]["weighted"]["num_pairs"] == 2  # with standard on openmoji
-    assert found["stage_2"]["learning_rates"] == {"lora": 1e-3}
+    chosen, other = found["stage_2"]["adapters"]  # DiffFit and BitFit were not run
+    assert (chosen["adapter"], chosen["learning_rate"], chosen["chosen"]) == ("lora", 1e-4, True)
+    assert chosen["gain_of_difftune"]["mean_relative_gain"] == pytest.approx(0.2)
+    assert (other["learning_rate"], other["chosen"], other["gain_of_difftune"]) == (1e-3, False, None)
+    assert other["methods"]["lora"]["targets"]["openmoji"]["fid"]["mean"] == 170.0
+    assert found["stage_2"]["variants"]["weighted"]["gain"]["num_pairs"] == 2  # with standard on openmoji
     assert found["mean_relative_gain"] == pytest.approx(0.2)  # stage 1 is what it was
     curve = found["stage_3"]["curves"]["difftune"]
     assert [curve[step]["fid"]["mean"] for step in ("500", "1000", "2000")] == [175.0, 170.0, 160.0]
     assert found["stage_3"]["methods"]["p2"]["fid"]["mean"] == 130.0
+
+
+def test_weighted_losses_are_in_the_table_once_every_set_has_them(runs, pretrained):
+    weighted = [finished(target, "weighted", 1, fid) for target, fid in (("twemoji", 80.0), ("openmoji", 100.0))]
+    for count in (1, 2):
+        text = tables.markdown(evidence.summarise(runs + weighted[:count], pretrained, RECIPE, FULL))
+        assert ("| Diff-Tuning, weighted | +" in text) == (count == 2)
+    stage_4 = plan.stage_4_runs(FULL, RECIPE)
+    assert len(set(stage_4)) == 8 * 3 * 3 and {METHODS[run.method].flags["coefficients"] for run in stage_4} == {
+        "weighted"
+    }
+    assert METHODS["retention-weighted"].flags["reconsolidation_power"] == 0.0
 
 
 def test_recipe_is_the_one_standard_does_best_with():
@@ -395,8 +409,10 @@ def test_tables_say_what_the_summary_says(runs, pretrained):
     text = tables.markdown(evidence.summarise(runs + more_stages(), pretrained, RECIPE, FULL))
     assert "| Diff-Tuning | +20.0 % (+10.0 to +30.0) |" in text and "| 6 of 6 |" in text
     assert "| twemoji | 20.0 | 300.0 | 102.0 ± 1.0 | 107.0 ± 1.0 | 91.8 ± 0.9 |" in text
-    assert "Diff-Tuning's gain over each adapter alone: LoRA +20.0 %" in text
-    assert "| LoRA, learning rate 0.001 | 150.0 ± 0.0 |" in text
+    assert "| LoRA, 0.0001 (chosen) | 150.0 ± 0.0 | 150.0 ± 0.0 |  | 0.150 |" in text
+    assert "| LoRA + Diff-Tuning, 0.0001 (chosen) | 120.0 ± 0.0 | 120.0 ± 0.0 | +20.0 % (+20.0 to +20.0) |" in text
+    assert "| LoRA, 0.001 | 170.0 |" in text
+    assert "Diff-Tuning, weighted | 140.0" in text and "weighted | +" not in text  # in no table of all sets
     assert "openmoji 250, 600, 600, 600" in text and "guidance 1.5" in text
     assert "| unweighted, 0.0001, moving average | 99.0, 1.00 |" in text
     assert "| untuned source model | 0.200 | 0.300 | 0.600 |  |" in text

@@ -31,9 +31,9 @@ from benchmarks.jobs import fill
 from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.evaluation.paired import bootstrap_interval
 
-from .choose import adapter_scores, recipe_scores
-from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED
-from .settings import ROOT, TUNING_TARGET, Recipe, Size
+from .choose import adapter_scores, best_adapter_rates, recipe_scores
+from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED, WEIGHTED
+from .settings import ROOT, STAGE_2_TARGETS, TUNING_TARGET, Recipe, Size
 from .splits import SOURCE
 
 
@@ -66,7 +66,8 @@ def summarise(
     result = [run for run in runs if run["target"] != TUNING_TARGET]
     tuning = [run for run in runs if run["target"] == TUNING_TARGET]
     chosen = [run for run in result if run["recipe"] == vars(recipe) and len(run["by_step"]) == 1]
-    stage_1 = [run for run in chosen if run["method"] in MAIN]
+    stage_1 = [run for run in chosen if run["method"] in MAIN | WEIGHTED]
+    adapters = [run for run in tuning if run["method"] in ADAPTERS]
     gains = main_gains(stage_1)
     return {
         "recipe": vars(recipe),
@@ -78,7 +79,7 @@ def summarise(
         },
         SOURCE: pretrained["sets"][SOURCE],
         "other_recipes": other_recipes(result, recipe),
-        "stage_2": stage_2(result, stage_1),
+        "stage_2": stage_2(result, stage_1, best_adapter_rates(adapters), pretrained["sets"]),
         "stage_3": stage_3(result, stage_1, recipe),
         "tuning": tuning_figures(tuning),
         "settings": facts(runs, chosen, size),
@@ -86,8 +87,8 @@ def summarise(
 
 
 def main_gains(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What every method of stage 1 gains over standard fine-tuning, as far as there are pairs of runs."""
-    gains = {method: relative_gain(runs, method) for method in MAIN if method != "standard"}
+    """What every method of the table gains over standard fine-tuning, as far as there are pairs of runs."""
+    gains = {method: relative_gain(runs, method) for method in MAIN | WEIGHTED if method != "standard"}
     return {method: found for method, found in gains.items() if found}
 
 
@@ -186,18 +187,72 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def stage_2(runs: Sequence[dict[str, Any]], stage_1: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Adapters and variants on the targets they were run on, beside standard and Diff-Tuning on the same."""
-    own = [run for run in runs if run["method"] in VARIANTS]
+def stage_2(
+    runs: Sequence[dict[str, Any]],
+    stage_1: Sequence[dict[str, Any]],
+    rates: dict[str, float],
+    untuned: dict[str, dict[str, Any]],
+) -> dict[str, Any]:
+    """Variants and adapters on the targets of stage 2, beside standard and Diff-Tuning on the same.
+
+    Args:
+        runs (`Sequence[dict]`): The runs that are not of the tuning set.
+        stage_1 (`Sequence[dict]`): Those of the table.
+        rates (`dict[str, float]`): The learning rates that were chosen for the adapters.
+        untuned (`dict[str, dict]`): The source model's figures by target.
+    """
+    own = [run for run in runs if run["method"] in VARIANTS and run["target"] in STAGE_2_TARGETS]
     if not own:
         return {}
-    targets = list(dict.fromkeys(run["target"] for run in own))
-    beside = [run for run in stage_1 if run["target"] in targets]
+    targets = [target for target in STAGE_2_TARGETS if any(run["target"] == target for run in own)]
+    beside = [run for run in stage_1 if run["target"] in targets and run["method"] in ("standard", "difftune")]
+    variants = [run for run in own if not METHODS[run["method"]].adapter]
+    together = variants + beside
     return {
-        "targets": {t: by_method([run for run in own + beside if run["target"] == t]) for t in targets},
-        "gains": {name: relative_gain(own + beside, name) for name in VARIANTS},
-        "adapters": {kind: relative_gain(own, f"{kind}-difftune", kind) for kind in ADAPTERS},
-        "learning_rates": {run["method"]: run["recipe"]["learning_rate"] for run in own if run["method"] in ADAPTERS},
+        "targets": targets,
+        "pretrained": {target: untuned.get(target) for target in targets},
+        "variants": {
+            method: {
+                "targets": by_target([run for run in together if run["method"] == method]),
+                "gain": relative_gain(together, method) if method != "standard" else None,
+            }
+            for method in ("standard", "difftune", *VARIANTS)
+            if any(run["method"] == method for run in together)
+        },
+        "adapters": [
+            adapter_figures([run for run in own if METHODS[run["method"]].adapter == kind], kind, rate, beside)
+            | {"chosen": rates.get(kind) == rate}
+            for kind in ADAPTERS
+            for rate in sorted({r["recipe"]["learning_rate"] for r in own if METHODS[r["method"]].adapter == kind})
+        ],
+    }
+
+
+def adapter_figures(
+    runs: Sequence[dict[str, Any]], kind: str, rate: float, beside: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """An adapter with a learning rate: alone, with Diff-Tuning, and the gain of one over the other."""
+    own = [run for run in runs if run["recipe"]["learning_rate"] == rate]
+    methods = [method for method in (kind, f"{kind}-difftune") if any(run["method"] == method for run in own)]
+    return {
+        "adapter": kind,
+        "learning_rate": rate,
+        "methods": {
+            method: {
+                "targets": by_target([run for run in own if run["method"] == method]),
+                "gain": relative_gain([*own, *beside], method),
+            }
+            for method in methods
+        },
+        "gain_of_difftune": relative_gain(own, f"{kind}-difftune", kind),
+    }
+
+
+def by_target(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The figures of one method by target."""
+    return {
+        target: next(iter(by_method([run for run in runs if run["target"] == target]).values()))
+        for target in dict.fromkeys(run["target"] for run in runs)
     }
 
 

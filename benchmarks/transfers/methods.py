@@ -60,8 +60,16 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
     "difffit": ("DiffFit", {"adapter": "difffit"}),
     "bitfit": ("BitFit", {"adapter": "bitfit"}),
 }
+# The same with ψ and ξ as weights of the loss, as the paper writes it, where the reference implementation draws by them.
+WEIGHTED = {
+    f"{name}-weighted".removeprefix("difftune-"): Method(
+        f"{method.title}, weighted", method.flags | {"coefficients": "weighted"}
+    )
+    for name, method in MAIN.items()
+    if name != "standard"
+}
 VARIANTS = {
-    "weighted": Method("Diff-Tuning, weighted losses", DIFFTUNE | {"coefficients": "weighted"}),
+    "weighted": WEIGHTED["weighted"],
     "distillation": Method("Diff-Tuning, distillation", DIFFTUNE | {"retention_target": "pretrained"}),
     "l2sp0.3": Method("L2-SP, λ = 0.3", STANDARD, pull=0.3),
     "l2sp3": Method("L2-SP, λ = 3", STANDARD, pull=3.0),
@@ -84,4 +92,4 @@ VARIED = {
 }
 VARIED |= {f"bank{n}": Method(f"{n} bank samples", DIFFTUNE, bank_samples=n) for n in (100, 400)}
 VARIED |= {f"banksteps{n}": Method(f"{n} bank sampling steps", DIFFTUNE, bank_steps=n) for n in (5, 10, 50)}
-METHODS = MAIN | VARIANTS | VARIED
+METHODS = MAIN | WEIGHTED | VARIANTS | VARIED

@@ -15,7 +15,7 @@
 
 from dataclasses import replace
 
-from .methods import ADAPTERS, METHODS, VARIANTS, VARIED
+from .methods import ADAPTERS, METHODS, VARIANTS, VARIED, WEIGHTED
 from .settings import STAGE_2_TARGETS, STAGE_3_TARGET, TUNING_TARGET, Recipe, Run, Size
 
 
@@ -74,3 +74,8 @@ def stage_3_runs(size: Size, recipe: Recipe) -> list[Run]:
     return [Run(target, method, seed, recipe) for seed in seeds for method in VARIED] + [
         Run(target, method, seed, longest, curve) for seed in seeds for method in ("standard", "difftune")
     ]
+
+
+def stage_4_runs(size: Size, recipe: Recipe) -> list[Run]:
+    """Stage 1 with weighted losses, which the tuning set and stage 2 spoke for."""
+    return [Run(target, method, seed, recipe) for seed in size.seeds for method in WEIGHTED for target in size.targets]

@@ -17,9 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from .methods import METHODS
+from .tables import table_methods
 
 
-COLOURS = {"standard": "#6e7781", "retention": "#bf8700", "reconsolidation": "#8250df", "difftune": "#0969da"}
+COLOURS = {
+    "standard": "#6e7781",
+    "retention": "#bf8700",
+    "reconsolidation": "#8250df",
+    "difftune": "#0969da",
+    "weighted": "#54aeff",
+}
 
 
 def draw(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
@@ -41,7 +48,7 @@ def fid_bars(summary: dict[str, Any], path: Path) -> Path:
     from matplotlib import pyplot
 
     targets = summary["targets"]
-    methods = [m for m in COLOURS if any(m in part["methods"] for part in targets.values())]
+    methods = [method for method in table_methods(summary) if method in COLOURS]
     figure, axes = pyplot.subplots(figsize=(11, 4.2), layout="constrained")
     width = 0.8 / max(len(methods), 1)
     for place, part in enumerate(targets.values()):
@@ -58,7 +65,7 @@ def fid_bars(summary: dict[str, Any], path: Path) -> Path:
         )
     axes.set_xticks(range(len(targets)), list(targets), rotation=20, ha="right")
     axes.set_ylabel("FID (lower is better)")
-    figure.legend(loc="outside upper center", frameon=False, ncols=5, fontsize=9)
+    figure.legend(loc="outside upper center", frameon=False, ncols=6, fontsize=9)
     axes.spines[["top", "right"]].set_visible(False)
     return save(figure, path)
 

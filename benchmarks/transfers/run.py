@@ -17,7 +17,7 @@ docs/evidence.md.
 Learning rate, steps and moving average are chosen for *standard* fine-tuning on a set that is not among the eight.
 Then **stage 1**: eight target sets, standard, each half of the method alone and Diff-Tuning, three seeds. **Stage 2**:
 adapters with and without Diff-Tuning, and variants, on three sets. **Stage 3**: sensitivity to every setting, and FID
-against training step, on one set. One JSON file per run in `results/runs/`; a run whose file is there, with the same
+against training step, on one set. **Stage 4**: stage 1 with weighted losses. One JSON file per run in `results/runs/`; a run whose file is there, with the same
 settings, is not made again, and one that was stopped goes on from its checkpoint, so this can be stopped at any
 moment. At the end `results/summary.json`, the plots and the tables of docs/evidence.md are written.
 
@@ -53,6 +53,7 @@ from benchmarks.transfers.plan import (  # noqa: E402
     stage_1_runs,
     stage_2_runs,
     stage_3_runs,
+    stage_4_runs,
     tuning_runs,
 )
 from benchmarks.transfers.settings import (  # noqa: E402
@@ -81,7 +82,7 @@ from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", type=int, default=1, choices=(1, 2, 3))
+    parser.add_argument("--stage", type=int, default=1, choices=(1, 2, 3, 4))
     parser.add_argument("--jobs", type=int, default=1, help="Runs at a time.")
     parser.add_argument("--threads", type=int, default=1, help="Threads of each.")
     parser.add_argument("--estimate", action="store_true", help="Say what there is to do and how long it takes.")
@@ -132,6 +133,8 @@ class Benchmark:
             return stage_1_runs(self.size, recipe)
         if self.arguments.stage == 3:
             return stage_3_runs(self.size, recipe)
+        if self.arguments.stage == 4:
+            return stage_4_runs(self.size, recipe)
         tuning = adapter_tuning_runs(self.size, recipe)
         self.make(tuning, "Learning rates of adapters")
         return stage_2_runs(self.size, recipe, best_adapter_rates(self.results(tuning)))
@@ -231,6 +234,8 @@ class Benchmark:
             runs += stage_1_runs(self.size, recipe)
         elif self.arguments.stage == 3:
             runs += stage_3_runs(self.size, recipe)
+        elif self.arguments.stage == 4:
+            runs += stage_4_runs(self.size, recipe)
         else:
             search = adapter_tuning_runs(self.size, recipe)
             rates = best_adapter_rates(self.results(search)) if all(map(self.done, search)) else None

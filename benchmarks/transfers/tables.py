@@ -15,7 +15,7 @@
 
 from typing import Any
 
-from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED
+from .methods import MAIN, METHODS, VARIED, WEIGHTED
 from .splits import SOURCE
 
 
@@ -28,7 +28,7 @@ def markdown(summary: dict[str, Any]) -> str:
     parts += [figure_table(summary, "fid", 1), figure_table(summary, "kid", 2), facts(summary)]
     parts += [given_up(one) for one in summary["other_recipes"]]
     if summary["stage_2"]:
-        parts.append(stage_2_table(summary["stage_2"]))
+        parts += stage_2_tables(summary["stage_2"])
     if summary["stage_3"]:
         parts += [sensitivity_table(summary["stage_3"]), curve_table(summary["stage_3"])]
     if summary["tuning"]["tried"]:
@@ -77,6 +77,7 @@ def gain_table(summary: dict[str, Any]) -> str:
             f"{gain['better']} of {gain['num_pairs']}",
         ]
         for method, gain in summary["gains"].items()
+        if method in table_methods(summary)
     ]
     head = [
         "against standard",
@@ -89,24 +90,27 @@ def gain_table(summary: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def table_methods(summary: dict[str, Any]) -> list[str]:
+    """The methods of stage 1; and those with weighted losses that were run on every set."""
+    parts = summary["targets"].values()
+    main = [method for method in MAIN if any(method in part["methods"] for part in parts)]
+    return main + [method for method in WEIGHTED if all(method in part["methods"] for part in parts)]
+
+
 def generality_table(summary: dict[str, Any]) -> str:
     """Losses and copies: means over the target sets that every method was run on."""
-    methods = [method for method in MAIN if any(method in part["methods"] for part in summary["targets"].values())]
+    methods = table_methods(summary)
     parts = [part for part in summary["targets"].values() if all(method in part["methods"] for method in methods)]
     if not parts:
         return ""
 
-    def mean(figures: list[dict[str, Any]], name: str) -> float:
-        values = [one[name]["mean"] if isinstance(one[name], dict) else one[name] for one in figures]
-        return sum(values) / len(values)
-
     losses = ("loss_train", "loss_held_out", "loss_source")
     untuned = [part["pretrained"] for part in parts if part["pretrained"]]
-    rows = [["untuned source model", *(f"{mean(untuned, name):.3f}" for name in losses), ""]] if untuned else []
+    rows = [["untuned source model", *(f"{mean_of(untuned, name):.3f}" for name in losses), ""]] if untuned else []
     for method in methods:
         figures = [part["methods"][method] for part in parts]
-        copies = f"{100 * mean(figures, 'copied'):.1f} %"
-        rows.append([METHODS[method].title, *(f"{mean(figures, name):.3f}" for name in losses), copies])
+        copies = f"{100 * mean_of(figures, 'copied'):.1f} %"
+        rows.append([METHODS[method].title, *(f"{mean_of(figures, name):.3f}" for name in losses), copies])
     drawings = ("its training drawings", "held-out drawings of the set", "held-out source drawings")
     return table(
         [f"mean over {len(parts)} sets", *(f"loss on {name}" for name in drawings), "samples that are copies"], rows
@@ -114,7 +118,7 @@ def generality_table(summary: dict[str, Any]) -> str:
 
 
 def figure_table(summary: dict[str, Any], name: str, digits: int) -> str:
-    methods = [method for method in MAIN if any(method in part["methods"] for part in summary["targets"].values())]
+    methods = table_methods(summary)
     head = [f"{name.upper()} of", "floor", "untuned source model", *(METHODS[method].title for method in methods)]
     rows = []
     for target, part in summary["targets"].items():
@@ -160,31 +164,61 @@ def given_up(found: dict[str, Any]) -> str:
     return f"With {recipe_words(found['recipe'])}, against standard: {'; '.join(gains)}." if gains else ""
 
 
-def stage_2_table(found: dict[str, Any]) -> str:
-    targets = list(found["targets"])
-    methods = [
-        name for name in ("standard", "difftune", *VARIANTS) if any(name in found["targets"][t] for t in targets)
+def stage_2_tables(found: dict[str, Any]) -> list[str]:
+    """Variants; and adapters, alone and with Diff-Tuning, beside the model that was not trained."""
+    targets = found["targets"]
+    columns = [f"FID of {target}" for target in targets]
+    rows = [
+        [METHODS[name].title, *stage_2_row(one, targets), *generality(list(one["targets"].values()))]
+        for name, one in found["variants"].items()
     ]
-    rows = []
-    for method in methods:
-        cells = [
-            around(found["targets"][t][method]["fid"], 1) if method in found["targets"][t] else "" for t in targets
-        ]
-        rate = found["learning_rates"].get(method.split("-")[0])
-        own_rate = f", learning rate {rate:g}" if rate else ""
-        rows.append([METHODS[method].title + own_rate, *cells, percent(found["gains"].get(method))])
-    text = table(["FID of", *targets, "lower than standard by (95 %)"], rows)
-    ahead = [f"{ADAPTERS[kind][0]} {percent(gain)}" for kind, gain in found["adapters"].items() if gain]
-    return text + (f"\n\nDiff-Tuning's gain over each adapter alone: {'; '.join(ahead)}." if ahead else "")
+    losses = ["loss on held-out drawings of the set", "on held-out source drawings", "copies"]
+    texts = [table(["variants", *columns, "lower than standard by (95 %)", *losses], rows)]
+    if not found["adapters"]:
+        return texts
+    untuned = found["pretrained"]
+    known = [untuned[target] for target in targets if untuned[target]]
+    figures = [f"{untuned[target]['fid']:.1f}" if untuned[target] else "" for target in targets]
+    rows = [["untuned source model", *figures, "", *generality(known)]] if known else []
+    for one in found["adapters"]:
+        rate = f", {one['learning_rate']:g}{' (chosen)' if one['chosen'] else ''}"
+        for name, method in one["methods"].items():
+            gain = percent(one["gain_of_difftune"]) if name != one["adapter"] else ""
+            cells = [*stage_2_row(method, targets)[:-1], gain, *generality(list(method["targets"].values()))]
+            rows.append([METHODS[name].title + rate, *cells])
+    head = ["adapters, learning rate", *columns, "lower than the adapter alone by (95 %)", *losses]
+    return [*texts, table(head, rows)]
+
+
+def stage_2_row(one: dict[str, Any], targets: list[str]) -> list[str]:
+    """FID of a method by target, and its gain over standard fine-tuning."""
+    figures = [around(one["targets"][target]["fid"], 1) if target in one["targets"] else "" for target in targets]
+    return [*figures, percent(one["gain"])]
+
+
+def generality(figures: list[dict[str, Any]]) -> list[str]:
+    """Losses on held-out drawings and copies, means over targets, as far as they were measured."""
+    cells = []
+    for name in ("loss_held_out", "loss_source"):
+        cells.append(f"{mean_of(figures, name):.3f}" if all(name in one for one in figures) else "")
+    copies = all("copied" in one for one in figures)
+    return [*cells, f"{100 * mean_of(figures, 'copied'):.1f} %" if copies else ""]
+
+
+def mean_of(figures: list[dict[str, Any]], name: str) -> float:
+    """A mean over targets, of means over seeds where there are several."""
+    values = [one[name]["mean"] if isinstance(one[name], dict) else one[name] for one in figures]
+    return sum(values) / len(values)
 
 
 def sensitivity_table(found: dict[str, Any]) -> str:
     methods = [name for name in ("standard", "difftune", *VARIED) if name in found["methods"]]
-    rows = [
-        [METHODS[m].title, around(found["methods"][m]["fid"], 1), around(found["methods"][m]["kid"], 2)]
-        for m in methods
-    ]
-    return table([f"sensitivity, on {found['target']}", "FID", "KID"], rows) if rows else ""
+    rows = []
+    for name in methods:
+        one = found["methods"][name]
+        rows.append([METHODS[name].title, around(one["fid"], 1), around(one["kid"], 2), *generality([one])])
+    losses = ["loss on held-out drawings of the set", "on held-out source drawings", "copies"]
+    return table([f"sensitivity, on {found['target']}", "FID", "KID", *losses], rows) if rows else ""
 
 
 def curve_table(found: dict[str, Any]) -> str:
