@@ -428,7 +428,9 @@ def test_summary_without_runs_says_so(pretrained):
 
 def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs, pretrained):
     assert evidence.BEGIN in evidence.DOCUMENT.read_text() and evidence.END in evidence.DOCUMENT.read_text()
-    document, output = tmp_path / "evidence.md", tmp_path / "results"
+    document, readme, output = tmp_path / "evidence.md", tmp_path / "README.md", tmp_path / "results"
+    readme.write_text(f"before\n{evidence.README_BEGIN}\n{evidence.README_END}\nafter\n")
+    monkeypatch.setattr(evidence, "README", readme)
     document.write_text(f"before\n{evidence.BEGIN}\nsuperseded\n{evidence.END}\nafter\n")
     monkeypatch.setattr(evidence, "DOCUMENT", document)
     monkeypatch.setattr(evidence, "IMAGES", tmp_path / "images")
@@ -443,8 +445,15 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs, pretra
     for picture in ("transfers_source", "transfers_fid", "transfers_steps"):
         assert f"](images/{picture}.png)" in text and (tmp_path / "images" / f"{picture}.png").is_file()
     assert json.loads((output / "summary.json").read_text())["mean_relative_gain"] == pytest.approx(0.2)
+    assert "FID was 20.0 % lower (95 %: 10.0 to 30.0)" in readme.read_text()
     evidence.write(output, RECIPE, FULL, is_evidence=True)
     assert document.read_text() == text
+
+
+def test_documents_say_what_the_committed_summary_says():
+    summary = json.loads((RESULTS / "summary.json").read_text())
+    assert tables.markdown(summary) in evidence.DOCUMENT.read_text(encoding="utf-8")
+    assert tables.in_short(summary) in evidence.README.read_text(encoding="utf-8")
 
 
 # Runs

@@ -38,9 +38,12 @@ from .splits import SOURCE
 
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
+README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "images"
 BEGIN = "<!-- transfer figures: begin (written by benchmarks/transfers/run.py) -->"
 END = "<!-- transfer figures: end -->"
+README_BEGIN = "<!-- transfers: begin (written by benchmarks/transfers/run.py) -->"
+README_END = "<!-- transfers: end -->"
 FIGURES = ("fid", "kid", "precision", "recall")
 LOSSES = ("loss_train", "loss_held_out", "loss_source")  # see generality.py
 FACTS = ("num_train", "num_held_out", "num_generated", "num_floor", "num_features", "fid_floor", "kid_floor")
@@ -320,9 +323,9 @@ def facts(runs: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], size
 
 
 def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[str, Any]:
-    """Writes the summary and the plots; and docs/evidence.md, if these are the results it speaks of."""
+    """Writes the summary and the plots; and docs/evidence.md and README.md, if these are the results they speak of."""
     from .plots import draw
-    from .tables import markdown
+    from .tables import in_short, markdown
 
     runs = [json.loads(file.read_text()) for file in sorted((output / "runs").glob("*.json"))]
     pretrained = json.loads((output / "pretrained.json").read_text())
@@ -337,4 +340,6 @@ def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[s
         text = DOCUMENT.read_text(encoding="utf-8")
         figures = f"{markdown(summary)}\n\n{pictures}".strip()
         DOCUMENT.write_text(fill(text, BEGIN, END, figures), encoding="utf-8")
+        text = README.read_text(encoding="utf-8")
+        README.write_text(fill(text, README_BEGIN, README_END, in_short(summary)), encoding="utf-8")
     return summary
