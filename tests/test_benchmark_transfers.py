@@ -33,7 +33,7 @@ from benchmarks.jobs import Jobs
 from benchmarks.transfers import choose, evidence, plan, settings, tables
 from benchmarks.transfers.clusters import k_means, nearest
 from benchmarks.transfers.methods import MAIN, METHODS
-from benchmarks.transfers.settings import FULL, TARGETS, TRIAL, TUNING_TARGET, Places, Recipe, Run
+from benchmarks.transfers.settings import FULL, RESULTS, TARGETS, TRIAL, TUNING_TARGET, Places, Recipe, Run
 from benchmarks.transfers.splits import SOURCE, class_names, counts, read_split, split_by_class, write_split
 from benchmarks.transfers.variants import plainest, subject
 from diffusers_difftune.training.parse import parse_config

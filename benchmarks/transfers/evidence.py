@@ -78,7 +78,7 @@ def summarise(
         "gains": gains,
         "targets": {
             target: target_figures([run for run in stage_1 if run["target"] == target], pretrained["sets"].get(target))
-            for target in dict.fromkeys(run["target"] for run in stage_1)
+            for target in dict.fromkeys(run["target"] for run in stage_1 if run["method"] in MAIN)
         },
         SOURCE: pretrained["sets"][SOURCE],
         "other_recipes": other_recipes(result, recipe),
