@@ -226,8 +226,10 @@ def test_tuning_is_of_standard_on_a_set_of_its_own(hashes):
 def test_stages_2_and_3_have_what_they_promise():
     rates = {"lora": 1e-3, "difffit": 2e-3, "bitfit": 3e-3}
     stage_2 = plan.stage_2_runs(FULL, RECIPE, rates)
-    assert len({run.target for run in stage_2}) == 3 and len(stage_2) == len(set(stage_2)) == 3 * 3 * 11
-    assert {run.recipe for run in stage_2 if run.method.startswith("difffit")} == {Recipe(2e-3, 1000, False)}
+    assert len({run.target for run in stage_2}) == 3 and len(stage_2) == len(set(stage_2)) == 3 * 3 * (5 + 2 * 6)
+    assert {run.recipe for run in stage_2 if run.method.startswith("difffit")} == {
+        Recipe(rate, 1000, False) for rate in (2e-3, 3e-3)
+    }
     stage_3 = plan.stage_3_runs(FULL, RECIPE)
     assert {run.seed for run in stage_3} == {1, 2} and len({run.target for run in stage_3}) == 1
     curves = [run for run in stage_3 if run.measured]

@@ -49,14 +49,20 @@ def stage_1_runs(size: Size, recipe: Recipe) -> list[Run]:
 
 
 def stage_2_runs(size: Size, recipe: Recipe, adapter_rates: dict[str, float]) -> list[Run]:
-    """Adapters with and without Diff-Tuning, and variants; standard and Diff-Tuning are stage 1's."""
+    """Adapters with and without Diff-Tuning, and variants; standard and Diff-Tuning are stage 1's.
+
+    What the tuning set finds best for adapters is nearly no training at all, so they are also run with their highest rate.
+    """
     targets = [target for target in STAGE_2_TARGETS if target in size.targets]
-    return [
-        Run(target, method, seed, adapter_recipe(recipe, adapter_rates, method))
+    highest = dict.fromkeys(ADAPTERS, max(size.adapter_rates))
+    runs = [
+        Run(target, method, seed, adapter_recipe(recipe, rates, method))
+        for rates in (adapter_rates, highest)
         for seed in size.seeds
         for target in targets
         for method in VARIANTS
     ]
+    return list(dict.fromkeys(runs))
 
 
 def adapter_recipe(recipe: Recipe, rates: dict[str, float], method: str) -> Recipe:
