@@ -224,7 +224,7 @@ def test_tuning_is_of_standard_on_a_set_of_its_own(hashes):
 
 
 def test_stages_2_and_3_have_what_they_promise():
-    rates = {"lora": 1e-3, "difffit": 2e-3, "bitfit": 3e-3}
+    rates = {"lora": 1e-3, "difffit": 2e-3, "bitfit": 5e-4}
     stage_2 = plan.stage_2_runs(FULL, RECIPE, rates)
     assert len({run.target for run in stage_2}) == 3 and len(stage_2) == len(set(stage_2)) == 3 * 3 * (5 + 2 * 6)
     assert {run.recipe for run in stage_2 if run.method.startswith("difffit")} == {
