@@ -28,13 +28,14 @@ moment. At the end `results/summary.json`, the plots and the tables of docs/evid
     python benchmarks/transfers/run.py --quick --jobs 2     # one target set, one seed
     python benchmarks/transfers/run.py --summary            # of the runs that are there
 
-The source model is made by source.py.
+The source model is put together of the weights in source/; source.py trained them.
 """
 
 import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -64,6 +65,7 @@ from benchmarks.transfers.settings import (  # noqa: E402
     RESULTS,
     SECONDS,
     SOURCE_MODEL,
+    SOURCE_WEIGHTS,
     TRIAL,
     TUNING_TARGET,
     WORK,
@@ -98,8 +100,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.jobs < 1 or arguments.threads < 1:
         parser.error("--jobs and --threads are 1 or more")
     if not (SOURCE_MODEL / "model_index.json").is_file():
-        sys.exit(f"There is no source model in {SOURCE_MODEL}; make it with python benchmarks/transfers/source.py.")
+        make_source_model()
     Benchmark(arguments).main()
+
+
+def make_source_model() -> None:
+    """Puts the source model together of its weights; training it is asked for with source.py."""
+    if not SOURCE_WEIGHTS.is_dir():
+        sys.exit(f"There are no weights in {SOURCE_WEIGHTS}; train them with python benchmarks/transfers/source.py.")
+    subprocess.run([sys.executable, HERE / "source.py"], check=True)
 
 
 class Benchmark:
