@@ -300,7 +300,8 @@ def machine() -> dict:
     """What the figures were measured on."""
     cpuinfo = Path("/proc/cpuinfo")
     models = cpuinfo.read_text().split("model name") if cpuinfo.exists() else []
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(describe, capture_output=True, text=True, cwd=ROOT).stdout.strip()
     return {
         "processor": models[1].split("\n")[0].strip(" \t:") if len(models) > 1 else platform.processor(),
         "cores": os.cpu_count(),

@@ -95,6 +95,7 @@ def where_the_variance_is_trained(lab: Lab) -> None:
     assert changed("target") == {"loss_retention"}
     assert changed("unskewed") == {"loss_reconsolidation", "loss_retention"}
     assert "--variance_loss" in lab.refused(variance_loss="neither")
+    assert "does not learn its variance" in lab.refused(variance_loss="target")
 
 
 @row("validation_classes", "validation_epochs", "validation_steps", scripts=ONLY)

@@ -154,6 +154,14 @@ ROWS: dict[str, tuple] = {
         lambda place: {DATA: save_tiny_classes(place.folder / "data", 1)},
         "--label_column: the column label has 1 class only, oak; a class-conditional model needs two",
     ),
+    "rows of one class": (
+        lambda place: {DATA: parquet(place, [1, 1, 1], datasets.ClassLabel(names=["ash", "elm", "oak"]))},
+        r"--label_column: of 3 classes only elm has rows in the target data \(3 in use\); a class-conditional model .*",
+    ),
+    "rows in use of one class": (
+        lambda place: {DATA: parquet(place, [1, 1, 1, 1, 1, 0], datasets.ClassLabel(2)), "max_train_samples": 2},
+        r"--label_column: of 2 classes only 1 has rows in the target data \(2 in use\); a class-conditional model .*",
+    ),
     "more classes than rows": (
         lambda place: {DATA: parquet(place, [0, 1, 0], datasets.ClassLabel(num_classes=9))},
         "--label_column: the column label has 9 classes for 3 rows; give the column that has the labels",

@@ -586,6 +586,18 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
         and found["by_step"]["4"]["raw"]["loss_train"] != last["loss_train"]
     )
     assert not (places.work / "runs" / one.name).exists()
+    assert found["machine"]["commit"] and found["seconds"].keys() == {"training", "measurement"}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # after the training, before its figures are written
+        patch.setattr(one_run, "write_bytes_atomic", killed)
+        with pytest.raises(KeyboardInterrupt):
+            one_run.main([str(tmp_path / "spec.json")])
+    one_run.main([str(tmp_path / "spec.json")])
+    again = json.loads((tmp_path / "results" / "one.json").read_text())
+    assert again["resumed"] and again["by_step"] == found["by_step"]
 
 
 def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):

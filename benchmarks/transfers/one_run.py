@@ -68,6 +68,10 @@ def main(argv: list[str]) -> None:
         found = one_run(run, spec["settings"], size, places)
     found |= {"settings": spec["settings"], "machine": machine()}
     write_bytes_atomic(output, (json.dumps(found, indent=1) + "\n").encode())
+    if (
+        spec["run"] is not None
+    ):  # only now: a finished run that was stopped before this is measured again, not trained again
+        shutil.rmtree(places.work / "runs" / run.name)
 
 
 def tuples(values: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +111,6 @@ def one_run(run: Run, settings: dict[str, Any], size: Size, places: Places) -> d
         by_step.setdefault(str(step), {})[weights] = figures | denoising_losses(backbone, denoiser, run.target, places)
     log = read_log(folder)
     last = by_step[str(run.recipe.steps)]
-    shutil.rmtree(folder)
     return {
         "target": run.target,
         "method": run.method,

@@ -90,7 +90,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--estimate", action="store_true", help="Say what there is to do and how long it takes.")
     parser.add_argument("--summary", action="store_true", help="Only write the summary of the runs that are there.")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="One target set, one seed (≤ 15 minutes).")
+    size.add_argument(
+        "--quick", action="store_true", help="One target set, one seed (9 minutes with --jobs 2 on two cores)."
+    )
     size.add_argument("--trial", action="store_true", help="Too few steps to learn anything: tries that it all runs.")
     parser.add_argument("--targets", nargs="+", choices=FULL.targets, help="Only these target sets.")
     parser.add_argument("--seeds", nargs="+", type=int, help="Other seeds of the result.")
@@ -259,6 +261,8 @@ class Benchmark:
         together = min(self.arguments.jobs, os.cpu_count() or 1)
         source = f"as {len(done)} runs here took" if done else "as a core of an Intel Xeon takes"
         steps = "" if tuned else ", if the largest number of steps is chosen"
+        if not missing:
+            return f"None of {len(runs)} runs is missing; --output ELSEWHERE makes them again."
         return (
             f"{len(missing)} of {len(runs)} runs are missing; {together} at a time ({source}{steps}) this takes about"
             f" {total / together / 60:.0f} minutes, data and bank about {SECONDS['prepare'] / 60:.0f} more."

@@ -70,10 +70,8 @@ def gain_table(summary: dict[str, Any]) -> str:
     rows = [
         [
             METHODS[method].title,
-            percent(gain),
+            *gain_cells(gain),
             f"{100 * gain['gain_of_averages']:+.1f} %",
-            percent(gain["over_floor"]),
-            f"{gain['kid_difference']['mean']:+.2f}",
             f"{gain['better']} of {gain['num_pairs']}",
         ]
         for method, gain in summary["gains"].items()
@@ -82,9 +80,9 @@ def gain_table(summary: dict[str, Any]) -> str:
     head = [
         "against standard",
         "FID lower by (95 %)",
-        "of averages",
         "over the floor (95 %)",
         "KID",
+        "FID of averages",
         "pairs with lower FID",
     ]
     return table(head, rows)
@@ -120,6 +118,13 @@ def table_methods(summary: dict[str, Any]) -> list[str]:
     parts = summary["targets"].values()
     main = [method for method in MAIN if any(method in part["methods"] for part in parts)]
     return main + [method for method in WEIGHTED if all(method in part["methods"] for part in parts)]
+
+
+def gain_cells(gain: dict[str, Any] | None) -> list[str]:
+    """A gain in FID, in FID over the floor, and the difference in KID."""
+    if gain is None:
+        return ["", "", ""]
+    return [percent(gain), percent(gain["over_floor"]), f"{gain['kid_difference']['mean']:+.2f}"]
 
 
 def generality_table(summary: dict[str, Any]) -> str:
@@ -194,31 +199,37 @@ def stage_2_tables(found: dict[str, Any]) -> list[str]:
     targets = found["targets"]
     columns = [f"FID of {target}" for target in targets]
     rows = [
-        [METHODS[name].title, *stage_2_row(one, targets), *generality(list(one["targets"].values()))]
+        [
+            METHODS[name].title,
+            *stage_2_row(one, targets),
+            *gain_cells(one["gain"]),
+            *generality(list(one["targets"].values())),
+        ]
         for name, one in found["variants"].items()
     ]
     losses = ["loss on held-out drawings of the set", "on held-out source drawings", "copies"]
-    texts = [table(["variants", *columns, "lower than standard by (95 %)", *losses], rows)]
+    gains = ["lower than standard by (95 %)", "over the floor (95 %)", "KID against it"]
+    texts = [table(["variants", *columns, *gains, *losses], rows)]
     if not found["adapters"]:
         return texts
     untuned = found["pretrained"]
     known = [untuned[target] for target in targets if untuned[target]]
     figures = [f"{untuned[target]['fid']:.1f}" if untuned[target] else "" for target in targets]
-    rows = [["untuned source model", *figures, "", *generality(known)]] if known else []
+    rows = [["untuned source model", *figures, "", "", "", *generality(known)]] if known else []
     for one in found["adapters"]:
         rate = f", {one['learning_rate']:g}{' (chosen)' if one['chosen'] else ''}"
         for name, method in one["methods"].items():
-            gain = percent(one["gain_of_difftune"]) if name != one["adapter"] else ""
-            cells = [*stage_2_row(method, targets)[:-1], gain, *generality(list(method["targets"].values()))]
+            gain = gain_cells(one["gain_of_difftune"] if name != one["adapter"] else None)
+            cells = [*stage_2_row(method, targets), *gain, *generality(list(method["targets"].values()))]
             rows.append([METHODS[name].title + rate, *cells])
-    head = ["adapters, learning rate", *columns, "lower than the adapter alone by (95 %)", *losses]
+    gains[0] = "lower than the adapter alone by (95 %)"
+    head = ["adapters, learning rate", *columns, *gains, *losses]
     return [*texts, table(head, rows)]
 
 
 def stage_2_row(one: dict[str, Any], targets: list[str]) -> list[str]:
-    """FID of a method by target, and its gain over standard fine-tuning."""
-    figures = [around(one["targets"][target]["fid"], 1) if target in one["targets"] else "" for target in targets]
-    return [*figures, percent(one["gain"])]
+    """FID of a method by target."""
+    return [around(one["targets"][target]["fid"], 1) if target in one["targets"] else "" for target in targets]
 
 
 def generality(figures: list[dict[str, Any]]) -> list[str]:
@@ -251,10 +262,13 @@ def curve_table(found: dict[str, Any]) -> str:
         return ""
     steps = list(next(iter(found["curves"].values())))
     rows = [
-        [METHODS[method].title, *(around(points[step]["fid"], 1) for step in steps)]
+        [
+            METHODS[method].title,
+            *(", ".join((around(points[step]["fid"], 1), around(points[step]["kid"], 1))) for step in steps),
+        ]
         for method, points in found["curves"].items()
     ]
-    return table([f"FID by training step, on {found['target']}", *steps], rows)
+    return table([f"FID, KID by training step, on {found['target']}", *steps], rows)
 
 
 def tuning_table(summary: dict[str, Any]) -> str:

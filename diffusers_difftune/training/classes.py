@@ -32,10 +32,16 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
         `list[str]`: The ids of `--validation_classes`, as prompts.
 
     Raises:
-        DiffTuneError: `--validation_classes` names a class that the target data do not have, or `--bank_prompts` one that
+        DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or `--bank_prompts` one that
             the pretrained model does not have.
     """
     names = target.class_names or []
+    used = {target.captions(row)[0] for row in range(len(target))}
+    if len(used) < 2:
+        raise DiffTuneError(
+            f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data ({len(target)} in"
+            " use); a class-conditional model needs two."
+        )
     backbone.set_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
     wanted = run.config.validation_classes or []
     unknown = [name for name in wanted if name not in names]

@@ -240,6 +240,11 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
     """The objective that the flags ask for; standard fine-tuning is share 0 with power 0."""
     config = run.config
     standard = config.objective == "standard"
+    variance_loss = getattr(config, "variance_loss", "both")
+    if variance_loss != "both" and not backbone.learned_variance:
+        raise DiffTuneError(
+            f"--variance_loss is {variance_loss}, and this model does not learn its variance; leave the flag out."
+        )
     objective = DiffTuningObjective(
         backbone.noise_scheduler,
         source_share=run.source_share,
@@ -251,7 +256,7 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
         snr_gamma=config.snr_gamma,
         noise_offset=config.noise_offset,
         input_perturbation=getattr(config, "input_perturbation", 0.0),
-        variance_loss=config.variance_loss if backbone.learned_variance else None,
+        variance_loss=variance_loss if backbone.learned_variance else None,
     )
     pretrained_type = backbone.noise_scheduler.config.prediction_type
     if config.retention_target == "pretrained" and objective.prediction_type != pretrained_type:

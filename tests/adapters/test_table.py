@@ -66,6 +66,7 @@ def test_the_kinds_train_what_they_are_named_for(folders: dict[str, Path]) -> No
     biases = {name for name in all_names if name.endswith(".bias")}
     assert own(unet, "bitfit") == biases
     norms = {name for name in all_names if ".norm" in name or "conv_norm_out" in name}
+    assert biases | norms <= own(unet, "difffit")
     scales = own(unet, "difffit") - biases - norms
     block = "down_blocks.1.attentions.0.transformer_blocks.0"
     assert {f"{block}.{place}.difffit_scale" for place in ("attn1.to_out.0", "attn2.to_out.0", "ff.net.2")} <= scales

@@ -219,6 +219,21 @@ def edited_adapter(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("change", [{"num_layers": 1}, {"attention_head_dim": 16}, {"patch_size": 4}])
+def test_a_dit_of_another_architecture_is_refused_before_weights_are_loaded(
+    change: dict[str, int], tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = edited(save_full(tmp_path / "new", tiny_dit), "transformer/config.json", **change)
+    backbone = load_backbone(tiny_dit)
+
+    def too_late(*args: object, **kwargs: object) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(backbone.denoiser_class, "from_pretrained", too_late)
+    with pytest.raises(DiffTuneError, match=r"^FINETUNED \S+ is of another architecture than PRETRAINED: [^\n]*\.$"):
+        open_finetuned(backbone, str(name))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_does_not_belong_is_refused_before_weights_are_loaded(
     mistake: str, tiny_pipeline: Path, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
