@@ -411,7 +411,7 @@ def test_tables_say_what_the_summary_says(runs, pretrained):
     text = tables.markdown(evidence.summarise(runs + more_stages(), pretrained, RECIPE, FULL))
     assert "| Diff-Tuning | +20.0 % (+10.0 to +30.0) |" in text and "| 6 of 6 |" in text
     assert "| twemoji | 20.0 | 300.0 | 102.0 ± 1.0 | 107.0 ± 1.0 | 91.8 ± 0.9 |" in text
-    assert "| LoRA, 0.0001 (chosen) | 150.0 ± 0.0 | 150.0 ± 0.0 |  | 0.150 |" in text
+    assert "| LoRA, 0.0001 (chosen) | 150.0 ± 0.0 | 150.0 ± 0.0 |  |  |  | 0.150 |" in text
     assert "| LoRA + Diff-Tuning, 0.0001 (chosen) | 120.0 ± 0.0 | 120.0 ± 0.0 | +20.0 % (+20.0 to +20.0) |" in text
     assert "| LoRA, 0.001 | 170.0 |" in text
     assert "Diff-Tuning, weighted | 140.0" in text and "weighted | +" not in text  # in no table of all sets
