@@ -14,6 +14,8 @@
 """The rows of `test_flags_effect.py` for flags that only the class-conditional script has, or that mean something of their own
 there."""
 
+import json
+
 import datasets
 import torch
 
@@ -40,6 +42,8 @@ def other_columns_of_labels(lab: Lab) -> None:
     datasets.Dataset.from_dict(columns).to_parquet(lab.tmp_path / "columns" / "train.parquet")
     data = {"train_data_dir": lab.tmp_path / "columns"}
     assert same(lab.run(**data, image_column="drawing", label_column="tree"), lab.plain)
+    classes = json.loads((lab.plain.folder / "run_config.json").read_text())["id2label"]
+    assert sorted(classes) == ["0", "1", "2"] and set(classes.values()) == {tiny_label(index) for index in range(6)}
     for one in ({"image_column": "drawing"}, {"label_column": "tree"}):
         assert not same(lab.run(**data, **one), lab.plain)
     assert "--image_column" in lab.refused(**data, image_column="photo")

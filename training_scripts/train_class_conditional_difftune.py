@@ -95,7 +95,8 @@ def main(argv: list[str] | None = None) -> None:
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
     publisher = begin_publishing(run)
-    begin_records(run, total_steps=total_steps, settings=state.settings)
+    classes = dict(enumerate(target.class_names or []))
+    begin_records(run, total_steps=total_steps, settings=state.settings, id2label=classes)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

@@ -281,10 +281,12 @@ def class_name(config: Path) -> str | None:
 
 
 def saved_classes(folder: Path) -> dict[str, str] | None:
-    """The classes of a fine-tuned pipeline; those of a checkpoint are its run's."""
+    """The classes of a fine-tuned pipeline; those of a checkpoint are its run's, which may not be at its end."""
     for place in (folder, folder.parent):
         if (place / "model_index.json").is_file():
             return json.loads((place / "model_index.json").read_text()).get("id2label") or {}
+        if (place / "run_config.json").is_file():
+            return json.loads((place / "run_config.json").read_text()).get("id2label")
     return None
 
 

@@ -161,6 +161,13 @@ def test_classes_that_the_pretrained_model_does_not_know(tiny_dit: Path, tmp_pat
         assert torch.equal(sample_images(finetuned.pipeline, ["0", "2"], **sampling), own)
 
 
+def test_a_checkpoint_of_an_unfinished_run_has_the_classes_of_its_run(tiny_dit: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_dit / "transformer", run / "checkpoint-3" / "transformer")
+    (run / "run_config.json").write_text(json.dumps({"id2label": {"0": "elm", "1": "oak"}}))
+    assert open_finetuned(load_backbone(tiny_dit), str(run / "checkpoint-3")).class_ids == {"elm": 0, "oak": 1}
+
+
 def edited(folder: Path, file: str, **values: object) -> Path:
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | values))
