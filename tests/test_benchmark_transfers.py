@@ -15,6 +15,7 @@
 
 import argparse
 import importlib.util
+import io
 import json
 import re
 import sys
@@ -84,6 +85,22 @@ def test_numbers_are_skin_tones_of_people_and_other_drawings_of_things():
 def test_of_variants_the_plain_one_is_kept():
     assert plainest(["woman-artist", "artist-dark-skin-tone", "artist", "man-artist"]) == "artist"
     assert plainest(["man-running", "person-running-facing-right", "person-running"]) == "person-running"
+
+
+def test_of_drawings_that_look_the_same_one_is_kept_and_none_that_a_source_has(capsys):
+    """2 % are 5.1 of 255 levels."""
+    from benchmarks.transfers.make_splits import distinct, pixels
+
+    def drawing(name, level):
+        file = io.BytesIO()
+        PILImage.new("RGB", (32, 32), (level, level, level)).save(file, "PNG")
+        return {"set": "noto", "name": name, "category": "Objects", "image": {"bytes": file.getvalue()}}
+
+    source = pixels([drawing("source", 100)])
+    levels = {"copy-of-source": 105, "not-a-copy": 106, "lamp": 200, "same-lamp": 205, "other-lamp": 206, "last": 211}
+    kept = distinct([drawing(name, level) for name, level in levels.items()], source)
+    assert [row["name"] for row in kept] == ["not-a-copy", "lamp", "other-lamp"]  # the last is like the other lamp
+    assert "6 drawings, 6 subjects, 5 not a source's, 3 distinct" in capsys.readouterr().out
 
 
 def test_clusters_are_found_the_largest_first():

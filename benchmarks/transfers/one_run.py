@@ -68,9 +68,8 @@ def main(argv: list[str]) -> None:
         found = one_run(run, spec["settings"], size, places)
     found |= {"settings": spec["settings"], "machine": machine()}
     write_bytes_atomic(output, (json.dumps(found, indent=1) + "\n").encode())
-    if (
-        spec["run"] is not None
-    ):  # only now: a finished run that was stopped before this is measured again, not trained again
+    if spec["run"] is not None:
+        # Only now: a finished run that was stopped before this is measured again, not trained again.
         shutil.rmtree(places.work / "runs" / run.name)
 
 

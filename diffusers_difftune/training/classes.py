@@ -32,8 +32,8 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
         `list[str]`: The ids of `--validation_classes`, as prompts.
 
     Raises:
-        DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or `--bank_prompts` one that
-            the pretrained model does not have.
+        DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or
+            `--bank_prompts` one that the pretrained model does not have.
     """
     names = target.class_names or []
     used = {target.captions(row)[0] for row in range(len(target))}

@@ -61,9 +61,13 @@ def save_classes(folder: Path, pretrained: Path, names: list[str]) -> Path:
     return folder
 
 
-def save_adapter(folder: Path, pretrained: Path, settings: AdapterSettings = LORA) -> Path:
-    """An adapter on the denoiser."""
+def save_adapter(
+    folder: Path, pretrained: Path, settings: AdapterSettings = LORA, classes: list[str] | None = None
+) -> Path:
+    """An adapter on the denoiser, of a class-conditional one for these classes."""
     backbone = load_backbone(pretrained)
+    if classes is not None:
+        backbone.set_classes(classes)
     trained = AdaptedDenoiser(backbone, backbone.load_denoiser(), settings)
     disturb(flat(trained))
     folder.mkdir()

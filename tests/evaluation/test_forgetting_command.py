@@ -17,6 +17,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main
 from diffusers_difftune.cli.forgetting import features_key
@@ -35,7 +37,7 @@ from diffusers_difftune.evaluation.finetuned import open_finetuned
 from diffusers_difftune.evaluation.quality import extract_features
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.bank.building import small_bank
-from tests.evaluation.models import save_adapter, save_classes, save_controlnet, save_full
+from tests.evaluation.models import LORA, save_adapter, save_classes, save_controlnet, save_full
 from tests.tiny import LABELS, save_tiny_conditions
 from tests.tiny_features import save_dinov2
 
@@ -169,6 +171,19 @@ def test_new_classes(command, tiny_dit: Path, data: Path, tmp_path: Path) -> Non
     assert report["settings"]["same_classes"] is False
     assert KnowledgeBank.load(out / "knowledge_bank").prompts() == [""] * 8  # the null class, which both know
     assert report["losses"]["source"]["mean_change"] != 0 != report["distance"]["total"]["ewc"]
+
+
+def test_an_adapter_for_new_classes(command, tiny_dit: Path, data: Path, tmp_path: Path) -> None:
+    settings = replace(LORA, always_trained=DiTBackbone.always_trained)
+    lora = save_adapter(tmp_path / "lora", tiny_dit, settings, classes=sorted(LABELS))
+    code, out = command(tiny_dit, lora, data)
+    assert code == 0
+    report = json.loads((out / "forgetting.json").read_text())
+    assert (report["settings"]["kind"], report["settings"]["same_classes"]) == ("lora", False)
+    assert KnowledgeBank.load(out / "knowledge_bank").prompts() == [""] * 8
+    assert report["losses"]["source"]["mean_change"] != 0 != report["distance"]["total"]["ewc"]
+    changed = {name for name, block in report["distance"]["blocks"].items() if block["num_changed"]}
+    assert changed == {"transformer_blocks.0", "transformer_blocks.1"}
 
 
 def test_autocast(command, tiny_pipeline: Path, full: Path, data: Path, bank: KnowledgeBank) -> None:
