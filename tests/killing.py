@@ -17,6 +17,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
 
 from diffusers_difftune.atomic import write_bytes_atomic
 
@@ -101,6 +103,9 @@ def serve(prepare: Callable[[], Callable[[Path], object]]) -> None:
     """The other side of [`Zygote`]: for each folder it reads from standard input it writes two lines, the child's process
     id when it begins, and the child's exit code when it has ended."""
     torch.set_num_threads(1)  # before anything is loaded: threads do not survive a fork
+    # tqdm's own lock is one for all forked processes: a child that is killed while it writes its bar would hold it for ever.
+    tqdm.set_lock(threading.RLock())
+    tqdm.monitor_interval = 0
     build = prepare()
     print("ready", flush=True)
     for line in sys.stdin:

@@ -33,6 +33,7 @@ from safetensors import safe_open
 from benchmarks.jobs import Jobs
 from benchmarks.transfers import choose, evidence, plan, settings, tables
 from benchmarks.transfers.clusters import k_means, nearest
+from benchmarks.transfers.distinct import distinct, pixels
 from benchmarks.transfers.methods import MAIN, METHODS
 from benchmarks.transfers.settings import FULL, RESULTS, TARGETS, TRIAL, TUNING_TARGET, Places, Recipe, Run
 from benchmarks.transfers.splits import SOURCE, class_names, counts, read_split, split_by_class, write_split
@@ -89,7 +90,6 @@ def test_of_variants_the_plain_one_is_kept():
 
 def test_of_drawings_that_look_the_same_one_is_kept_and_none_that_a_source_has(capsys):
     """2 % are 5.1 of 255 levels."""
-    from benchmarks.transfers.make_splits import distinct, pixels
 
     def drawing(name, level):
         file = io.BytesIO()

@@ -24,14 +24,12 @@
 """
 
 import argparse
-import io
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +38,7 @@ from common import thin_skin_tones  # noqa: E402
 from fetch import DEMO_TARGETS, HERE, OTHER_TARGETS, SOURCES, distinct_sources, draw, split_sources  # noqa: E402
 
 from benchmarks.transfers.clusters import k_means, nearest  # noqa: E402
+from benchmarks.transfers.distinct import distinct, pixels  # noqa: E402
 from benchmarks.transfers.settings import FEATURES  # noqa: E402
 from benchmarks.transfers.splits import (  # noqa: E402
     SOURCE,
@@ -49,13 +48,11 @@ from benchmarks.transfers.splits import (  # noqa: E402
     split_by_class,
     write_split,
 )
-from benchmarks.transfers.variants import plainest, subject  # noqa: E402
 from diffusers_difftune.evaluation.features import make_features  # noqa: E402
 from diffusers_difftune.evaluation.projection import save_projection  # noqa: E402
 from diffusers_difftune.evaluation.quality import extract_features  # noqa: E402
 
 
-SAME = 0.02  # root mean square difference of pixels in [0, 1] under which two drawings are the same
 DIMENSIONS = 64
 FITTED_ON = 300  # drawings of every set that the PCA is fitted on, if it has as many
 SEED = 0
@@ -97,39 +94,6 @@ def main() -> None:
 def names(rows: list[dict]) -> list[tuple[str, str]]:
     """What tells drawings apart: set and name."""
     return [(row["set"], row["name"]) for row in rows]
-
-
-def pixels(rows: list[dict]) -> np.ndarray:
-    """Of shape `(N, 3072)`, in [0, 1]."""
-    images = [np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])).convert("RGB")) for row in rows]
-    return np.stack(images).reshape(len(rows), -1).astype(np.float32) / 255
-
-
-def distinct(rows: list[dict], others: np.ndarray) -> list[dict]:
-    """One drawing per subject and look, none that looks like one of the others."""
-    all_names = {row["name"] for row in rows}
-    variants = defaultdict(list)
-    for row in rows:
-        variants[subject(row["set"], row["name"], all_names, row["category"])].append(row["name"])
-    plain = {plainest(found) for found in variants.values()}
-    rows = [row for row in rows if row["name"] in plain]
-    own = pixels(rows)
-    new = differences(own, others).min(1) >= SAME
-    apart = differences(own, own)
-    kept: list[int] = []
-    for index in np.flatnonzero(new):
-        if not (apart[index, kept] < SAME).any():
-            kept.append(int(index))
-    print(
-        f"{rows[0]['set']}: {len(all_names)} drawings, {len(plain)} subjects, {new.sum()} not a source's, {len(kept)} distinct"
-    )
-    return [rows[index] for index in kept]
-
-
-def differences(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Root mean square differences, of shape `(N, M)`."""
-    squares = (rows**2).sum(1)[:, None] + (others**2).sum(1)[None] - 2 * rows @ others.T
-    return np.sqrt(np.maximum(squares, 0) / rows.shape[1])
 
 
 def all_features(sets: dict[str, list[dict]]) -> dict[tuple[str, str], np.ndarray]:
