@@ -327,7 +327,8 @@ def runs():
 @pytest.fixture
 def pretrained():
     return {
-        "sets": {name: quality(300.0) | {"precision_floor": 0.6, "recall_floor": 0.6} for name in (SOURCE, *TARGETS)}
+        "sets": {name: quality(300.0) | {"precision_floor": 0.6, "recall_floor": 0.6} for name in (SOURCE, *TARGETS)},
+        "autoencoder": {name: quality(50.0) for name in (SOURCE, *TARGETS)},
     }
 
 
@@ -340,6 +341,10 @@ def test_summary_has_the_gains(runs, pretrained):
         np.mean([b * g / (b - 20) for b in bases]) for g, bases in ((0.1, (101, 102, 103)), (0.3, (201, 202, 203)))
     ]
     assert found["over_floor"]["mean_relative_gain"] == pytest.approx(np.mean(expected))
+    expected = [
+        np.mean([b * g / (b - 50) for b in bases]) for g, bases in ((0.1, (101, 102, 103)), (0.3, (201, 202, 203)))
+    ]
+    assert found["over_autoencoder"]["mean_relative_gain"] == pytest.approx(np.mean(expected))
     assert found["kid_difference"]["mean"] == pytest.approx(-1.0)
     assert found["better"] == found["num_pairs"] == 6
     assert found["gains"]["retention"]["mean_relative_gain"] < 0 and found["gains"]["retention"]["better"] == 0
@@ -427,10 +432,11 @@ def test_recipe_is_the_one_standard_does_best_with():
 def test_tables_say_what_the_summary_says(runs, pretrained):
     text = tables.markdown(evidence.summarise(runs + more_stages(), pretrained, RECIPE, FULL))
     assert "| Diff-Tuning | +20.0 % (+10.0 to +30.0) |" in text and "| 6 of 6 |" in text
-    assert "| twemoji | 20.0 | 300.0 | 102.0 ± 1.0 | 107.0 ± 1.0 | 91.8 ± 0.9 |" in text
-    assert "| LoRA, 0.0001 (chosen) | 150.0 ± 0.0 | 150.0 ± 0.0 |  |  |  | 0.150 |" in text
+    assert "| twemoji | 20.0 | 50.0 | 300.0 | 102.0 ± 1.0 | 107.0 ± 1.0 | 91.8 ± 0.9 |" in text
+    assert "| LoRA, 0.0001 (chosen) | 150.0 ± 0.0 | 150.0 ± 0.0 |  |  |  |  | 0.150 |" in text
     assert "| LoRA + Diff-Tuning, 0.0001 (chosen) | 120.0 ± 0.0 | 120.0 ± 0.0 | +20.0 % (+20.0 to +20.0) |" in text
     assert "| LoRA, 0.001 | 170.0 |" in text
+    assert "FID 300.0 (floor 20.0, autoencoder alone 50.0)" in text
     assert "Diff-Tuning, weighted | 140.0" in text and "weighted | +" not in text  # in no table of all sets
     assert "openmoji 250, 600, 600, 600" in text and "guidance 1.5" in text
     assert "| unweighted, 0.0001, moving average | 99.0, 1.00 |" in text
@@ -520,6 +526,25 @@ def test_a_run_is_made_again_when_its_settings_changed(tmp_path, hashes, monkeyp
     assert benchmark.done(one) and not benchmark.is_evidence
     benchmark.size = replace(benchmark.size, sampling_steps=3)
     assert not benchmark.done(one)
+
+
+def test_an_estimate_counts_what_is_missing_and_quick_takes_the_recipe_that_was_chosen(tmp_path, hashes, monkeypatch):
+    from benchmarks.transfers import run as program
+
+    monkeypatch.setattr(program, "source_hash", lambda: "abc")
+    words = {"targets": None, "seeds": None, "output": None, "work": tmp_path, "jobs": 2, "threads": 1, "stage": 1}
+    full = program.Benchmark(argparse.Namespace(quick=False, trial=False, **words | {"output": tmp_path}))
+    tuning = len(plan.tuning_runs(FULL))
+    assert full.estimate().startswith(f"{tuning + 96} of {tuning + 96} runs are missing; 2 at a time")
+    quick = program.Benchmark(argparse.Namespace(quick=True, trial=False, **words))
+    assert not quick.is_evidence and quick.output.name == "quick" and RESULTS not in quick.output.parents
+    chosen = Recipe(**json.loads((RESULTS / "summary.json").read_text())["recipe"])
+    runs = quick.stage_runs(quick.recipe())
+    assert {(run.target, run.method, run.seed, run.recipe) for run in runs} == {
+        ("streamline-emojis", method, 1, chosen) for method in MAIN
+    }
+    minutes = int(re.search(r"about (\d+) minutes, data", quick.estimate())[1])
+    assert minutes <= 15  # what readers are told
 
 
 def drawings(path, count, seed):
@@ -617,6 +642,56 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     assert again["resumed"] and again["by_step"] == found["by_step"]
 
 
+def test_the_source_model_is_measured_beside_its_autoencoder(tmp_path, monkeypatch, hashes):
+    from benchmarks.transfers import one_run, source
+
+    monkeypatch.setattr(torch.backends.cuda, "enable_flash_sdp", lambda enabled: None)  # is global
+    source.save_pipeline(tmp_path / "source", ["x", "y", "z", "u"], source.new_transformer(32, 1, 2))
+    places = Places(tmp_path / "work", tmp_path / "data", tmp_path / "source", tmp_path / "source")
+    places.data.mkdir()
+    for seed, (part, count) in enumerate({"train": 70, "held_out": 80, "rest": 60}.items()):
+        drawings(places.data / f"openmoji_{part}.parquet", count, seed)
+        if part != "rest":
+            drawings(places.data / f"{SOURCE}_{part}.parquet", count, seed + 5)
+    fixed = settings.to_json({"data": {SOURCE: "abc", "openmoji": "abc"}})
+    spec = {"run": None, "size": settings.to_json(TRIAL), "settings": fixed}
+    spec |= {"places": places.to_json(), "output": str(tmp_path / "results" / "pretrained.json")}
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    one_run.main([str(tmp_path / "spec.json")])
+    found = json.loads((tmp_path / "results" / "pretrained.json").read_text())
+    assert found["sets"].keys() == found["autoencoder"].keys() == {SOURCE, "openmoji"}
+    for name, alone in found["autoencoder"].items():
+        assert alone["num_generated"] == alone["num_held_out"] == 80 and alone["fid"] > alone["fid_floor"]
+        assert alone["fid_floor"] == found["sets"][name]["fid_floor"] and alone["fid"] != found["sets"][name]["fid"]
+    assert (tmp_path / "results" / "source_samples.png").is_file()
+
+
+def test_images_come_back_from_the_autoencoder_as_they_went():
+    from diffusers import AutoencoderKL
+
+    from benchmarks.transfers.measure import through_autoencoder
+
+    autoencoder = AutoencoderKL.from_pretrained(settings.EMBEDDED, subfolder="vae", torch_dtype=torch.float32).eval()
+    plain = torch.tensor([[0, 0, 0], [255, 255, 255], [200, 30, 60]], dtype=torch.uint8)
+    images = plain[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
+    back = through_autoencoder(autoencoder, images, batch_size=2)
+    assert back.dtype == torch.uint8 and back.shape == images.shape
+    assert (back.float() - images.float()).abs().mean() < 8
+    assert torch.equal(through_autoencoder(autoencoder, images[1:], batch_size=1), back[1:]) or (
+        (through_autoencoder(autoencoder, images[1:], batch_size=1).float() - back[1:].float()).abs().max() <= 1
+    )
+
+
+def test_a_tryout_is_made_again_for_a_guidance_that_it_lacks(tmp_path):
+    from benchmarks.transfers import tryout
+
+    one = tmp_path / "one.json"
+    assert tryout.known_guidances(one) == set()
+    by_step = {"1000": {"by_guidance": {"1.5": {}, "3": {}}}, "2000": {"by_guidance": {"3": {}}}}
+    one.write_text(json.dumps({"by_step": by_step}))
+    assert tryout.known_guidances(one) == {3.0}
+
+
 def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):
     from benchmarks.transfers import tryout
 
@@ -628,3 +703,6 @@ def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):
     with pytest.raises(SystemExit):
         tryout.main(["difftuned"])
     assert "there is no method difftuned" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tryout.main(["difftune", "--flags", "source_share"])
+    assert "--flags source_share is not NAME=VALUE" in capsys.readouterr().err

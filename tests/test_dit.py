@@ -22,7 +22,7 @@ import torch
 from diffusers import DDPMScheduler, DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tables
+from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tables, ids_by_name
 from diffusers_difftune.errors import DiffTuneError
 
 
@@ -129,6 +129,11 @@ def test_what_is_no_class_is_refused(backbone: DiTBackbone, prompt: str) -> None
 def test_prompts_are_class_ids(backbone: DiTBackbone) -> None:
     encoded = backbone.encode_prompts(["3", "", "207"])
     assert encoded.keys() == {"class_labels"} and encoded["class_labels"].tolist() == [3, NULL_CLASS, 207]
+
+
+def test_a_whole_name_comes_before_a_part_of_another() -> None:
+    ids = ids_by_name({0: "big", 1: "red, big", 2: "tench, Tinca tinca"})
+    assert ids == {"big": 0, "red": 1, "red, big": 1, "tench": 2, "Tinca tinca": 2, "tench, Tinca tinca": 2}
 
 
 def test_a_pipeline_without_names_has_all_thousand_classes(tiny_dit: Path, tmp_path: Path) -> None:

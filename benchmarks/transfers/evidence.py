@@ -62,11 +62,12 @@ def summarise(
 
     Returns:
         `dict[str, Any]`: Of Diff-Tuning against standard fine-tuning `mean_relative_gain`, `gain_of_averages`, `ci95` and
-        `num_pairs`, and the same `over_floor`; `gains`, the same for every method of stage 1; `targets`, for each its
+        `num_pairs`, and the same `over_floor` and `over_autoencoder`; `gains`, the same for every method of stage 1; `targets`, for each its
         floor, the source model's figures and by method mean and standard deviation over seeds; `other_recipes`,
         `stage_2`, `stage_3`, `tuning` and `settings`.
     """
-    result = [run for run in runs if run["target"] != TUNING_TARGET]
+    alone = pretrained["autoencoder"]
+    result = [with_autoencoder(run, alone[run["target"]]) for run in runs if run["target"] != TUNING_TARGET]
     tuning = [run for run in runs if run["target"] == TUNING_TARGET]
     chosen = [run for run in result if run["recipe"] == vars(recipe) and len(run["by_step"]) == 1]
     stage_1 = [run for run in chosen if run["method"] in MAIN | WEIGHTED]
@@ -78,15 +79,21 @@ def summarise(
         "gains": gains,
         "targets": {
             target: target_figures([run for run in stage_1 if run["target"] == target], pretrained["sets"].get(target))
+            | {"autoencoder": {name: alone[target][name] for name in FIGURES}}
             for target in dict.fromkeys(run["target"] for run in stage_1 if run["method"] in MAIN)
         },
-        SOURCE: pretrained["sets"][SOURCE],
+        SOURCE: pretrained["sets"][SOURCE] | {"autoencoder": {name: alone[SOURCE][name] for name in FIGURES}},
         "other_recipes": other_recipes(result, recipe),
         "stage_2": stage_2(result, stage_1, best_adapter_rates(adapters), pretrained["sets"]),
         "stage_3": stage_3(result, stage_1, recipe),
         "tuning": tuning_figures(tuning),
         "settings": facts(runs, chosen, size),
     }
+
+
+def with_autoencoder(run: dict[str, Any], alone: dict[str, Any]) -> dict[str, Any]:
+    """A run with what held-out drawings score that were only encoded and decoded; a run over several steps as it is."""
+    return run | {"quality": run["quality"] and run["quality"] | {"fid_autoencoder": alone["fid"]}}
 
 
 def main_gains(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -115,7 +122,7 @@ def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "stan
 
     Returns:
         `dict` or `None`: `mean_relative_gain`, `gain_of_averages`, `ci95`, `num_pairs`, `by_target`, `better` (pairs in
-        which the method has the lower FID), the same `over_floor`, and `kid_difference`; `None` without pairs.
+        which the method has the lower FID), the same `over_floor` and `over_autoencoder`, and `kid_difference`; `None` without pairs.
     """
     pairs = paired(runs, method, base)
     if not pairs:
@@ -125,6 +132,7 @@ def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "stan
     return found | {
         "better": sum(own["fid"] < other["fid"] for group in pairs.values() for own, other in group),
         "over_floor": gain_of(pairs, lambda quality: quality["fid"] - quality["fid_floor"]),
+        "over_autoencoder": gain_of(pairs, lambda quality: quality["fid"] - quality["fid_autoencoder"]),
         "kid_difference": {"mean": mean_of_means(differences), "ci95": interval(differences)},
     }
 

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from diffusers_difftune.backbones import Backbone
@@ -62,6 +63,7 @@ class HeldOut:
         labels = pq.read_table(held_out, columns=["label"])["label"].to_pylist()
         self.order = seeded_order(0, "held-out drawings", 0, len(labels))[: size.most_samples].tolist()
         self.prompts = [str(labels[row]) for row in self.order]
+        self.file = held_out
         self.num_train = pq.read_metadata(data / f"{name}_train.parquet").num_rows
         others = [data / f"{name}_train.parquet", data / f"{name}_rest.parquet"]
         real = torch.cat([real_features(file, work) for file in others if file.is_file()])
@@ -80,6 +82,24 @@ class HeldOut:
             "sampling_steps": self.size.sampling_steps,
             "guidance_scale": guidance,
         }
+
+    def drawings(self) -> torch.Tensor:
+        """The held-out drawings themselves, in that order; uint8 of shape `(N, 3, 32, 32)`."""
+        return read_drawings(self.file)[0][self.order]
+
+
+def through_autoencoder(autoencoder: AutoencoderKL, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+    """Images encoded and decoded again: as good as any sample of a latent model can be.
+
+    Args:
+        autoencoder (`AutoencoderKL`): The model's autoencoder.
+        images (`torch.Tensor`): uint8 of shape `(N, 3, 32, 32)`, and so is what comes back.
+        batch_size (`int`, *optional*, defaults to 64): Images at a time.
+    """
+    with torch.inference_mode():
+        latents = [autoencoder.encode(batch / 127.5 - 1).latent_dist.mode() for batch in images.split(batch_size)]
+        decoded = torch.cat([autoencoder.decode(batch).sample for batch in latents])
+    return ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def sample(

@@ -29,7 +29,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.transfers.measure import HeldOut, read_drawings, sample  # noqa: E402
+from benchmarks.transfers.measure import HeldOut, sample  # noqa: E402
 from benchmarks.transfers.settings import FULL, SOURCE_MODEL, START, WORK, Places, Size  # noqa: E402
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
 from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
@@ -71,7 +71,7 @@ def source_figures(
     """
     held_out = HeldOut(SOURCE, size, places)
     images = sample(backbone, denoiser, held_out.prompts, size, seed)
-    real = read_drawings(places.data / f"{SOURCE}_held_out.parquet")[0][held_out.order]
+    real = held_out.drawings()
     shown = torch.linspace(0, len(images) - 1, COLUMNS).long()
     names = [backbone.id2label[int(held_out.prompts[place])] for place in shown]
     picture = contact_sheet({"held-out drawings": real[shown], "samples of their classes": images[shown]}, names)

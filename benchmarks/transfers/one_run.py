@@ -39,7 +39,7 @@ from benchmarks.jobs import begin_run  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
 from benchmarks.transfers.generality import copied, denoising_losses  # noqa: E402
 from benchmarks.transfers.l2sp import with_pull  # noqa: E402
-from benchmarks.transfers.measure import HeldOut, sample, source_prompts  # noqa: E402
+from benchmarks.transfers.measure import HeldOut, sample, source_prompts, through_autoencoder  # noqa: E402
 from benchmarks.transfers.measure_source import source_figures  # noqa: E402
 from benchmarks.transfers.methods import METHODS  # noqa: E402
 from benchmarks.transfers.settings import Places, Recipe, Run, Size  # noqa: E402
@@ -80,7 +80,7 @@ def tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def measure_pretrained(size: Size, places: Places, names: list[str]) -> tuple[dict[str, Any], bytes]:
     """The source model before any transfer, on its own held-out drawings with a picture, and samples of its own classes
-    against every target set."""
+    against every target set; and what its autoencoder alone costs: held-out drawings encoded and decoded again."""
     started = time.perf_counter()
     backbone = load_backbone(places.source)
     denoiser = backbone.load_denoiser()
@@ -93,7 +93,16 @@ def measure_pretrained(size: Size, places: Places, names: list[str]) -> tuple[di
         | denoising_losses(backbone, denoiser, name, places, knows_classes=False)
         for name, held_out in targets.items()
     }
-    return {"sets": {SOURCE: own} | figures, "seconds": {"measurement": time.perf_counter() - started}}, picture
+    autoencoder = backbone.pipeline(denoiser, torch.device("cpu"), torch.float32).vae
+    alone = {
+        name: held_out.measure(through_autoencoder(autoencoder, held_out.drawings()))
+        for name, held_out in {SOURCE: HeldOut(SOURCE, size, places), **targets}.items()
+    }
+    return {
+        "sets": {SOURCE: own} | figures,
+        "autoencoder": alone,
+        "seconds": {"measurement": time.perf_counter() - started},
+    }, picture
 
 
 def one_run(run: Run, settings: dict[str, Any], size: Size, places: Places) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def draw(summary: dict[str, Any], folder: Path) -> dict[str, Path]:
 
 
 def fid_bars(summary: dict[str, Any], path: Path) -> Path:
-    """A group of bars per target set, the floor a line across it."""
+    """A group of bars per target set, the floor and what the autoencoder makes of real drawings lines across it."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -63,6 +63,8 @@ def fid_bars(summary: dict[str, Any], path: Path) -> Path:
         axes.hlines(
             part["fid_floor"], place - 0.4, place + 0.4, label="real drawings" if place == 0 else None, **floor
         )
+        alone = "the same through the autoencoder" if place == 0 else None
+        axes.hlines(part["autoencoder"]["fid"], place - 0.4, place + 0.4, label=alone, **floor | {"linestyle": "--"})
     axes.set_xticks(range(len(targets)), list(targets), rotation=20, ha="right")
     axes.set_ylabel("FID (lower is better)")
     figure.legend(loc="outside upper center", frameon=False, ncols=6, fontsize=9)

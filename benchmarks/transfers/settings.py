@@ -233,7 +233,9 @@ def sampling(size: Size) -> dict[str, Any]:
 def pretrained_settings(size: Size, targets: Sequence[str]) -> dict[str, Any]:
     """What decides the figures of the source model itself."""
     hashes = {name: data_hash(name) for name in (SOURCE, *targets)}
-    return to_json({"source": source_hash(), "data": hashes, "sampling": sampling(size)})
+    return to_json(
+        {"source": source_hash(), "data": hashes, "sampling": sampling(size), "autoencoder": "encoded, decoded"}
+    )
 
 
 @cache

@@ -59,8 +59,9 @@ def percent(gain: dict[str, Any] | None) -> str:
 
 def source_table(found: dict[str, Any]) -> str:
     return (
-        f"The source model on its own held-out drawings: FID {found['fid']:.1f} (floor {found['fid_floor']:.1f}), KID"
-        f" {found['kid']:.2f} (floor {found['kid_floor']:.2f}), precision {found['precision']:.2f}"
+        f"The source model on its own held-out drawings: FID {found['fid']:.1f} (floor {found['fid_floor']:.1f},"
+        f" autoencoder alone {found['autoencoder']['fid']:.1f}), KID {found['kid']:.2f} (floor {found['kid_floor']:.2f},"
+        f" autoencoder alone {found['autoencoder']['kid']:.2f}), precision {found['precision']:.2f}"
         f" ({found['precision_floor']:.2f}), recall {found['recall']:.2f} ({found['recall_floor']:.2f});"
         f" {found['num_generated']} samples, {found['num_held_out']} drawings."
     )
@@ -81,6 +82,7 @@ def gain_table(summary: dict[str, Any]) -> str:
         "against standard",
         "FID lower by (95 %)",
         "over the floor (95 %)",
+        "over the autoencoder alone (95 %)",
         "KID",
         "FID of averages",
         "pairs with lower FID",
@@ -121,10 +123,11 @@ def table_methods(summary: dict[str, Any]) -> list[str]:
 
 
 def gain_cells(gain: dict[str, Any] | None) -> list[str]:
-    """A gain in FID, in FID over the floor, and the difference in KID."""
+    """A gain in FID, in FID over the floor and over the autoencoder's, and the difference in KID."""
     if gain is None:
-        return ["", "", ""]
-    return [percent(gain), percent(gain["over_floor"]), f"{gain['kid_difference']['mean']:+.2f}"]
+        return ["", "", "", ""]
+    parts = (gain, gain["over_floor"], gain["over_autoencoder"])
+    return [*map(percent, parts), f"{gain['kid_difference']['mean']:+.2f}"]
 
 
 def generality_table(summary: dict[str, Any]) -> str:
@@ -149,12 +152,19 @@ def generality_table(summary: dict[str, Any]) -> str:
 
 def figure_table(summary: dict[str, Any], name: str, digits: int) -> str:
     methods = table_methods(summary)
-    head = [f"{name.upper()} of", "floor", "untuned source model", *(METHODS[method].title for method in methods)]
+    head = [
+        f"{name.upper()} of",
+        "floor",
+        "autoencoder alone",
+        "untuned source model",
+        *(METHODS[method].title for method in methods),
+    ]
     rows = []
     for target, part in summary["targets"].items():
         untuned = part["pretrained"] and f"{part['pretrained'][name]:.{digits}f}"
         cells = [around(part["methods"][m][name], digits) if m in part["methods"] else "" for m in methods]
-        rows.append([target, f"{part[f'{name}_floor']:.{digits}f}", untuned or "", *cells])
+        bounds = (part[f"{name}_floor"], part["autoencoder"][name])
+        rows.append([target, *(f"{value:.{digits}f}" for value in bounds), untuned or "", *cells])
     return table(head, rows)
 
 
@@ -208,14 +218,19 @@ def stage_2_tables(found: dict[str, Any]) -> list[str]:
         for name, one in found["variants"].items()
     ]
     losses = ["loss on held-out drawings of the set", "on held-out source drawings", "copies"]
-    gains = ["lower than standard by (95 %)", "over the floor (95 %)", "KID against it"]
+    gains = [
+        "lower than standard by (95 %)",
+        "over the floor (95 %)",
+        "over the autoencoder alone (95 %)",
+        "KID against it",
+    ]
     texts = [table(["variants", *columns, *gains, *losses], rows)]
     if not found["adapters"]:
         return texts
     untuned = found["pretrained"]
     known = [untuned[target] for target in targets if untuned[target]]
     figures = [f"{untuned[target]['fid']:.1f}" if untuned[target] else "" for target in targets]
-    rows = [["untuned source model", *figures, "", "", "", *generality(known)]] if known else []
+    rows = [["untuned source model", *figures, *gain_cells(None), *generality(known)]] if known else []
     for one in found["adapters"]:
         rate = f", {one['learning_rate']:g}{' (chosen)' if one['chosen'] else ''}"
         for name, method in one["methods"].items():

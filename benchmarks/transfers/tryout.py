@@ -15,9 +15,10 @@
 
     python benchmarks/transfers/tryout.py standard difftune p0.5 --gamma 5 --seeds 11 12 --guidance 1 1.5 3
     python benchmarks/transfers/tryout.py standard difftune --steps 2000 4000 --all_drawings
+    python benchmarks/transfers/tryout.py weighted --gamma 5 --flags source_share=0.1 retention_weight=0.3
     python benchmarks/transfers/tryout.py --list
 
-Every run is a JSON file in `results/tryouts/`; one whose file is there is not made again. What was found is in docs/log.md, and
+Every run is a JSON file in `results/tryouts/`; one whose file is there, with every guidance asked for, is not made again. What was found is in docs/log.md, and
 nothing of it is in the tables.
 """
 
@@ -71,11 +72,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=list(FULL.tuning_seeds))
     parser.add_argument("--guidance", type=float, nargs="+", default=[GUIDANCE])
+    parser.add_argument(
+        "--flags", nargs="+", default=[], metavar="NAME=VALUE", help="Flags of the training script to set otherwise."
+    )
     parser.add_argument("--all_drawings", action="store_true", help="Train on all drawings that are not held out.")
     parser.add_argument("--list", action="store_true", help="Only print what was found.")
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.methods) - set(METHODS):
         parser.error(f"there is no method {sorted(unknown)[0]}; there are {', '.join(METHODS)}")
+    if wrong := [flag for flag in arguments.flags if "=" not in flag]:
+        parser.error(f"--flags {wrong[0]} is not NAME=VALUE, such as source_share=0.1")
+    flags = dict(flag.split("=", 1) for flag in arguments.flags)
     if not arguments.list:
         quiet()
         torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
@@ -84,8 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for seed in arguments.seeds:
             for method in arguments.methods:
                 run = Run(TUNING_TARGET, method, seed, recipe, tuple(sorted(arguments.steps)))
-                name = run.name + "-all" * arguments.all_drawings
-                try_out(run, name, arguments.guidance, places)
+                name = "-".join([run.name, *arguments.flags, *["all"] * arguments.all_drawings])
+                try_out(run, flags, name, arguments.guidance, places)
     print(table())
 
 
@@ -100,12 +107,15 @@ def all_drawings() -> Path:
     return folder
 
 
-def try_out(run: Run, name: str, guidances: Sequence[float], places: Places) -> None:
+def try_out(run: Run, flags: dict[str, str], name: str, guidances: Sequence[float], places: Places) -> None:
     """Trains, and measures at every guidance."""
     output = TRYOUTS / f"{name}.json"
-    if output.is_file():
+    known = known_guidances(output)
+    if known >= set(guidances):
         return
+    guidances = sorted(known | set(guidances))
     settings = run.settings(FULL)
+    settings["flags"] |= flags
     folder = places.work / "tryouts" / name
     train(folder, settings, command_line(settings["flags"] | paths(run, FULL, places, folder)))
     held_out = HeldOut(run.target, FULL, places)
@@ -123,12 +133,21 @@ def try_out(run: Run, name: str, guidances: Sequence[float], places: Places) -> 
         "method": run.method,
         "seed": run.seed,
         "recipe": vars(run.recipe),
+        "flags": flags,
         "by_step": found,
         "machine": machine(),
     }
     output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
     shutil.rmtree(folder)
+
+
+def known_guidances(output: Path) -> set[float]:
+    """With which guidances a run was measured after each of its steps."""
+    if not output.is_file():
+        return set()
+    steps = json.loads(output.read_text())["by_step"].values()
+    return set.intersection(*({float(guidance) for guidance in found["by_guidance"]} for found in steps))
 
 
 def table() -> str:

@@ -178,8 +178,10 @@ class DiTBackbone(LatentBackbone):
 
 
 def ids_by_name(id2label: dict[int, str]) -> dict[str, int]:
-    """The id of each class by its names, of which one may have several, with commas between."""
-    return {name.strip(): key for key, names in id2label.items() for name in (*names.split(","), names)}
+    """The id of each class by its names, of which one may have several, with commas between; a whole name comes before
+    one that is a part of another class's."""
+    parts = {name.strip(): key for key, names in id2label.items() for name in names.split(",")}
+    return parts | {names.strip(): key for key, names in id2label.items()}
 
 
 def class_tables(transformer: torch.nn.Module) -> list[torch.nn.Module]:

@@ -38,6 +38,7 @@ def open_data(
         config.conditioning_image_column = arguments.conditioning_image_column
     elif hasattr(backbone, "id2label"):
         config = ClassDataConfig(label_column=arguments.label_column, **values)
+        config.learns_classes = False
     else:
         config = DataConfig(caption_column=arguments.caption_column, **values)
     if Path(name).exists():

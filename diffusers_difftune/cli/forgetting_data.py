@@ -107,7 +107,7 @@ def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Fi
 
 
 def interpolation_of(finetuned: Finetuned) -> str:
-    """How images are resized, as in training."""
+    """How images are resized: as training does it by default."""
     return "bilinear" if finetuned.kind == "controlnet" else "lanczos"
 
 

@@ -33,7 +33,7 @@ from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from .images import UnreadableImage, decode, orientation
-from .labels import read_labels
+from .labels import check_classes, read_labels
 from .plan import Slot
 from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
 
@@ -244,6 +244,8 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     class_names = None
     if text_flag == "label_column":
         labels, class_names = read_labels(dataset.select_columns([text_column]), rows, text_column)
+        if config.learns_classes:
+            check_classes(class_names, len(rows), len(dataset), text_column)
         captions = [[] if label is None else [str(label)] for label in labels]
     else:
         values = dataset.select_columns([text_column]).select(rows)[:][text_column]

@@ -13,6 +13,7 @@
 # limitations under the License.
 """Labels of a class-conditional model: the class of each row, as the id that stands for its prompt."""
 
+import logging
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +27,8 @@ from ..errors import DiffTuneError, quoted
 
 if TYPE_CHECKING:
     from ..training.config import ClassDataConfig
+
+logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
 SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
@@ -59,7 +62,7 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
         [`Labels`]: The labels of the rows.
 
     Raises:
-        DiffTuneError: The column holds no labels, or too many or too few different ones.
+        DiffTuneError: The column holds no labels.
     """
     values = dataset[:][column]
     feature = dataset.features[column]
@@ -79,7 +82,6 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
             distinct.sort(key=int)
         numbers = {value: number for number, value in enumerate(distinct)}
         names, ids = [str(value) for value in distinct], [numbers.get(value) for value in values]
-    check_classes(names, len(rows), len(dataset), column)
     return Labels([ids[row] for row in rows], names)
 
 
@@ -94,7 +96,8 @@ def as_label(value: object, column: str) -> str | None:
 
 
 def check_classes(names: list[str], num_rows: int, num_all: int, column: str) -> None:
-    """Raises a [`DiffTuneError`] if nothing can be learned with these classes from so many of all rows."""
+    """Raises a [`DiffTuneError`] if nothing can be learned with these classes from so many of all rows; warns of names that
+    the trained pipeline will not tell apart."""
     if len(names) > MOST_CLASSES:
         raise DiffTuneError(
             f"--label_column: the column {column} has {len(names)} classes; a class table has room for {MOST_CLASSES}."
@@ -112,6 +115,13 @@ def check_classes(names: list[str], num_rows: int, num_all: int, column: str) ->
     name, count = Counter(name.strip() for name in names).most_common(1)[0]  # DiTPipeline strips them, too
     if count > 1:
         raise DiffTuneError(f"--label_column: {count} classes of the column {column} are called {name}.")
+    parts = Counter(part for name in names for part in {part.strip() for part in name.split(",")})
+    if shared := [part for part, count in parts.items() if count > 1]:
+        logger.warning(
+            f"--label_column: {parts[shared[0]]} classes of the column {column} have the name {shared[0]}, since a comma stands"
+            " between two names of one class; DiTPipeline.get_label_ids finds the last of them by it, the others by number"
+            " alone."
+        )
 
 
 def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig") -> Dataset:

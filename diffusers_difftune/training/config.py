@@ -56,6 +56,9 @@ class ImageDataConfig:
     verify_cache: bool = flag("Hash every image again instead of trusting size, time and inode of its file.", False)
     skip_bad_images: bool = flag("Leave out images that cannot be read instead of stopping.", False)
 
+    # No flag. If there are labels, whether a model is to learn them; data to measure with may have any of them.
+    learns_classes = True
+
 
 @dataclass
 class TargetDataConfig(ImageDataConfig):

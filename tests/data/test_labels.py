@@ -23,7 +23,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.labels import read_labels
+from diffusers_difftune.data.labels import check_classes, read_labels
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import ClassDataConfig
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image, tiny_label
@@ -54,7 +54,8 @@ def labels(values: list, feature: object = None) -> tuple[list[int | None], list
 
 def refusal(values: list, feature: object = None, rows: int | None = None) -> str:
     with pytest.raises(DiffTuneError) as caught:
-        read_labels(column(values, feature), np.arange(len(values) if rows is None else rows), "label")
+        _, names = labels(values, feature)
+        check_classes(names, len(values) if rows is None else rows, len(values), "label")
     return sentence(caught)
 
 
@@ -131,6 +132,24 @@ def test_a_column_that_holds_no_labels_is_refused(values: list, feature: object,
 def test_a_thousand_classes_are_not_too_many() -> None:
     ids, names = labels([*range(1000)])
     assert ids == [*range(1000)] and len(names) == 1000
+
+
+def test_names_that_classes_share_are_told(caplog) -> None:
+    check_classes(["big", "red, small", "old , big"], 3, 3, "label")
+    assert re.search("2 classes of the column label have the name big, since a comma stands between", caplog.text)
+    caplog.clear()
+    check_classes(["tench, Tinca tinca", "goldfish", "red, red"], 3, 3, "label")
+    assert not caplog.records
+
+
+def test_data_to_measure_with_may_have_any_classes(tmp_path: Path) -> None:
+    for number, names in enumerate((["oak"] * 3, ["oak", "ash", "oak"])):
+        folder = relabelled(tmp_path / str(number), names)
+        config = ClassDataConfig(train_data_dir=str(folder))
+        config.learns_classes = False
+        assert classes_of(load_target_data(config, 0, tmp_path / "cache")) == names
+    with pytest.raises(DiffTuneError, match="1 class only, oak"):
+        load(tmp_path, tmp_path / "0")
 
 
 def test_more_classes_than_rows_in_use() -> None:
