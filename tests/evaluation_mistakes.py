@@ -13,7 +13,20 @@
 # limitations under the License.
 """Rows of `test_bad_input.py` about measuring while a run trains."""
 
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+
 DATA = "evaluation_data"
+
+
+def projection(file: Path, network: str) -> Path:
+    """A projection of six features, of which no network has so few."""
+    save_file({"mean": torch.zeros(6), "components": torch.zeros(6, 2)}, file, {"network": network})
+    return file
+
 
 ROWS: dict[str, tuple] = {
     "steps and nothing to measure on": (
@@ -41,6 +54,22 @@ ROWS: dict[str, tuple] = {
     "features that are nowhere": (
         lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "user/nowhere"},
         "--evaluation_features: the features user/nowhere are neither inception, dinov2, clip, efficientnet nor .*",
+    ),
+    "a projection of other features": (
+        lambda place: {
+            DATA: place.many,
+            "evaluation_samples": 8,
+            "evaluation_features": projection(place.folder / "narrow.safetensors", "efficientnet"),
+        },
+        "--evaluation_features: the features .* are a projection of 6 features, and efficientnet has 1280; fit one on .*",
+    ),
+    "a projection of a projection": (
+        lambda place: {
+            DATA: place.many,
+            "evaluation_samples": 8,
+            "evaluation_features": projection(place.folder / "own.safetensors", "own.safetensors"),
+        },
+        "--evaluation_features: the features .* are a projection of own.safetensors, which is a projection, too; .*",
     ),
     "features without their package": (
         lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "inception"},

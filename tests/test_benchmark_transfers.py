@@ -414,7 +414,7 @@ def test_weighted_losses_are_in_the_table_once_every_set_has_them(runs, pretrain
         text = tables.markdown(evidence.summarise(runs + weighted[:count], pretrained, RECIPE, FULL))
         assert ("| Diff-Tuning, weighted | +" in text) == (count == 2)
     stage_4 = plan.stage_4_runs(FULL, RECIPE)
-    assert len(set(stage_4)) == 8 * 3 * 3 and {METHODS[run.method].flags["coefficients"] for run in stage_4} == {
+    assert len(set(stage_4)) == 8 * 3 * 4 and {METHODS[run.method].flags["coefficients"] for run in stage_4} == {
         "weighted"
     }
     assert METHODS["retention-weighted"].flags["reconsolidation_power"] == 0.0

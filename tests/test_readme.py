@@ -11,10 +11,12 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The README's figures are those of the demo whose pictures it shows."""
+"""The README's figures are those of the demo whose pictures it shows, and the links of all pages lead somewhere."""
 
 import importlib.util
 import json
+import re
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +24,13 @@ import pytest
 
 
 ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    ROOT / "training_scripts" / "recipes" / "README.md",
+    *sorted(ROOT.glob("benchmarks/**/README.md")),
+]
 
 
 @pytest.fixture
@@ -66,9 +75,59 @@ def test_the_table_is_written_from_the_summary(fill_readme: ModuleType) -> None:
         assert fill_readme.fill(readme, *markers, text) == readme
 
 
-def test_every_picture_and_page_that_the_readme_links_to_exists() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [part.split(")")[0] for part in readme.split("](")[1:]]
-    local = [link.split("#")[0] for link in links if not link.startswith(("http", "#"))]
-    assert len(local) > 8
-    assert [link for link in local if not (ROOT / link).exists()] == []
+def prose(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"(?ms)^ *(```|~~~).*?^ *\1 *$", "", page.read_text(encoding="utf-8"))
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them: in lower case, of letters, digits, underscores and hyphens alone,
+    with a hyphen for each space, and numbered where several headings are the same."""
+    found, seen = set(), Counter()
+    for heading in re.findall(r"(?m)^#{1,6} +(.*?)[ #]*$", prose(page)):
+        shown = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", heading)  # of a link, its words
+        slug = re.sub(r"[^\w\- ]", "", shown.lower()).replace(" ", "-")
+        found.add(f"{slug}-{seen[slug]}" if seen[slug] else slug)
+        seen[slug] += 1
+    return found
+
+
+def links(page: Path) -> list[str]:
+    """What a page links to and what it shows, in its own repository."""
+    text = re.sub(r"(`+)[^`]+\1", "", prose(page))  # without code
+    found = re.findall(r"\]\(([^)\s]+)", text) + re.findall(r'(?:href|src)="([^"]+)"', text)
+    return [link for link in found if not re.match(r"[a-z]+:", link)]
+
+
+def broken_links(page: Path) -> list[str]:
+    """The links of a page to files or headings that are not there."""
+    broken = []
+    for link in links(page):
+        name, _, anchor = link.partition("#")
+        file = page.parent / name if name else page
+        if not file.exists() or (anchor and file.suffix == ".md" and anchor not in anchors(file)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_picture_page_and_heading_that_is_linked_to_exists(page: Path) -> None:
+    assert broken_links(page) == []
+
+
+def test_there_are_links_to_look_at() -> None:
+    assert len(links(ROOT / "README.md")) > 8
+    assert sum("#" in link for page in PAGES for link in links(page)) > 10
+
+
+def test_anchors_are_githubs(tmp_path: Path) -> None:
+    page, other = tmp_path / "page.md", tmp_path / "other.md"
+    page.write_text(
+        "# `x_0` & FID/KID: *why?*\n\n## See [this](other.md)\n\n## Twice\n\n## Twice ##\n\n"
+        "```python\n# no heading\nx = a[0](other.md)\n```\n`[code](nowhere)` [there](https://somewhere.org/#x)\n"
+    )
+    assert anchors(page) == {"x_0--fidkid-why", "see-this", "twice", "twice-1"}
+    assert broken_links(page) == ["other.md"]
+    other.write_text('[a](page.md#twice-1) [b](page.md#twice-2) [c](#own) ![d](no.png) <img src="e.png">\n\n### Own\n')
+    assert broken_links(page) == []
+    assert broken_links(other) == ["page.md#twice-2", "no.png", "e.png"]

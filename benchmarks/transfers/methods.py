@@ -68,6 +68,10 @@ WEIGHTED = {
     for name, method in MAIN.items()
     if name != "standard"
 }
+# What the tuning set finds best of the weighted form: less of ψ.
+WEIGHTED["weighted-p0.5"] = Method(
+    "Diff-Tuning, weighted, p = 0.5", WEIGHTED["weighted"].flags | {"reconsolidation_power": 0.5}
+)
 VARIANTS = {
     "weighted": WEIGHTED["weighted"],
     "distillation": Method("Diff-Tuning, distillation", DIFFTUNE | {"retention_target": "pretrained"}),

@@ -83,5 +83,5 @@ def stage_3_runs(size: Size, recipe: Recipe) -> list[Run]:
 
 
 def stage_4_runs(size: Size, recipe: Recipe) -> list[Run]:
-    """Stage 1 with weighted losses, which the tuning set and stage 2 spoke for."""
+    """Stage 1 with weighted losses, which the tuning set and stage 2 spoke for, and with the p that it finds best for them."""
     return [Run(target, method, seed, recipe) for seed in size.seeds for method in WEIGHTED for target in size.targets]

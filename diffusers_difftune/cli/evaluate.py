@@ -16,11 +16,12 @@
 import argparse
 import json
 import math
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError, quoted, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from .common import open_pipeline, show_log
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
@@ -102,6 +103,7 @@ class Candidate:
         name (`str`): What the command line calls it.
         backbone ([`Backbone`]): The pipeline.
         adapter (`str`, *optional*): The adapter.
+        adapter_folder (`Path`, *optional*): Where it is; one on the Hub was downloaded to there.
         class_ids (`dict[str, int]`, *optional*): The classes by their names, of a class-conditional pipeline.
         prompts (`list[str]`): What to sample.
         is_baseline (`bool`): Whether it is there for comparison, and may lack the classes of the data.
@@ -110,6 +112,7 @@ class Candidate:
     name: str
     backbone: "Backbone"
     adapter: str | None = None
+    adapter_folder: Path | None = None
     class_ids: dict[str, int] | None = None
     prompts: list[str] = field(default_factory=list)
     is_baseline: bool = False
@@ -127,7 +130,6 @@ def evaluate(arguments: argparse.Namespace) -> int:
     import torch
     from accelerate import Accelerator
 
-    from ..atomic import write_bytes_atomic
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
     from .evaluate_table import table
@@ -151,9 +153,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
             difference, error = kid_difference(measurement.real.features, measured.features, of_first)
             found[-1] |= {"kid_difference": difference, "kid_difference_standard_error": error}
         pictures[candidate.label] = measured.images[:SHOWN]
-        content = json.dumps({"settings": facts, "results": found}, indent=2) + "\n"
-        write_bytes_atomic(arguments.output, content.encode())
-        write_bytes_atomic(picture(arguments), contact_sheet(pictures, titles))
+        write_results(arguments, {"settings": facts, "results": found}, contact_sheet(pictures, titles))
     print(table([candidate.label for candidate in candidates], found, facts))
     print(f"The figures are in {arguments.output}, and the first samples in {picture(arguments)}.")
     return 0
@@ -176,6 +176,25 @@ def picture(arguments: argparse.Namespace) -> Path:
     return arguments.output.with_suffix(".png")
 
 
+def write_results(arguments: argparse.Namespace, content: dict[str, Any], sheet: bytes) -> None:
+    """Writes the figures, and the picture beside them."""
+    from ..atomic import write_bytes_atomic
+
+    try:
+        write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
+        write_bytes_atomic(picture(arguments), sheet)
+    except OSError as error:
+        raise unwritable(arguments, error) from error
+
+
+def unwritable(arguments: argparse.Namespace, error: OSError) -> DiffTuneError:
+    """What is said of an `--output` that the system does not write."""
+    return DiffTuneError(
+        f"--output {arguments.output} cannot be written: {error.strerror}; name a file in a folder that you can write to"
+        " and that has room."
+    )
+
+
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Stops on the first flag that cannot work."""
     for name, least in (("num_images", 8), ("steps", 1), ("resolution", 1), ("batch_size", 1), ("seed", 0)):
@@ -186,8 +205,22 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise DiffTuneError(f"--guidance_scale is {arguments.guidance_scale}; it must be at least 1.0 and finite.")
     if arguments.output.suffix != ".json":
         raise DiffTuneError(f"--output is {arguments.output}; it must be the name of a .json file.")
-    if not arguments.output.resolve().parent.is_dir():
+    check_output(arguments)
+
+
+def check_output(arguments: argparse.Namespace) -> None:
+    """Stops if what is found after hours of sampling could not be written."""
+    folder = arguments.output.absolute().parent
+    if not folder.is_dir():
         raise DiffTuneError(f"--output {arguments.output} cannot be written, because its folder does not exist.")
+    try:  # to write there: permissions alone do not tell, least of all the administrator
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{arguments.output.name}."):
+            pass
+        for file in (arguments.output, picture(arguments)):
+            if file.is_dir():
+                raise DiffTuneError(f"--output {arguments.output} cannot be written, because {file} is a folder.")
+    except OSError as error:
+        raise unwritable(arguments, error) from error
 
 
 def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
@@ -201,14 +234,17 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
     for name, flag, adapter in named:
         with renamed({"--pretrained_model_name_or_path": flag}):
             backbone = open_pipeline(name, arguments.revision, arguments)
-        ids = class_ids(backbone)
+        candidate = Candidate(
+            name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
+        )
         if adapter is not None:
             with renamed({"FINETUNED": "--adapter", "PRETRAINED": "PIPELINE"}):
                 finetuned = open_finetuned(backbone, adapter, arguments.cache_dir, arguments.hub_token)
             if finetuned.num_trained is None:
                 raise DiffTuneError(f"--adapter {adapter} is no adapter; name a whole pipeline as PIPELINE.")
-            ids = finetuned.class_ids or ids
-        candidates.append(Candidate(name, backbone, adapter, ids, is_baseline=flag == "--pretrained"))
+            candidate.adapter_folder = finetuned.folder
+            candidate.class_ids = finetuned.class_ids or candidate.class_ids
+        candidates.append(candidate)
     if len({candidate.class_ids is None for candidate in candidates}) > 1:
         raise DiffTuneError("Some of the pipelines are class-conditional and some take text; compare them separately.")
     return candidates
@@ -315,7 +351,27 @@ def find_prompts(
             return row_prompts(data, rows, ids)
     with renamed({"--bank_prompts": "--prompts"}):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
-        return candidate.backbone.source_prompts(prompts)
+        return class_prompts(prompts, candidate) if candidate.class_ids else candidate.backbone.source_prompts(prompts)
+
+
+def class_prompts(prompts: list[str], candidate: Candidate) -> list[str]:
+    """The ids, in decimal, of classes by their ids or names. The classes are the adapter's, where it has its own: by a name
+    of the pretrained model's it would be sampled under another class."""
+    from ..backbones.dit import NULL_CLASS
+
+    ids = candidate.class_ids or {}
+    found = []
+    for prompt in prompts:
+        if prompt.isdecimal() and len(prompt) <= len(str(NULL_CLASS)) and int(prompt) < NULL_CLASS:
+            found.append(str(int(prompt)))
+        elif not prompt or prompt in ids:
+            found.append(str(ids[prompt]) if prompt else "")
+        else:
+            raise DiffTuneError(
+                f"--prompts: {quoted(prompt)} is no class of {candidate.label}; give ids from 0 to {NULL_CLASS - 1}, or"
+                f" names of its {len(set(ids.values()))} classes, such as {next(iter(ids))}."
+            )
+    return found
 
 
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":
@@ -331,8 +387,8 @@ def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "C
 def load_pipeline(candidate: Candidate, device: "torch.device", dtype: "torch.dtype") -> Any:
     """The whole pipeline to sample from."""
     pipeline = candidate.backbone.pipeline(None, device, dtype)
-    if candidate.adapter is not None:
+    if candidate.adapter_folder is not None:
         from .. import load_adapter
 
-        load_adapter(pipeline, candidate.adapter)
+        load_adapter(pipeline, candidate.adapter_folder)
     return pipeline

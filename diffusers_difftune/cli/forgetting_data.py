@@ -107,7 +107,8 @@ def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Fi
 
 
 def interpolation_of(finetuned: Finetuned) -> str:
-    """How images are resized: as training does it by default."""
+    """How real images are resized: by Lanczos whatever the model was trained with, so that all models are compared with the
+    same images; for a ControlNet bilinearly, as its training does."""
     return "bilinear" if finetuned.kind == "controlnet" else "lanczos"
 
 

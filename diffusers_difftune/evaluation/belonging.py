@@ -15,6 +15,8 @@
 here loads weights of models."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from diffusers import SchedulerMixin
 from ..adapters.adapter import Adapter
 from ..adapters.files import SavedAdapter
 from ..backbones import Backbone
-from ..backbones.files import weight_files
+from ..backbones.files import check_tensors as check_headers
+from ..backbones.files import tensors_in
 from ..control import NEW_LAYERS
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError, first_sentence, quoted
 from ..timesteps import NoiseLevels
 
 
@@ -43,17 +46,22 @@ def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors
 
 
 def check_denoiser(backbone: Backbone, folder: Path) -> None:
-    """Refuses a denoiser of another architecture, prediction type or noise schedule."""
+    """Refuses a denoiser of another architecture, prediction type or noise schedule, or with damaged weights."""
     component = folder / backbone.denoiser_name
-    check_weights(component)
+    tensors = check_weights(component, backbone.variant)
     empty = backbone.empty_denoiser()
-    config = read_config(type(empty), component)
-    refuse_other_shapes(folder, shapes(type(empty), config), shapes_of(empty))
+    own_empty = without_weights(type(empty), read_config(type(empty), component))
+    refuse_other_shapes(folder, shapes_of(own_empty), shapes_of(empty))
+    with about_finetuned():
+        check_headers(component, tensors, own_empty)
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():  # a checkpoint, whose run has it
         return
     scheduler: Any = backbone.noise_scheduler  # type: ignore[attr-defined]
-    own: Any = type(scheduler).from_pretrained(file.parent)
+    try:
+        own: Any = type(scheduler).from_pretrained(file.parent)
+    except Exception as error:  # it is damaged, or has values that no scheduler works with
+        raise DiffTuneError(f"FINETUNED: {file} cannot be read: {first_sentence(error)}.") from error
     refuse_other_prediction(folder, own.config.prediction_type, backbone)
     if not torch.equal(NoiseLevels.of(own).signal, NoiseLevels.of(scheduler).signal):
         raise DiffTuneError(
@@ -63,9 +71,12 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
 
 
 def check_controlnet(backbone: Backbone, folder: Path) -> None:
-    """Refuses a ControlNet whose copy of the denoiser is of another architecture."""
-    check_weights(folder)
-    check_copied(backbone, folder, shapes(backbone.controlnet_class, read_config(backbone.controlnet_class, folder)))
+    """Refuses a ControlNet whose copy of the denoiser is of another architecture, or with damaged weights."""
+    tensors = check_weights(folder)
+    empty = without_weights(backbone.controlnet_class, read_config(backbone.controlnet_class, folder))
+    check_copied(backbone, folder, shapes_of(empty))
+    with about_finetuned():
+        check_headers(folder, tensors, empty)
 
 
 def check_controlnet_adapter(
@@ -81,10 +92,8 @@ def check_controlnet_adapter(
     place = next((each for each in (folder, folder.resolve().parent) if (each / "config.json").is_file()), None)
     if place is None:
         raise DiffTuneError(f"FINETUNED {folder} lacks the config.json of its ControlNet; name the folder of its run.")
-    config = read_config(model_class, place)
-    check_copied(backbone, folder, shapes(model_class, config))
-    with torch.device("meta"):
-        empty = model_class.from_config(config)
+    empty = without_weights(model_class, read_config(model_class, place))
+    check_copied(backbone, folder, shapes_of(empty))
     check_tensors(empty, folder, saved, tensors)
 
 
@@ -115,9 +124,9 @@ def check_run(folder: Path, fingerprint: str) -> None:
     Raises:
         DiffTuneError: They are others. Of models that say nothing, nothing is said.
     """
-    config = run_config(folder)
-    found, flags = config.get("settings", {}).get("model"), run_flags(folder)
-    if found not in (None, fingerprint) and flags.get("tokenizer_name") is None:  # which goes into it, too
+    found, flags = section(run_config(folder), "settings").get("model"), run_flags(folder)
+    # the name of a tokenizer goes into the fingerprint, too
+    if isinstance(found, str) and found != fingerprint and flags.get("tokenizer_name") is None:
         raise DiffTuneError(
             f"FINETUNED {folder} was trained from other weights than those of PRETRAINED (fingerprint {found[:12]}, not"
             f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
@@ -127,17 +136,78 @@ def check_run(folder: Path, fingerprint: str) -> None:
 
 def run_flags(folder: Path) -> dict[str, Any]:
     """The flags of the run that made a model; none of a model that is not of a run of ours."""
-    return run_config(folder).get("flags", {})
+    return section(run_config(folder), "flags")
 
 
 def run_config(folder: Path) -> dict[str, Any]:
     """The `run_config.json` of the run that made a model; empty if there is none."""
     for place in (folder, *folder.resolve().parents[:2]):  # a checkpoint's ControlNet is two folders down
-        try:
-            return dict(json.loads((place / "run_config.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
+        if (place / "run_config.json").is_file():
+            return read_json(place / "run_config.json")
     return {}
+
+
+def section(content: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of what a file says; empty if it does not say it, as others' files of the same name do not."""
+    found = content.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def saved_classes(folder: Path) -> dict[int, str] | None:
+    """The classes of a fine-tuned pipeline; those of a checkpoint are its run's, which may not be at its end."""
+    for place in (folder, folder.parent):
+        if (place / "model_index.json").is_file():
+            file = place / "model_index.json"
+            return class_names(file, read_json(file).get("id2label") or {})
+        if (place / "run_config.json").is_file():
+            file = place / "run_config.json"
+            return class_names(file, read_json(file).get("id2label"))
+    return None
+
+
+def class_names(file: Path, found: Any) -> dict[int, str] | None:
+    """The names of classes by their ids, as a file has them; `None` if it has none.
+
+    Args:
+        file (`Path`): The file, for the message.
+        found: Its `id2label`, such as `{"0": "ash"}`.
+
+    Raises:
+        DiffTuneError: It is something else.
+    """
+    if found is None:
+        return None
+    # no class has an id of ten digits, and Python does not read one of thousands
+    if isinstance(found, dict) and all(
+        key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in found.items()
+    ):
+        return {int(key): name for key, name in found.items()}
+    raise DiffTuneError(
+        f"FINETUNED: the id2label of {file} is {quoted(found)}; it must give each id its name, such as"
+        ' {"0": "ash", "1": "elm"}.'
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a JSON file beside FINETUNED says.
+
+    Args:
+        file (`Path`): `run_config.json` or `model_index.json`.
+
+    Raises:
+        DiffTuneError: It is damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DiffTuneError(
+            f"FINETUNED: {file} cannot be read: {first_sentence(error)}; restore it, or name a folder without it."
+        ) from error
+    if not isinstance(content, dict):
+        raise DiffTuneError(
+            f"FINETUNED: {file} holds {quoted(content)}, not a dictionary; restore it, or name a folder without it."
+        )
+    return content
 
 
 def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:
@@ -151,10 +221,27 @@ def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone)
         )
 
 
-def check_weights(component: Path) -> None:
-    """Refuses a folder without weights."""
-    if not weight_files(component):
-        raise DiffTuneError(f"FINETUNED: {component} has no weights.")
+def check_weights(component: Path, variant: str | None = None) -> dict[str, tuple[str, list[int]]]:
+    """Refuses a folder without weights, or with a file of them that is damaged.
+
+    Args:
+        component (`Path`): The folder.
+        variant (`str`, *optional*): Variant of the weight files.
+
+    Returns:
+        `dict[str, tuple[str, list[int]]]`: See [`~diffusers_difftune.backbones.files.tensors_in`].
+    """
+    with about_finetuned():
+        return tensors_in(component, variant)
+
+
+@contextmanager
+def about_finetuned() -> Iterator[None]:
+    """A context whose mistakes are in the files of FINETUNED, and say so."""
+    try:
+        yield
+    except DiffTuneError as error:
+        raise DiffTuneError(f"FINETUNED: {error}") from error
 
 
 def read_config(model_class: Any, component: Path) -> dict[str, Any]:
@@ -167,11 +254,11 @@ def read_config(model_class: Any, component: Path) -> dict[str, Any]:
         ) from error
 
 
-def shapes(model_class: Any, config: dict[str, Any]) -> dict[str, list[int]]:
-    """The shape of every weight of a model of this config."""
+def without_weights(model_class: Any, config: dict[str, Any]) -> torch.nn.Module:
+    """A model of this config, to look at the shapes of its weights."""
     try:
         with torch.device("meta"):
-            return shapes_of(model_class.from_config(config))
+            return model_class.from_config(config)
     except (TypeError, ValueError) as error:
         raise DiffTuneError(
             f"FINETUNED: the config is of no {model_class.__name__}: {first_sentence(error)}."

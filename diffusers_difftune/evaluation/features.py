@@ -59,7 +59,7 @@ def make_features(name: str, cache_dir: str | None = None, token: str | None = N
     Raises:
         DiffTuneError: There is no such model, or a package is missing.
     """
-    if name.endswith(".safetensors"):
+    if is_projection(name):
         return ProjectedFeatures(Path(name), cache_dir, token)
     if name == "inception":
         return InceptionFeatures()
@@ -68,6 +68,11 @@ def make_features(name: str, cache_dir: str | None = None, token: str | None = N
 
         return EfficientNetFeatures()
     return ModelFeatures(MODELS.get(name, name), cache_dir, token)
+
+
+def is_projection(name: str) -> bool:
+    """Whether the features of this name are those of a file that [`save_projection`] wrote."""
+    return name.endswith(".safetensors")
 
 
 def pinned(model: str, cache_dir: str | None = None, token: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -183,6 +188,9 @@ class ProjectedFeatures(Features):
         file (`Path`): The projection.
         cache_dir (`str`, *optional*): Where downloaded models are kept.
         token (`str`, *optional*): Token for the Hub.
+
+    Raises:
+        DiffTuneError: The file cannot be read, or is no projection of the features that it names.
     """
 
     def __init__(self, file: Path, cache_dir: str | None = None, token: str | None = None) -> None:
@@ -197,7 +205,23 @@ class ProjectedFeatures(Features):
             raise DiffTuneError(
                 f"The features {file} do not say what they are a projection of; save_projection writes files that do."
             )
+        if is_projection(network):  # of itself, it may be
+            raise DiffTuneError(
+                f"The features {file} are a projection of {network}, which is a projection, too; project the features of a"
+                " network."
+            )
+        if mean.ndim != 1 or components.ndim != 2 or components.shape[0] != mean.shape[0] or components.shape[1] < 1:
+            raise DiffTuneError(
+                f"The features {file} have a mean of shape {tuple(mean.shape)} and components of shape"
+                f" {tuple(components.shape)}; save_projection writes (D,) and (D, K)."
+            )
         self.extractor = make_features(network, cache_dir, token)
+        width = self.extractor(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[1]
+        if width != mean.shape[0]:
+            raise DiffTuneError(
+                f"The features {file} are a projection of {mean.shape[0]} features, and {network} has {width}; fit one on"
+                " those, by save_projection."
+            )
         self.register_buffer("mean", mean)
         self.register_buffer("components", components)
         self.name = f"{self.extractor.name}-pca{components.shape[1]}"

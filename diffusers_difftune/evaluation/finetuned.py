@@ -28,8 +28,17 @@ from ..backbones import Backbone, family_of
 from ..backbones.dit import ids_by_name
 from ..backbones.files import pipeline_folder, weight_files
 from ..control import NEW_LAYERS
-from ..errors import DiffTuneError, first_sentence
-from .belonging import check_adapter, check_controlnet, check_controlnet_adapter, check_denoiser, run_flags
+from ..errors import DiffTuneError, first_sentence, renamed
+from .belonging import (
+    check_adapter,
+    check_controlnet,
+    check_controlnet_adapter,
+    check_denoiser,
+    check_weights,
+    class_names,
+    run_flags,
+    saved_classes,
+)
 from .swap import without_class, without_control
 
 
@@ -72,7 +81,8 @@ class FinetunedDenoiser:
         pipeline (`DiffusionPipeline`): Samples with the fine-tuned one.
 
     Raises:
-        DiffTuneError: It is of another architecture, another prediction type or another noise schedule, or has no weights.
+        DiffTuneError: It is of another architecture, another prediction type or another noise schedule, or has no weights,
+            or a file of it is damaged.
     """
 
     pretrained: torch.nn.Module
@@ -87,13 +97,12 @@ class FinetunedDenoiser:
             check_adapter(backbone, folder, saved, tensors)
             self.kind = saved.settings.kind
             self.num_trained: int | None = num_numbers(tensors)
-            classes = saved.pipeline.get("id2label")
+            own = class_names(folder / CONFIG_FILE, saved.pipeline.get("id2label"))
         else:
             check_denoiser(backbone, folder)
             self.kind, self.num_trained = "full", None
-            classes = saved_classes(folder)
+            own = saved_classes(folder)
         known = getattr(backbone, "id2label", None)  # of class-conditional families
-        own = None if classes is None else {int(key): name for key, name in classes.items()}
         self.knows_classes = known is None or known == own
         self.class_ids = None if known is None or own is None else ids_by_name(own)
 
@@ -126,7 +135,7 @@ class FinetunedDenoiser:
         """The files that the model is in."""
         if self.is_adapter:
             return adapter_files(self.folder)
-        return weight_files(self.folder / self.backbone.denoiser_name)
+        return weight_files(self.folder / self.backbone.denoiser_name, self.backbone.variant)
 
 
 class FinetunedControlNet:
@@ -139,7 +148,7 @@ class FinetunedControlNet:
     Attributes: As of [`FinetunedDenoiser`]; `pretrained` is the bare denoiser, `model` the ControlNet.
 
     Raises:
-        DiffTuneError: It belongs to another architecture, or has no weights.
+        DiffTuneError: It belongs to another architecture, or has no weights, or a file of it is damaged.
     """
 
     kind: str = "controlnet"
@@ -157,6 +166,9 @@ class FinetunedControlNet:
             saved, tensors = read_adapter(folder)
             self.num_trained = num_numbers(tensors)
             check_controlnet_adapter(backbone, folder, saved, tensors)
+            start = self.adapted()
+            if start is not None and Path(start).is_dir():
+                check_weights(Path(start))
         else:
             check_controlnet(backbone, folder)
 
@@ -164,16 +176,26 @@ class FinetunedControlNet:
         """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
         self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
         model_class: Any = self.backbone.controlnet_class
-        start = run_flags(self.folder).get("controlnet_model_name_or_path") if self.is_adapter else self.folder
+        start = self.adapted() if self.is_adapter else self.folder
         if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
             controlnet = self.backbone.new_controlnet(self.pretrained)
         else:
-            controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+            try:
+                controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+            except OSError as error:  # the one that an adapter was trained on may be anywhere
+                raise DiffTuneError(
+                    f"FINETUNED {self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
+                ) from error
         controlnet = controlnet.requires_grad_(False).eval()
         self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
         if self.is_adapter:
             load_adapter(self.pipeline, self.folder)
         self.model = self.pipeline.components["controlnet"]
+
+    def adapted(self) -> str | None:
+        """The ControlNet that an adapter was trained on; `None` if that was made from the denoiser."""
+        name = run_flags(self.folder).get("controlnet_model_name_or_path")
+        return name if isinstance(name, str) else None
 
     def predict(
         self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
@@ -219,7 +241,8 @@ def open_finetuned(
         return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
-        found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
+        with renamed({"--pretrained_model_name_or_path": "FINETUNED"}):
+            found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
         if found != backbone.pipeline_class.__name__:
             raise DiffTuneError(
                 f"FINETUNED {name} is a {found} and PRETRAINED a {backbone.pipeline_class.__name__}; name the pipeline that"
@@ -245,7 +268,8 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
     where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     try:
         hf_hub_download(name, "model_index.json", **where)
-        return pipeline_folder(name, **where)
+        with renamed({"--pretrained_model_name_or_path": "FINETUNED"}):
+            return pipeline_folder(name, **where)
     except DiffTuneError:
         raise
     except Exception:  # not a pipeline, or nothing at all: the next download says
@@ -278,16 +302,6 @@ def class_name(config: Path) -> str | None:
         return json.loads(config.read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def saved_classes(folder: Path) -> dict[str, str] | None:
-    """The classes of a fine-tuned pipeline; those of a checkpoint are its run's, which may not be at its end."""
-    for place in (folder, folder.parent):
-        if (place / "model_index.json").is_file():
-            return json.loads((place / "model_index.json").read_text()).get("id2label") or {}
-        if (place / "run_config.json").is_file():
-            return json.loads((place / "run_config.json").read_text()).get("id2label")
-    return None
 
 
 def null_class(backbone: Backbone) -> int:

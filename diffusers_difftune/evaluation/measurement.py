@@ -78,16 +78,15 @@ class Measurement:
         self.steps, self.guidance_scale, self.seed = steps, guidance_scale, seed
         self.batch_size, self.device = batch_size, device
         self.count, (self.height, self.width) = len(images), images.shape[-2:]
-        self.real = RealImages(
-            self.features(images), None if other_images is None else self.features(other_images), seed
-        )
+        sets = [images] if other_images is None else [images, other_images]
+        self.real = RealImages(*self.features(*sets), seed=seed)
         self.real_clip_score = None
         if clip_score is not None and captions is not None:
             self.real_clip_score = clip_score(images, captions, batch_size)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Features of images, float64, on the CPU."""
-        found = extract_features(self.extractor, images, self.batch_size, self.device)
+    def features(self, *sets: torch.Tensor) -> list[torch.Tensor]:
+        """Features of sets of images, float64, on the CPU, to which the extractor goes after the last set."""
+        found = [extract_features(self.extractor, images, self.batch_size, self.device) for images in sets]
         self.extractor.cpu()
         return found
 
@@ -121,7 +120,7 @@ class Measurement:
             width=self.width,
             title=title,
         )
-        features = self.features(images)
+        (features,) = self.features(images)
         figures = self.real.compare(features)
         if self.clip_score is not None:
             figures["clip_score"] = self.clip_score(images, prompts, self.batch_size)

@@ -20,6 +20,7 @@ from safetensors.torch import save
 
 from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
+from .features import is_projection
 
 
 def save_projection(path: str | Path, network: str, features: torch.Tensor, dimensions: int) -> float:
@@ -39,8 +40,10 @@ def save_projection(path: str | Path, network: str, features: torch.Tensor, dime
         `float`: The fraction of the variance that lies in these directions.
 
     Raises:
-        DiffTuneError: There are too few images or features for as many directions.
+        DiffTuneError: There are too few images or features for as many directions, or they are projected already.
     """
+    if is_projection(network):
+        raise DiffTuneError(f"{network} is a projection already; fit another one on the features of a network.")
     if not 1 <= dimensions <= min(len(features) - 1, features.shape[1]):
         raise DiffTuneError(
             f"{len(features)} images with {features.shape[1]} features each have no {dimensions} principal components."

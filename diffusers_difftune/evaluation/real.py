@@ -131,7 +131,7 @@ def row_prompts(data: TargetData, rows: Sequence[int], ids: Mapping[str, int] | 
     unknown = sorted(set(names) - set(ids or ()))
     if unknown:
         raise DiffTuneError(
-            f"The held-out data have the class {unknown[0]}, which is none of the model's {len(ids or ())}."
+            f"The held-out data have the class {unknown[0]}, which is none of the model's {len(set((ids or {}).values()))}."
         )
     return [str((ids or {})[name]) for name in names]
 

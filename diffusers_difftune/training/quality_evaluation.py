@@ -33,7 +33,12 @@ if TYPE_CHECKING:
 class QualityEvaluation:
     """Measures the weights that would be saved now, always by the same held-out images, prompts and noise.
 
-    The floor beside each figure is that of held-out images against as many images that are trained on.
+    The floor beside each figure is that of held-out images against images that are trained on, as many as
+    `--evaluation_samples`, or as there are. Of a stream, of which nobody can draw, and of fewer than 4 target rows, it is that
+    of one half of the held-out images against the other.
+
+    Real images are resized as those that are trained on are, so that what resizing does to the features is no difference
+    between them and the samples of a model that learned from such images.
 
     Args:
         run ([`Run`]): The run.
@@ -55,6 +60,7 @@ class QualityEvaluation:
 
     def prepare(self) -> None:
         """Loads the feature extractor, and looks at the real images."""
+        from ..evaluation import FEWEST_IMAGES
         from ..evaluation.features import make_features  # these are slow to import
         from ..evaluation.measurement import Measurement
         from ..evaluation.real import drawn_rows, read_images, row_prompts
@@ -63,14 +69,15 @@ class QualityEvaluation:
         with renamed({"The features ": "--evaluation_features: the features "}):
             extractor = make_features(config.evaluation_features, config.cache_dir, config.hub_token)
         rows = drawn_rows(self.held_out, count)
+        size = (config.resolution, config.image_interpolation_mode)
         others = None
-        if isinstance(self.target, TargetData) and len(self.target) >= count:
-            others = read_images(self.target, drawn_rows(self.target, count), config.resolution)
+        if isinstance(self.target, TargetData) and len(self.target) >= FEWEST_IMAGES // 2:
+            others = read_images(self.target, drawn_rows(self.target, count), *size)
         with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
         self.measurement = Measurement(
             extractor,
-            read_images(self.held_out, rows, config.resolution),
+            read_images(self.held_out, rows, *size),
             others,
             steps=config.evaluation_inference_steps,
             guidance_scale=config.evaluation_guidance_scale,

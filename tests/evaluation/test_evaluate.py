@@ -13,7 +13,10 @@
 # limitations under the License.
 """`difftune evaluate` from end to end, and what it refuses."""
 
+import errno
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ import torch
 from PIL import Image
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.evaluation.clip_score import ClipScore
@@ -31,7 +35,8 @@ from diffusers_difftune.evaluation.quality import extract_features, fid_kid
 from diffusers_difftune.evaluation.real import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.training.config import DataConfig
-from tests.tiny import save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
+from tests.evaluation.models import LORA, save_adapter
+from tests.tiny import LABELS, save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
 from tests.tiny_features import save_clip, save_projection_of_efficientnet
 
 
@@ -150,9 +155,69 @@ def test_classes(place, tiny_dit, tmp_path, capsys):
 
     other = save_tiny_classes(tmp_path / "other", 24)
     assert difftune(["evaluate", str(tiny_dit), str(other), "--features", str(place.features)]) == 2
-    assert "have the class" not in capsys.readouterr().err.replace("has the class", "")
+    said = f"difftune: DATA {other} has the class ash, which is none of {tiny_dit}'s 3.\n"
+    assert capsys.readouterr().err.endswith(said)
     words = [tiny_dit, data, "--num_images", 8, "--prompts", "empty"]
     assert evaluate(place, tmp_path / "null.json", *words)["results"][0]["without_class"] is True
+
+
+@pytest.fixture(scope="module")
+def class_adapter(place, tiny_dit) -> Path:
+    """An adapter of the tiny DiT for classes that it does not know."""
+    settings = replace(LORA, always_trained=DiTBackbone.always_trained)
+    return save_adapter(place.folder / "class-adapter", tiny_dit, settings, classes=sorted(LABELS))
+
+
+def test_names_of_classes_are_the_adapter_s(place, tiny_dit, class_adapter, tmp_path, monkeypatch, capsys):
+    asked: list[str] = []
+
+    def watched(pipeline, prompts, **given):
+        asked.extend(prompts)
+        return sample_images(pipeline, prompts, **given)
+
+    monkeypatch.setattr("diffusers_difftune.evaluation.measurement.sample_images", watched)
+    data, prompts = save_tiny_classes(tmp_path / "data", 9), tmp_path / "prompts.txt"
+    words = [tiny_dit, data, "--num_images", 8, "--prompts", prompts]
+    prompts.write_text("oak\n1\n")
+    evaluate(place, tmp_path / "e.json", *words, "--adapter", class_adapter)
+    assert sorted(asked) == ["1"] * 4 + ["2"] * 4
+    asked.clear()
+    prompts.write_text("dog\n")  # of the pretrained model
+    evaluate(place, tmp_path / "e.json", *words)
+    assert asked == ["7"] * 8
+    said = r"difftune: --prompts: 'dog' is no class of \S+ \+ \S+; give ids from 0 to 999, or names of its 3 classes, such as ash\."
+    for text, expected in (("dog\n", said), ("1000\n", said.replace("dog", "1000"))):
+        prompts.write_text(text)
+        given = [*words, "--adapter", class_adapter, "--features", place.features, "--output", tmp_path / "e.json"]
+        assert difftune(["evaluate", *map(str, given)]) == 2
+        assert re.fullmatch(expected, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_an_adapter_on_the_hub_is_downloaded_once(place, tiny_pipeline, tmp_path, monkeypatch):
+    adapter = save_adapter(tmp_path / "lora", tiny_pipeline)
+    words, asked = [tiny_pipeline, place.held_out, "--num_images", 8, "--adapter"], []
+
+    def download(name, **given):
+        asked.append((name, given["cache_dir"], given["token"]))
+        return str(adapter)
+
+    monkeypatch.setattr("diffusers_difftune.evaluation.finetuned.snapshot_download", download)
+    where = ["--cache_dir", tmp_path / "cache", "--hub_token", "mine"]
+    (on_hub,) = evaluate(place, tmp_path / "hub.json", *words, "user/lora", *where)["results"]
+    assert asked == [("user/lora", str(tmp_path / "cache"), "mine")]
+    (here,) = evaluate(place, tmp_path / "here.json", *words, adapter)["results"]
+    assert on_hub == here | {"adapter": "user/lora"}
+
+
+def test_a_disk_that_fills_up_is_said_in_a_sentence(place, tiny_pipeline, tmp_path, monkeypatch, capsys):
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("diffusers_difftune.atomic.write_bytes_atomic", full)
+    words = [tiny_pipeline, place.held_out, "--features", place.features, "--clip_model", "none", "--steps", 1]
+    assert difftune(["evaluate", *map(str, words), "--output", str(tmp_path / "e.json")]) == 2
+    said = f"--output {tmp_path}/e.json cannot be written: No space left on device; name a file in a folder"
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -165,6 +230,12 @@ def test_classes(place, tiny_dit, tmp_path, capsys):
         ("{pipe} {data} --guidance_scale nan", "--guidance_scale is nan; it must be at least 1.0 and finite"),
         ("{pipe} {data} --output figures.txt", "--output is figures.txt; it must be the name of a .json file"),
         ("{pipe} {data} --output no/e.json", "--output no/e.json cannot be written, because its folder does not .*"),
+        ("{pipe} {data} --output /proc/e.json", "--output /proc/e.json cannot be written.*"),
+        (
+            "{pipe} {data} --output {long}.json",
+            "--output n+.json cannot be written: File name too long; name a file .*",
+        ),
+        ("{pipe} {data} --output {folder}", "--output .* cannot be written, because .*/folder.json is a folder"),
         ("{data} {data}", "PIPELINE: there is no model_index.json in .*held-out"),
         ("{pipe} {data} --pretrained {data}", "--pretrained: there is no model_index.json in .*held-out"),
         ("{pipe} /nowhere", "DATA /nowhere: there is no such folder or file, and no data set on the Hub is so .*"),
@@ -188,12 +259,13 @@ def test_a_mistake_is_one_sentence_before_weights_are_loaded(
     monkeypatch.chdir(tmp_path)
     for backbone in (load_backbone(tiny_pipeline), load_backbone(tiny_dit)):
         monkeypatch.setattr(type(backbone), "pipeline", load)
-    given = words.format(pipe=tiny_pipeline, dit=tiny_dit, data=place.held_out).split()
+    folder = place.folder / "folder.json"
+    folder.mkdir(exist_ok=True)
+    names = {"pipe": tiny_pipeline, "dit": tiny_dit, "data": place.held_out, "folder": folder, "long": 300 * "n"}
+    given = words.format(**names).split()
     given += [] if "--features" in given else ["--features", str(place.features)]
     given += [] if "--clip_model" in given else ["--clip_model", "none"]
     assert difftune(["evaluate", *given]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    import re
-
     assert re.fullmatch(f"difftune: {said}\\.?", error), error
     assert not list(tmp_path.iterdir())

@@ -128,6 +128,8 @@ def test_a_projection_keeps_the_directions_of_largest_spread(tmp_path, efficient
     assert torch.allclose(extractor(images), expected, atol=1e-9)
     with pytest.raises(DiffTuneError, match="4 images with 1280 features each have no 4 principal components"):
         save_projection(tmp_path / "q.safetensors", "efficientnet", features[:4], 4)
+    with pytest.raises(DiffTuneError, match="p.safetensors is a projection already; fit another one on the features"):
+        save_projection(tmp_path / "q.safetensors", str(tmp_path / "p.safetensors"), features, 2)
     assert not (tmp_path / "q.safetensors").exists()
 
 
@@ -141,12 +143,42 @@ def test_a_projection_keeps_the_directions_of_largest_spread(tmp_path, efficient
         ("{folder}/text.safetensors", "The features .*/text.safetensors cannot be read: .*"),
         ("{folder}/other.safetensors", "The features .*/other.safetensors cannot be read: .*"),
         ("{folder}/unnamed.safetensors", "The features .* do not say what they are a projection of; .*"),
+        (
+            "{folder}/narrow.safetensors",
+            "The features .* are a projection of 6 features, and efficientnet has 1280; fit .*",
+        ),
+        (
+            "{folder}/own.safetensors",
+            "The features .* are a projection of .*/own.safetensors, which is a projection, .*",
+        ),
+        (
+            "{folder}/uneven.safetensors",
+            r"The features .* have a mean of shape \(6,\) and components of shape \(5, 1\); .*",
+        ),
+        (
+            "{folder}/flat.safetensors",
+            r"The features .* have a mean of shape \(6,\) and components of shape \(6,\); .*",
+        ),
+        (
+            "{folder}/none.safetensors",
+            r"The features .* have a mean of shape \(6,\) and components of shape \(6, 0\); .*",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_said_in_a_sentence(name, said, tmp_path):
     (tmp_path / "text.safetensors").write_text("no tensors")
     save_file({"weight": torch.zeros(2)}, tmp_path / "other.safetensors", {"network": "efficientnet"})
     save_file({"mean": torch.zeros(2), "components": torch.zeros(2, 1)}, tmp_path / "unnamed.safetensors")
+    for name_of_file, shape in (
+        ("narrow", (6, 1)),
+        ("own", (6, 1)),
+        ("uneven", (5, 1)),
+        ("flat", (6,)),
+        ("none", (6, 0)),
+    ):
+        file = tmp_path / f"{name_of_file}.safetensors"
+        network = str(file) if name_of_file == "own" else "efficientnet"
+        save_file({"mean": torch.zeros(6), "components": torch.zeros(shape)}, file, {"network": network})
     with pytest.raises(DiffTuneError, match=said) as error:
         make_features(name.format(folder=tmp_path))
     assert "\n" not in str(error.value)

@@ -20,7 +20,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import load_file, save_file
 
 from diffusers_difftune import load_adapter
 from diffusers_difftune.adapters import AdapterSettings
@@ -41,6 +49,7 @@ from tests.evaluation.models import (
 
 
 CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPTS = ["a red square", "a blue bar"]
 SAMPLING = {"steps": 3, "guidance_scale": 2.0, "height": 16, "width": 16}
 CONTROL = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -144,6 +153,16 @@ def test_a_checkpoint_is_found_too(tiny_pipeline: Path, tmp_path: Path) -> None:
     assert open_finetuned(load_backbone(tiny_pipeline), str(tmp_path / "other" / "checkpoint-7")).kind == "controlnet"
 
 
+def test_weights_of_a_variant_are_those_that_are_loaded(tiny_pipeline: Path, tmp_path: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+    pipeline.save_pretrained(tmp_path / "half", variant="fp16")
+    finetuned = open_finetuned(load_backbone(tmp_path / "half", "fp16"), str(tmp_path / "half"))
+    finetuned.load(CPU)
+    assert [file.name for file in finetuned.files()] == ["diffusion_pytorch_model.fp16.safetensors"]
+    with pytest.raises(DiffTuneError, match=r"^FINETUNED: \S+/unet has no weights that load without --variant\.$"):
+        open_finetuned(load_backbone(tiny_pipeline), str(tmp_path / "half"))
+
+
 def test_classes_that_the_pretrained_model_does_not_know(tiny_dit: Path, tmp_path: Path) -> None:
     same = open_finetuned(load_backbone(tiny_dit), str(save_full(tmp_path / "same", tiny_dit)))
     assert same.knows_classes
@@ -217,7 +236,94 @@ MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], object], str]] = {
         lambda new, sd, dit: edited(save_controlnet(new, sd), "config.json", cross_attention_dim=16),
         "is of another architecture than PRETRAINED",
     ),
+    "damaged weights of a UNet": (
+        lambda new, sd, dit: cut(save_full(new, sd), "unet"),
+        f"new/unet/{WEIGHTS} is damaged: ",
+    ),
+    "damaged weights of a ControlNet": (
+        lambda new, sd, dit: cut(save_controlnet(new, sd)),
+        f"new/{WEIGHTS} is damaged: ",
+    ),
+    "damaged weights of the ControlNet that an adapter is for": (
+        lambda new, sd, dit: written(
+            save_controlnet(new, sd, CONTROL_LORA), "run_config.json", trained_on(cut(save_controlnet(new.with_name("start"), sd)))
+        ),
+        f"start/{WEIGHTS} is damaged: ",
+    ),
+    "weights that are not all there": (
+        lambda new, sd, dit: without_a_tensor(save_full(new, sd), "unet"),
+        "new/unet lacks weights that its config.json asks for: conv_in.bias for one.",
+    ),
+    "a damaged scheduler": (
+        lambda new, sd, dit: written(save_full(new, sd), "scheduler/scheduler_config.json", "{"),
+        "scheduler_config.json cannot be read: ",
+    ),
+    "a damaged index": (
+        lambda new, sd, dit: written(save_full(new, sd), "model_index.json", "{"),
+        "model_index.json is not the index of a pipeline",
+    ),
 }  # fmt: skip
+DIT_MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], object], str]] = {
+    "damaged weights of a DiT": (
+        lambda new, sd, dit: cut(save_full(new, dit), "transformer"),
+        f"new/transformer/{WEIGHTS} is damaged: ",
+    ),
+    "names of classes that have no ids": (
+        lambda new, sd, dit: edited(save_full(new, dit), "model_index.json", id2label={"x": "y"}),
+        "the id2label of TMP/new/model_index.json is {'x': 'y'}; it must give each id its name, such as",
+    ),
+    "classes that have no names": (
+        lambda new, sd, dit: edited(save_full(new, dit), "model_index.json", id2label={"0": None}),
+        "the id2label of TMP/new/model_index.json is {'0': None}; it must",
+    ),
+    "names in the file of its run that have no ids": (
+        lambda new, sd, dit: checkpoint(save_full(new, dit), '{"id2label": {"a": "b"}}'),
+        "the id2label of TMP/new/run_config.json is {'a': 'b'}; it must",
+    ),
+    "a damaged file of its run": (
+        lambda new, sd, dit: checkpoint(save_full(new, dit), "{"),
+        "TMP/new/run_config.json cannot be read: ",
+    ),
+    "a file of its run that is nested without end": (
+        lambda new, sd, dit: checkpoint(save_full(new, dit), "[" * 100_000),
+        "TMP/new/run_config.json cannot be read: ",
+    ),
+    "a file of its run that is of something else": (
+        lambda new, sd, dit: checkpoint(save_full(new, dit), "[1]"),
+        "TMP/new/run_config.json holds [1], not a dictionary; restore it, or name a folder without it.",
+    ),
+}  # fmt: skip
+
+
+def cut(folder: Path, component: str = "") -> Path:
+    """Without the last 50 bytes of the weights, as after a copy that was broken off."""
+    file = folder / component / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-50])
+    return folder
+
+
+def without_a_tensor(folder: Path, component: str) -> Path:
+    tensors = load_file(folder / component / WEIGHTS)
+    del tensors["conv_in.bias"]
+    save_file(tensors, folder / component / WEIGHTS)
+    return folder
+
+
+def written(folder: Path, file: str, text: str) -> Path:
+    (folder / file).write_text(text)
+    return folder
+
+
+def trained_on(controlnet: Path) -> str:
+    """The `run_config.json` of an adapter's run."""
+    return json.dumps({"flags": {"controlnet_model_name_or_path": str(controlnet)}})
+
+
+def checkpoint(folder: Path, run_config: str) -> Path:
+    """A checkpoint of a run that is not at its end, and whose `run_config.json` is this."""
+    shutil.copytree(folder / "transformer", folder / "checkpoint-3" / "transformer")
+    (folder / "model_index.json").unlink()
+    return written(folder, "run_config.json", run_config) / "checkpoint-3"
 
 
 def edited_adapter(folder: Path) -> Path:
@@ -241,22 +347,22 @@ def test_a_dit_of_another_architecture_is_refused_before_weights_are_loaded(
         open_finetuned(backbone, str(name))
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("mistake", [*MISTAKES, *DIT_MISTAKES])
 def test_what_does_not_belong_is_refused_before_weights_are_loaded(
     mistake: str, tiny_pipeline: Path, tiny_dit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make, message = MISTAKES[mistake]
+    make, message = (MISTAKES | DIT_MISTAKES)[mistake]
     name = str(make(tmp_path / "new", tiny_pipeline, tiny_dit))
-    backbone = load_backbone(tiny_pipeline)
+    backbone = load_backbone(tiny_dit if mistake in DIT_MISTAKES else tiny_pipeline)
 
     def too_late(*args: object, **kwargs: object) -> None:
         raise AssertionError("weights are loaded")
 
-    for model in (backbone.denoiser_class, backbone.controlnet_class):
+    for model in (UNet2DConditionModel, DiTTransformer2DModel, ControlNetModel):
         monkeypatch.setattr(model, "from_pretrained", too_late)
     with pytest.raises(DiffTuneError) as error:
         open_finetuned(backbone, name)
-    assert message in str(error.value) and str(error.value).endswith(".")
+    assert message.replace("TMP", str(tmp_path)) in str(error.value) and str(error.value).endswith(".")
     assert str(error.value).startswith("FINETUNED")
 
 
