@@ -17,9 +17,9 @@ docs/evidence.md.
 Learning rate, steps and moving average are chosen for *standard* fine-tuning on a set that is not among the eight.
 Then **stage 1**: eight target sets, standard, each half of the method alone and Diff-Tuning, three seeds. **Stage 2**:
 adapters with and without Diff-Tuning, and variants, on three sets. **Stage 3**: sensitivity to every setting, and FID
-against training step, on one set. **Stage 4**: stage 1 with weighted losses. One JSON file per run in `results/runs/`; a run whose file is there, with the same
-settings, is not made again, and one that was stopped goes on from its checkpoint, so this can be stopped at any
-moment. At the end `results/summary.json`, the plots and the tables of docs/evidence.md are written.
+against training step, on one set. **Stage 4**: stage 1 with weighted losses. One JSON file per run in `results/runs/`; a run
+whose file is there, with the same settings, is not made again, and one that was stopped goes on from its checkpoint, so this
+can be stopped at any moment. At the end `results/summary.json`, the plots and the tables of docs/evidence.md are written.
 
     pip install -e ".[metrics,icons]"                      # npm is needed, too
     python benchmarks/transfers/run.py --estimate

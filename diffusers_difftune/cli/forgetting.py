@@ -176,6 +176,8 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Stops on the first flag that cannot work."""
+    from ..training.checks import check_output_dir  # is slow to import
+
     least = {"rows": 2, "fisher_rows": 2, "num_images": 8, "steps": 1, "resolution": 1, "batch_size": 1, "seed": 0}
     for name, smallest in least.items():
         value = getattr(arguments, name)
@@ -187,8 +189,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise DiffTuneError(
             f"--percents is {' '.join(f'{x:g}' for x in arguments.percents)}; give numbers from 0 to 100."
         )
-    if Path(arguments.output_dir).exists() and not Path(arguments.output_dir).is_dir():
-        raise DiffTuneError(f"--output_dir {arguments.output_dir} is a file; name a folder.")
+    check_output_dir(Path(arguments.output_dir))
     try:
         import matplotlib  # noqa: F401
         import torchmetrics  # noqa: F401

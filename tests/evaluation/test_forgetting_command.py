@@ -216,7 +216,7 @@ def test_autocast(command, tiny_pipeline: Path, full: Path, data: Path, bank: Kn
         (["SD", "FULL", "DATA", "--resolution", "15"], "--resolution is 15"),
         (["DIT", "CLASSES", "DATA"], "which is none of FINETUNED's"),
         (["SD", "FULL", "DATA", "--features", "nothing"], "--features: the features nothing"),
-        (["SD", "FULL", "DATA", "--output_dir", "FILE"], "is a file; name a folder"),
+        (["SD", "FULL", "DATA", "--output_dir", "FILE"], "is a file; choose a folder you can write to"),
     ],
 )
 def test_a_mistake_is_one_sentence_before_weights_are_loaded(
