@@ -104,13 +104,20 @@ def in_short(summary: dict[str, Any]) -> str:
     gains = summary["gains"]
     low, high = (100 * end for end in gains["difftune"]["ci95"])
     seeds = max(part["methods"]["difftune"]["num_seeds"] for part in parts)
+    weighted = ""
+    if "weighted" in table_methods(summary):
+        ends = (100 * end for end in gains["weighted"]["ci95"])
+        weighted = (
+            f"; with ψ and ξ as weights of the loss (`--coefficients weighted`) {100 * gains['weighted']['mean_relative_gain']:.1f} %"
+            f" ({' to '.join(f'{end:.1f}' for end in ends)})"
+        )
     return (
         f"On {len(parts)} transfers of a small class-conditional DiT, {seeds} seeds of each with equal budgets, Diff-Tuning's"
         f" loss on what the model had known rose by {100 * forgotten['difftune']:.0f} %, where standard fine-tuning's rose by"
         f" {100 * forgotten['standard']:.0f} %; on held-out drawings of the target it was"
         f" {100 * (1 - unseen['difftune'] / unseen['standard']):.0f} % lower than its. FID was"
         f" {100 * gains['difftune']['mean_relative_gain']:.1f} % lower (95 %: {low:.1f} to {high:.1f}), where the paper has 26 %,"
-        f" and with retention alone {100 * gains['retention']['mean_relative_gain']:.1f} %"
+        f" and with retention alone {100 * gains['retention']['mean_relative_gain']:.1f} %{weighted}"
         " ([docs/evidence.md](docs/evidence.md#transfers-eight-target-sets))."
     )
 
