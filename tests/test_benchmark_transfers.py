@@ -411,8 +411,10 @@ def test_adapters_are_compared_with_themselves_alone(runs, pretrained):
 def test_weighted_losses_are_in_the_table_once_every_set_has_them(runs, pretrained):
     weighted = [finished(target, "weighted", 1, fid) for target, fid in (("twemoji", 80.0), ("openmoji", 100.0))]
     for count in (1, 2):
-        text = tables.markdown(evidence.summarise(runs + weighted[:count], pretrained, RECIPE, FULL))
-        assert ("| Diff-Tuning, weighted | +" in text) == (count == 2)
+        found = evidence.summarise(runs + weighted[:count], pretrained, RECIPE, FULL)
+        assert ("| Diff-Tuning, weighted | +" in tables.markdown(found)) == (count == 2)
+        said = "with ψ and ξ as weights of the loss (`--coefficients weighted`) 35.5 % (20.8 to 50.2)"
+        assert (said in tables.in_short(found)) == (count == 2)
     stage_4 = plan.stage_4_runs(FULL, RECIPE)
     assert len(set(stage_4)) == 8 * 3 * 4 and {METHODS[run.method].flags["coefficients"] for run in stage_4} == {
         "weighted"
