@@ -31,7 +31,7 @@ from PIL import Image as PILImage
 from safetensors import safe_open
 
 from benchmarks.jobs import Jobs
-from benchmarks.transfers import choose, evidence, plan, settings, tables
+from benchmarks.transfers import chain_tables, choose, evidence, plan, settings, tables
 from benchmarks.transfers.clusters import k_means, nearest
 from benchmarks.transfers.distinct import distinct, pixels
 from benchmarks.transfers.methods import MAIN, METHODS
@@ -484,6 +484,27 @@ def test_documents_say_what_the_committed_summary_says():
 
 
 # Runs
+
+
+def test_documents_say_what_the_committed_reports_say_of_the_chain(tmp_path):
+    reports = chain_tables.read_reports()
+    text = chain_tables.chain_markdown(reports)
+    assert text in evidence.DOCUMENT.read_text(encoding="utf-8")
+    for found in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):  # as many cells in a row as in its head
+        assert len({row.count("|") for row in found.strip().splitlines()}) == 1, found
+    for picture in re.findall(r"\]\((.*?)\)", text):
+        assert (evidence.DOCUMENT.parent / picture).is_file()
+    report = reports["openmoji", "standard"]
+    first = report["losses"]["source"]["thirds"]["near_data"]["mean_change"]
+    assert re.search(rf"^\| openmoji, standard, source \| \+{100 * first:.1f} ±", text, re.MULTILINE)
+
+
+def test_a_swap_that_clearly_matters_is_marked():
+    point = {"target": {"fid": 180.04}, "kid_difference_standard_error": 1.0}
+    marked = [chain_tables.swapped(point | {"kid_difference": difference}) for difference in (-2.5, -1.0, 1.0, 2.5)]
+    assert marked == ["*180.0*", "180.0", "180.0", "**180.0**"]
+    itself = point | {"kid_difference": 0.0, "kid_difference_standard_error": 0.0}
+    assert chain_tables.swapped(itself) == "180.0"
 
 
 def test_jobs_go_side_by_side_and_a_failure_shows_the_end_of_its_log(tmp_path, capsys):

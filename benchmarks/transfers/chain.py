@@ -14,10 +14,11 @@
 """The chain of forgetting of a transferred model: `difftune forgetting` for standard fine-tuning and for Diff-Tuning.
 
     python benchmarks/transfers/chain.py                    # after the recipe is chosen; about 15 minutes for each method
+    python benchmarks/transfers/chain.py --target vscode-icons --methods standard
 
 Trains each method as stage 1 does, with its first seed, and compares it with the source model: losses by noise level on held-out
 target and source drawings, and FID when the source model makes the last, or the first, x % of the steps. Figures go to
-`results/chain/`, pictures to `docs/images/`. What is there is not made again.
+`results/chain/`, pictures to `docs/images/`, tables into docs/evidence.md. What is there is not made again.
 """
 
 import argparse
@@ -34,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
 from finetune import command_line, quiet  # noqa: E402
 
+from benchmarks.transfers import chain_tables  # noqa: E402
+from benchmarks.transfers.methods import MAIN  # noqa: E402
 from benchmarks.transfers.one_run import paths, train  # noqa: E402
 from benchmarks.transfers.settings import (  # noqa: E402
     FEATURES,
@@ -52,7 +55,6 @@ from benchmarks.transfers.splits import SOURCE  # noqa: E402
 from diffusers_difftune.cli import main as difftune  # noqa: E402
 
 
-METHODS = ("standard", "difftune")
 PERCENTS = (0, 10, 20, 30, 40, 60, 80, 100)
 IMAGES = ROOT / "docs" / "images"
 
@@ -60,15 +62,17 @@ IMAGES = ROOT / "docs" / "images"
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--target", choices=TARGETS, default=STAGE_3_TARGET)
+    parser.add_argument("--methods", nargs="+", choices=MAIN, default=("standard", "difftune"))
     arguments = parser.parse_args(argv)
     quiet()
     torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
     recipe = Recipe(**json.loads((RESULTS / "summary.json").read_text())["recipe"])
     places = Places(WORK / source_hash())
-    for method in METHODS:
+    for method in arguments.methods:
         name = f"{arguments.target}_{method}"
         if not (RESULTS / "chain" / f"{name}.json").is_file():
             look_at(Run(arguments.target, method, FULL.seeds[0], recipe), name, places)
+    chain_tables.write()
 
 
 def look_at(run: Run, name: str, places: Places) -> None:
