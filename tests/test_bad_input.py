@@ -378,8 +378,14 @@ ROWS: dict[str, tuple] = {
     ),
     "modules that LoRA cannot adapt": (
         {"lora_target_modules": ["conv_act"]},
-        "--lora_target_modules conv_act: a lora of rank 4 cannot be had there: .*",
+        "--lora_target_modules conv_act: the unet's conv_act is of the class SiLU, and lora is for Linear and Conv2d; name"
+        " such layers in place of conv_act",
         LORA,
+    ),
+    "modules in place of the layers in them": (
+        {"adapter": "loha", "lora_target_modules": ["to_q", "to_out"]},
+        "--lora_target_modules to_q to_out: the unet's .*to_out is of the class ModuleList, and loha is for Linear and"
+        " Conv2d; name to_out.0 in place of to_out",
     ),
     "unknown kind of adapter": ({"adapter": "prefix"}, "Argument --adapter: invalid choice: 'prefix' .*"),
     "rank without an adapter": (

@@ -29,6 +29,7 @@ from .settings import PEFT_KINDS, AdapterSettings
 
 
 ROWS = ".rows"  # ends the name under which the indices of a table's saved rows are
+ADAPTED = "_difftune_adapted"  # set on a model of whose own parameters some are an adapter's, which nothing else shows
 
 
 class Adapter:
@@ -68,6 +69,8 @@ class Adapter:
         self.own = own_parameters(model, settings, what) | scales
         for parameter in self.own.values():
             parameter.requires_grad_(True)
+        if self.own:
+            setattr(model, ADAPTED, True)
         if training:  # in half precision small updates would be lost, whichever half precision it is
             cast_training_params(model, dtype=torch.float32)
             for norm in norms(model).values():  # which takes its weight and bias in one precision

@@ -20,10 +20,10 @@ import torch
 from huggingface_hub import snapshot_download
 
 from ..errors import DiffTuneError, about, first_sentence
-from .adapter import Adapter
+from .adapter import ADAPTED, Adapter
 from .files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
 from .peft_layers import layers, merge_layers
-from .scales import SCALE, fold_scales
+from .scales import fold_scales
 
 
 def load_adapter(
@@ -58,7 +58,7 @@ def load_adapter(
         place = download(str(name_or_path), revision, cache_dir, token)
     saved, tensors = read_adapter(place)
     model = component_of(pipeline, saved, place)
-    if layers(model) or any(SCALE in module._parameters for module in model.modules()):
+    if layers(model) or getattr(model, ADAPTED, False):
         raise DiffTuneError(
             f"The pipeline's {saved.component} has an adapter already, so {place} cannot be put on it; merge it with"
             " merge_adapter first."
@@ -76,7 +76,7 @@ def load_adapter(
 
 def merge_adapter(pipeline: Any) -> None:
     """Works every adapter on a pipeline into its weights, so that what `pipeline.save_pretrained` writes is a pipeline
-    like any other.
+    like any other, and another adapter can be loaded.
 
     Args:
         pipeline ([`~diffusers.DiffusionPipeline`]): The pipeline; its weights change, and its images do not, but for
@@ -86,6 +86,8 @@ def merge_adapter(pipeline: Any) -> None:
         if isinstance(component, torch.nn.Module):
             merge_layers(component)
             fold_scales(component)
+            for module in component.modules():  # the component may have been wrapped since
+                vars(module).pop(ADAPTED, None)
 
 
 def download(name: str, revision: str | None, cache_dir: str | Path | None, token: str | None) -> Path:

@@ -24,6 +24,7 @@ from .settings import AdapterSettings
 
 
 NAME = "default"  # what PEFT calls an adapter that nobody named
+OF_EMBEDDINGS = ("lora", "dora", "oft")  # the kinds that PEFT has for embeddings, too
 
 
 def peft_config(settings: AdapterSettings) -> PeftConfig:
@@ -60,16 +61,13 @@ def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> 
     Raises:
         DiffTuneError: The model has no such module, or one that this kind cannot adapt.
     """
-    modules = [f".{module}" for module, _ in model.named_modules()]
-    unknown = [each for each in settings.target_modules if not any(m.endswith(f".{each}") for m in modules)]
-    if unknown:
-        raise DiffTuneError(f"There is no module {', '.join(unknown)} in the {what}.")
+    check_modules(model, settings, what)
     try:
         with warnings.catch_warnings():
             # Of an extension that the config above makes no use of, and of what is an error below.
             warnings.filterwarnings("ignore", "Failed to load the CUDA|Setting boft_n|Invalid `oft_block_size`")
             inject_adapter_in_model(peft_config(settings), model, NAME)
-    except (ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:
         raise DiffTuneError(
             f"A {settings.kind} of rank {settings.rank} cannot be had there: {first_sentence(error)}."
         ) from error
@@ -80,6 +78,57 @@ def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> 
             raise DiffTuneError(
                 f"Blocks of {settings.rank} do not divide the {layer.in_features} inputs of {name}; give a --rank that does."
             )
+
+
+def check_modules(model: torch.nn.Module, settings: AdapterSettings, what: str) -> None:
+    """Checks that there are modules of the names in the settings, and that each can get a layer of the kind. PEFT does so
+    as well, but with another error for each kind, and with a drawing of the module in it.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+        settings ([`AdapterSettings`]): The kind, and the modules.
+        what (`str`): What the model is called in messages.
+
+    Raises:
+        DiffTuneError: There is no such module, or one that this kind cannot adapt.
+    """
+    named = {
+        each: [name for name, _ in model.named_modules() if name and f".{name}".endswith(f".{each}")]
+        for each in settings.target_modules
+    }
+    if unknown := [each for each, names in named.items() if not names]:
+        raise DiffTuneError(f"There is no module {', '.join(unknown)} in the {what}.")
+    for each, names in named.items():
+        for name in names:
+            module = model.get_submodule(name)
+            if not can_be_adapted(module, settings.kind):
+                kernels = " with a kernel of 1" if settings.kind == "oft" else ""
+                raise DiffTuneError(
+                    f"The {what}'s {name} is of the class {type(module).__name__}, and {settings.kind} is for Linear and"
+                    f" Conv2d{kernels}; name {instead_of(each, module, settings.kind)}."
+                )
+
+
+def can_be_adapted(module: torch.nn.Module, kind: str) -> bool:
+    """Whether PEFT has a layer of this kind for a module, and one that changes nothing before it has trained."""
+    if isinstance(module, BaseTunerLayer):  # of another adapter, beside which there is room
+        module = module.get_base_layer()
+    if isinstance(module, torch.nn.Conv2d):
+        # Of a larger kernel PEFT's OFT rotates overlapping patches and adds them up, which is no rotation of the weight.
+        return kind != "oft" or module.kernel_size == (1, 1)
+    return isinstance(module, torch.nn.Linear) or (isinstance(module, torch.nn.Embedding) and kind in OF_EMBEDDINGS)
+
+
+def instead_of(each: str, module: torch.nn.Module, kind: str) -> str:
+    """What to name in place of a module that cannot be adapted: the layers in it that can, a few of them if there are many."""
+    inside = [
+        f"{each}.{name}"
+        for name, layer in module.named_modules()
+        if can_be_adapted(layer, kind) and not isinstance(layer, torch.nn.Embedding)  # class tables train anyway
+    ]
+    if not inside:
+        return f"such layers in place of {each}"
+    return f"{', '.join(inside[:4])}{' …' if len(inside) > 4 else ''} in place of {each}"
 
 
 def layers(model: torch.nn.Module) -> list[tuple[str, BaseTunerLayer]]:

@@ -77,13 +77,16 @@ class Subject:
 
     def adapted(self, kind: str, keep_pretrained: bool = False) -> Any:
         """What trains, as the scripts make it."""
-        backbone, settings = load_backbone(self.folder), KINDS[kind]
+        backbone, settings = load_backbone(self.folder), self.settings(kind)
         torch.manual_seed(1)
         if self.name == "controlnet":
-            settings = with_always_trained(settings, ALWAYS_TRAINED)
             return ControlBranch(backbone, backbone.load_denoiser(), self.controlnet(), settings)
-        settings = with_always_trained(settings, backbone.always_trained)
         return AdaptedDenoiser(backbone, backbone.load_denoiser(), settings, keep_pretrained)
+
+    def settings(self, kind: str) -> AdapterSettings:
+        """Those of the kind, with what trains along in this model."""
+        patterns = ALWAYS_TRAINED if self.name == "controlnet" else load_backbone(self.folder).always_trained
+        return with_always_trained(KINDS[kind], patterns)
 
     def outputs(self, model: torch.nn.Module, rows: int = 3) -> torch.Tensor:
         """What the model answers to fixed inputs, in one piece."""

@@ -46,8 +46,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory, folders: dict[str, Path]) ->
         ("unet", "lora"),
         ("unet", "loha"),
         ("unet", "difffit"),
+        ("unet", "bitfit"),
+        ("unet", "parameters"),
         ("controlnet", "lora"),
         ("transformer", "oft"),
+        ("transformer", "bitfit"),
     ):
         subject = Subject(model, folders[model])
         trained = subject.adapted(kind)
@@ -178,6 +181,12 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], str]] = {
         lambda f: edited(f / CONFIG_FILE, model_class="UNet3DConditionModel"),
         ".* is an adapter for a UNet3DConditionModel, and the pipeline's unet is a UNet2DConditionModel; load it .*",
     ),
+    "modules that cannot be adapted": (
+        "unet loha",
+        lambda f: edited(f / CONFIG_FILE, adapter=KINDS["loha"].to_dict() | {"target_modules": ["to_q", "attn1"]}),
+        ".* does not fit the pipeline's unet: the unet's .*attn1 is of the class Attention, and loha is for Linear and"
+        " Conv2d; name attn1.to_q, .* in place of attn1",
+    ),
     "two adapters": (
         "unet loha",
         lambda f: (f / LORA_FILE).touch(),
@@ -218,14 +227,57 @@ def test_another_architecture_of_the_same_class_is_refused(
     assert not layers(pipeline.unet) and not any("difffit" in name for name, _ in pipeline.unet.named_parameters())
 
 
-def test_one_adapter_at_a_time(saved: dict[str, Path], folders: dict[str, Path]) -> None:
-    for first, second in (("unet lora", "unet loha"), ("unet difffit", "unet lora")):
-        pipeline = Subject("unet", folders["unet"]).pipeline()
-        load_adapter(pipeline, saved[first])
-        with pytest.raises(DiffTuneError, match="The pipeline's unet has an adapter already, .* merge_adapter first."):
-            load_adapter(pipeline, saved[second])
-        merge_adapter(pipeline)
+PAIRS = [
+    ("unet lora", "unet loha"),
+    ("unet difffit", "unet lora"),
+    ("unet bitfit", "unet bitfit"),
+    ("unet bitfit", "unet lora"),
+    ("unet bitfit", "unet difffit"),
+    ("unet parameters", "unet parameters"),
+    ("unet loha", "unet bitfit"),
+    ("transformer bitfit", "transformer oft"),
+    ("transformer oft", "transformer bitfit"),
+    ("controlnet lora", "controlnet lora"),
+]
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_one_adapter_at_a_time(first: str, second: str, saved: dict[str, Path], folders: dict[str, Path]) -> None:
+    """Also where nothing was added to the model, and its own parameters are others than they were."""
+    name = first.split()[0]
+    pipeline = Subject(name, folders[name]).pipeline()
+    load_adapter(pipeline, saved[first])
+    model = getattr(pipeline, name)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DiffTuneError, match=f"The pipeline's {name} has an adapter already, .* merge_adapter first."):
         load_adapter(pipeline, saved[second])
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_after_merging_another_can_be_loaded(
+    first: str, second: str, saved: dict[str, Path], folders: dict[str, Path]
+) -> None:
+    """It goes onto the merged weights as onto the same weights in a model that had no adapter."""
+    name = first.split()[0]
+    subject = Subject(name, folders[name])
+    pipeline = subject.pipeline()
+    load_adapter(pipeline, saved[first])
+    merge_adapter(pipeline)
+    other = subject.pipeline()
+    getattr(other, name).load_state_dict(getattr(pipeline, name).state_dict())
+    load_adapter(pipeline, saved[second])
+    load_adapter(other, saved[second])
+    with torch.no_grad():
+        assert torch.equal(subject.outputs(getattr(pipeline, name)), subject.outputs(getattr(other, name)))
+
+
+def test_what_diffusers_takes_out_makes_room_for_another(saved: dict[str, Path], folders: dict[str, Path]) -> None:
+    pipeline = Subject("unet", folders["unet"]).pipeline()
+    load_adapter(pipeline, saved["unet lora"])
+    pipeline.unload_lora_weights()
+    load_adapter(pipeline, saved["unet bitfit"])
 
 
 def test_the_rows_of_new_classes_are_saved_whether_or_not_they_were_trained(
