@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from diffusers_difftune.evaluation.measurement import Measurement
 from tests.flag_lab import CLASS, FULL, LORA, Lab, Result, row
 from tests.tiny import save_tiny_conditions
-from tests.tiny_features import save_projection_of_efficientnet
+from tests.tiny_features import save_clip, save_projection_of_efficientnet
 
 
 @row(
@@ -66,3 +66,21 @@ def held_out_images(lab: Lab) -> None:
         **given | {"evaluation_features": lab.tmp_path / "none.safetensors"}
     )
     assert "--evaluation_samples is 10; give more rows" in lab.refused(**given | {"evaluation_samples": 10})
+
+
+@row("evaluation_clip_model", scripts=(FULL, LORA))
+def clip_score(lab: Lab) -> None:
+    given = {
+        "evaluation_data": save_tiny_conditions(lab.tmp_path / "held-out", 9),
+        "evaluation_samples": 8,
+        "evaluation_features": save_projection_of_efficientnet(lab.tmp_path / "three.safetensors"),
+        "evaluation_inference_steps": 2,
+        "max_train_steps": 1,
+    }
+    plain = lab.run(**given)
+    found = [lab.run(**given, evaluation_clip_model=save_clip(lab.tmp_path / f"clip{n}", n)) for n in range(2)]
+    measured = [[line["quality"] for line in result.log if "quality" in line] for result in (plain, *found)]
+    for without, one, other in zip(*measured, strict=True):
+        assert one["clip_score"] != other["clip_score"] and one["clip_score_real"] != other["clip_score_real"]
+        assert 0 <= one["clip_score"] <= 100 and without["fid"] == one["fid"] and "clip_score" not in without
+    assert found[0].moved(plain) == 0, "measuring changes nothing"

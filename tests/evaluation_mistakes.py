@@ -33,6 +33,19 @@ ROWS: dict[str, tuple] = {
         {"evaluation_steps": 5},
         "--evaluation_steps needs --evaluation_data, the rows to measure on",
     ),
+    "a CLIP model and nothing to measure on": (
+        {"evaluation_clip_model": "anything"},
+        "--evaluation_clip_model needs --evaluation_data, the rows to measure on",
+    ),
+    "a CLIP model that is nowhere": (
+        lambda place: {
+            DATA: place.many,
+            "evaluation_samples": 8,
+            "evaluation_features": "efficientnet",
+            "evaluation_clip_model": "user/nowhere",
+        },
+        "--evaluation_clip_model: the CLIP model user/nowhere is neither a folder with one nor one that .*",
+    ),
     "every zeroth step": (
         {DATA: "anything", "evaluation_steps": 0},
         "--evaluation_steps is 0; it must be at least 1",

@@ -40,10 +40,10 @@ from diffusers_difftune.training.config import (
     AdapterFlags,
     DataConfig,
     DiffTuningConfig,
-    EvaluationConfig,
     FullFineTuningConfig,
     ModelConfig,
     RunConfig,
+    TextEvaluationConfig,
 )
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
@@ -63,7 +63,7 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class TextToImageConfig(
-    ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, AdapterFlags, EvaluationConfig, DiffTuningConfig
+    ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, AdapterFlags, TextEvaluationConfig, DiffTuningConfig
 ):
     """The flags of this script."""
 

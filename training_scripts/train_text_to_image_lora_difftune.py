@@ -41,10 +41,10 @@ from diffusers_difftune.training.config import (
     AdapterFlags,
     DataConfig,
     DiffTuningConfig,
-    EvaluationConfig,
     LoraValidationConfig,
     ModelConfig,
     RunConfig,
+    TextEvaluationConfig,
     flag,
 )
 from diffusers_difftune.training.finish import finish_run
@@ -65,7 +65,7 @@ from diffusers_difftune.training.validation import Validation
 
 @dataclass
 class TextToImageLoraConfig(
-    ModelConfig, DataConfig, RunConfig, AdapterFlags, LoraValidationConfig, EvaluationConfig, DiffTuningConfig
+    ModelConfig, DataConfig, RunConfig, AdapterFlags, LoraValidationConfig, TextEvaluationConfig, DiffTuningConfig
 ):
     """The flags of this script."""
 

@@ -32,7 +32,8 @@ class ClipScore:
     Args:
         model (`str`, *optional*, defaults to `"openai/clip-vit-large-patch14"`): A CLIP model of transformers: its
             folder, or its id on the Hub.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to compute.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to compute; between two calls the model is on
+            the CPU.
         cache_dir (`str`, *optional*): Where downloaded models are kept.
         token (`str`, *optional*): Token for the Hub.
 
@@ -49,13 +50,12 @@ class ClipScore:
     ) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
+        self.device = device
         try:
             self.name, where = pinned(model, cache_dir, token)
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
             self.tokenizer = AutoTokenizer.from_pretrained(**where)
-            self.network = (
-                CLIPModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where).eval().to(device)
-            )
+            self.network = CLIPModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where).eval()
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The CLIP model {model} is neither a folder with one nor one that can be had from the Hub:"
@@ -80,6 +80,7 @@ class ClipScore:
         if len(images) != len(prompts) or not prompts:
             raise DiffTuneError(f"Each image needs its prompt, but there are {len(prompts)} for {len(images)} images.")
         length = self.network.config.text_config.max_position_embeddings
+        self.network.to(self.device)
         scores = []
         for rows in tqdm(torch.arange(len(images)).split(batch_size), "CLIP score", leave=False, delay=5):
             pictures = list(images[rows].permute(0, 2, 3, 1).numpy())
@@ -91,12 +92,12 @@ class ClipScore:
                 max_length=length,
                 return_tensors="pt",
             )
-            device = self.network.device
             output = self.network(
-                input_ids=words["input_ids"].to(device),
-                attention_mask=words["attention_mask"].to(device),
-                pixel_values=pixels["pixel_values"].to(device),
+                input_ids=words["input_ids"].to(self.device),
+                attention_mask=words["attention_mask"].to(self.device),
+                pixel_values=pixels["pixel_values"].to(self.device),
             )
             cosines = torch.cosine_similarity(output.image_embeds.double(), output.text_embeds.double())
             scores.append(100 * cosines.clamp(min=0))
+        self.network.cpu()  # a model that is trained or sampled meanwhile has the memory
         return torch.cat(scores).mean().item()

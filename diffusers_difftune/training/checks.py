@@ -177,6 +177,8 @@ def check_conflicts(config: Any) -> None:
     for name in ("evaluation", "control_evaluation"):
         if getattr(config, f"{name}_steps", None) is not None and getattr(config, f"{name}_data") is None:
             raise DiffTuneError(f"--{name}_steps needs --{name}_data, the rows to measure on.")
+    if getattr(config, "evaluation_clip_model", None) is not None and config.evaluation_data is None:
+        raise DiffTuneError("--evaluation_clip_model needs --evaluation_data, the rows to measure on.")
     if config.hub_strategy != "end" and not config.push_to_hub:
         raise DiffTuneError(f"--hub_strategy {config.hub_strategy} says when to upload, and needs --push_to_hub.")
     if config.report_to in UPLOADS_COMMAND_LINE and config.hub_token is not None:

@@ -359,6 +359,18 @@ class EvaluationConfig:
 
 
 @dataclass
+class TextEvaluationConfig(EvaluationConfig):
+    """Measuring while a text-to-image model is trained."""
+
+    _argument_group_name = "evaluation"
+
+    evaluation_clip_model: str | None = flag(
+        "Measure the CLIP score, too, by this CLIP model of transformers: a folder or an id on the Hub, such as"
+        " openai/clip-vit-large-patch14."
+    )
+
+
+@dataclass
 class ControlNetConfig:
     """What only ControlNet training has."""
 

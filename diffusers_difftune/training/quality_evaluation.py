@@ -11,7 +11,8 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The quality of samples, measured while a run trains: FID, KID, precision and recall against held-out images."""
+"""The quality of samples, measured while a run trains: FID, KID, precision and recall against held-out images, and the CLIP
+score."""
 
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ class QualityEvaluation:
         held_out ([`TargetData`]): The held-out rows.
 
     Raises:
-        DiffTuneError: The features cannot be had.
+        DiffTuneError: The features, or the CLIP model, cannot be had.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class QualityEvaluation:
     def prepare(self) -> None:
         """Loads the feature extractor, and looks at the real images."""
         from ..evaluation import FEWEST_IMAGES
+        from ..evaluation.clip_score import ClipScore
         from ..evaluation.features import make_features  # these are slow to import
         from ..evaluation.measurement import Measurement
         from ..evaluation.real import drawn_rows, read_images, row_prompts
@@ -75,10 +77,19 @@ class QualityEvaluation:
             others = read_images(self.target, drawn_rows(self.target, count), *size)
         with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
+        clip_score, model = (
+            None,
+            getattr(config, "evaluation_clip_model", None),
+        )  # a flag of text-to-image scripts alone
+        if model is not None:
+            with renamed({"The CLIP model": "--evaluation_clip_model: the CLIP model"}):
+                clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
         self.measurement = Measurement(
             extractor,
             read_images(self.held_out, rows, *size),
             others,
+            clip_score,
+            captions=self.prompts,
             steps=config.evaluation_inference_steps,
             guidance_scale=config.evaluation_guidance_scale,
             batch_size=config.train_batch_size,
