@@ -38,6 +38,7 @@ from benchmarks.transfers.methods import MAIN, METHODS
 from benchmarks.transfers.settings import FULL, RESULTS, TARGETS, TRIAL, TUNING_TARGET, Places, Recipe, Run
 from benchmarks.transfers.splits import SOURCE, class_names, counts, read_split, split_by_class, write_split
 from benchmarks.transfers.variants import plainest, subject
+from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.training.parse import parse_config
 
 
@@ -620,13 +621,22 @@ def test_a_copy_stands_out_and_another_drawing_does_not(tmp_path):
     assert generality.copied(held_out, "openmoji", places)["copied"] == pytest.approx(0.01, abs=0.005)
 
 
-def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
-    from benchmarks.transfers import one_run, source
+@pytest.fixture
+def small_places(tmp_path, monkeypatch):
+    """A source model of almost nothing, and room for drawings."""
+    from benchmarks.transfers import source
 
     monkeypatch.setattr(torch.backends.cuda, "enable_flash_sdp", lambda enabled: None)  # is global
     source.save_pipeline(tmp_path / "source", ["x", "y", "z", "u"], source.new_transformer(32, 1, 2))
     places = Places(tmp_path / "work", tmp_path / "data", tmp_path / "source", tmp_path / "source")
     places.data.mkdir()
+    return places
+
+
+def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes, small_places):
+    from benchmarks.transfers import one_run
+
+    places = small_places
     for seed, (part, count) in enumerate({"train": 20, "held_out": 70, "rest": 60}.items()):
         drawings(places.data / f"openmoji_{part}.parquet", count, seed)
     drawings(places.data / "source_held_out.parquet", 10, 3)
@@ -665,13 +675,10 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes):
     assert again["resumed"] and again["by_step"] == found["by_step"]
 
 
-def test_the_source_model_is_measured_beside_its_autoencoder(tmp_path, monkeypatch, hashes):
-    from benchmarks.transfers import one_run, source
+def test_the_source_model_is_measured_beside_its_autoencoder(tmp_path, hashes, small_places):
+    from benchmarks.transfers import one_run
 
-    monkeypatch.setattr(torch.backends.cuda, "enable_flash_sdp", lambda enabled: None)  # is global
-    source.save_pipeline(tmp_path / "source", ["x", "y", "z", "u"], source.new_transformer(32, 1, 2))
-    places = Places(tmp_path / "work", tmp_path / "data", tmp_path / "source", tmp_path / "source")
-    places.data.mkdir()
+    places = small_places
     for seed, (part, count) in enumerate({"train": 70, "held_out": 80, "rest": 60}.items()):
         drawings(places.data / f"openmoji_{part}.parquet", count, seed)
         if part != "rest":
@@ -690,18 +697,17 @@ def test_the_source_model_is_measured_beside_its_autoencoder(tmp_path, monkeypat
 
 
 def test_images_come_back_from_the_autoencoder_as_they_went():
-    from diffusers import AutoencoderKL
-
     from benchmarks.transfers.measure import through_autoencoder
 
-    autoencoder = AutoencoderKL.from_pretrained(settings.EMBEDDED, subfolder="vae", torch_dtype=torch.float32).eval()
+    backbone = load_backbone(settings.EMBEDDED)
+    backbone.load_encoders(torch.device("cpu"), torch.float32)
     plain = torch.tensor([[0, 0, 0], [255, 255, 255], [200, 30, 60]], dtype=torch.uint8)
     images = plain[:, :, None, None].expand(-1, -1, 32, 32).contiguous()
-    back = through_autoencoder(autoencoder, images, batch_size=2)
+    back = through_autoencoder(backbone, images, batch_size=2)
     assert back.dtype == torch.uint8 and back.shape == images.shape
     assert (back.float() - images.float()).abs().mean() < 8
-    assert torch.equal(through_autoencoder(autoencoder, images[1:], batch_size=1), back[1:]) or (
-        (through_autoencoder(autoencoder, images[1:], batch_size=1).float() - back[1:].float()).abs().max() <= 1
+    assert torch.equal(through_autoencoder(backbone, images[1:], batch_size=1), back[1:]) or (
+        (through_autoencoder(backbone, images[1:], batch_size=1).float() - back[1:].float()).abs().max() <= 1
     )
 
 

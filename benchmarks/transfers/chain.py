@@ -36,6 +36,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
 from finetune import command_line, quiet  # noqa: E402
 
 from benchmarks.transfers import chain_tables  # noqa: E402
+from benchmarks.transfers.chain_tables import CHAIN  # noqa: E402
+from benchmarks.transfers.evidence import IMAGES  # noqa: E402
 from benchmarks.transfers.methods import MAIN  # noqa: E402
 from benchmarks.transfers.one_run import paths, train  # noqa: E402
 from benchmarks.transfers.settings import (  # noqa: E402
@@ -56,7 +58,6 @@ from diffusers_difftune.cli import main as difftune  # noqa: E402
 
 
 PERCENTS = (0, 10, 20, 30, 40, 60, 80, 100)
-IMAGES = ROOT / "docs" / "images"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     places = Places(WORK / source_hash())
     for method in arguments.methods:
         name = f"{arguments.target}_{method}"
-        if not (RESULTS / "chain" / f"{name}.json").is_file():
+        if not (CHAIN / f"{name}.json").is_file():
             look_at(Run(arguments.target, method, FULL.seeds[0], recipe), name, places)
     chain_tables.write()
 
@@ -99,10 +100,10 @@ def look_at(run: Run, name: str, places: Places) -> None:
         sys.exit(f"difftune forgetting failed for {run.name}.")
     report = json.loads((found / "forgetting.json").read_text())
     report["settings"] = {name: value for name, value in report["settings"].items() if "/" not in str(value)}
-    (RESULTS / "chain").mkdir(exist_ok=True)
+    CHAIN.mkdir(exist_ok=True)
     shutil.copy(found / "forgetting.png", IMAGES / f"transfers_chain_{name}.png")
     shutil.copy(found / "samples.png", IMAGES / f"transfers_swapped_{name}.png")
-    (RESULTS / "chain" / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    (CHAIN / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import fill
-from diffusers_difftune.evaluation.chain_words import PLACES
+from diffusers_difftune.evaluation.chain_words import PLACES, of_end, standing
 
 from .evidence import DOCUMENT
 from .methods import METHODS
@@ -54,7 +54,7 @@ def chain_markdown(reports: dict[tuple[str, str], dict[str, Any]]) -> str:
         for data in ("source", "target")
     ]
     swaps = [
-        [f"{name(key)}, {which}", *(swapped(point) for point in report["swap"]["points"] if point["end"] == end)]
+        [f"{name(key)}, {which}", *map(swapped, of_end(report["swap"], end))]
         for key, report in reports.items()
         for end, which in ENDS.items()
     ]
@@ -87,8 +87,7 @@ def change(found: dict[str, float]) -> str:
 
 def swapped(point: dict[str, Any]) -> str:
     """The FID of a point of the swap curve, marked where KID clearly differs from the fine-tuned model's."""
-    difference, error = point["kid_difference"], point["kid_difference_standard_error"]
-    mark = "" if not error or abs(difference) < 2 * error else "**" if difference > 0 else "*"
+    mark = {0: "", 1: "**", -1: "*"}[standing(point)]
     return f"{mark}{point['target']['fid']:.1f}{mark}"
 
 

@@ -62,11 +62,11 @@ def summarise(
 
     Returns:
         `dict[str, Any]`: Of Diff-Tuning against standard fine-tuning `mean_relative_gain`, `gain_of_averages`, `ci95` and
-        `num_pairs`, and the same `over_floor` and `over_autoencoder`; `gains`, the same for every method of stage 1; `targets`, for each its
-        floor, the source model's figures and by method mean and standard deviation over seeds; `other_recipes`,
-        `stage_2`, `stage_3`, `tuning` and `settings`.
+        `num_pairs`, and the same `over_floor` and `over_autoencoder`; `gains`, the same for every method of stage 1;
+        `targets`, for each its floor, what the autoencoder alone scores, the source model's figures and by method mean and
+        standard deviation over seeds; `other_recipes`, `stage_2`, `stage_3`, `tuning` and `settings`.
     """
-    alone = pretrained["autoencoder"]
+    alone = {name: {figure: found[figure] for figure in FIGURES} for name, found in pretrained["autoencoder"].items()}
     result = [with_autoencoder(run, alone[run["target"]]) for run in runs if run["target"] != TUNING_TARGET]
     tuning = [run for run in runs if run["target"] == TUNING_TARGET]
     chosen = [run for run in result if run["recipe"] == vars(recipe) and len(run["by_step"]) == 1]
@@ -79,10 +79,10 @@ def summarise(
         "gains": gains,
         "targets": {
             target: target_figures([run for run in stage_1 if run["target"] == target], pretrained["sets"].get(target))
-            | {"autoencoder": {name: alone[target][name] for name in FIGURES}}
+            | {"autoencoder": alone[target]}
             for target in dict.fromkeys(run["target"] for run in stage_1 if run["method"] in MAIN)
         },
-        SOURCE: pretrained["sets"][SOURCE] | {"autoencoder": {name: alone[SOURCE][name] for name in FIGURES}},
+        SOURCE: pretrained["sets"][SOURCE] | {"autoencoder": alone[SOURCE]},
         "other_recipes": other_recipes(result, recipe),
         "stage_2": stage_2(result, stage_1, best_adapter_rates(adapters), pretrained["sets"]),
         "stage_3": stage_3(result, stage_1, recipe),
@@ -122,7 +122,8 @@ def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "stan
 
     Returns:
         `dict` or `None`: `mean_relative_gain`, `gain_of_averages`, `ci95`, `num_pairs`, `by_target`, `better` (pairs in
-        which the method has the lower FID), the same `over_floor` and `over_autoencoder`, and `kid_difference`; `None` without pairs.
+        which the method has the lower FID), the same `over_floor` and `over_autoencoder`, and `kid_difference`; `None`
+        without pairs.
     """
     pairs = paired(runs, method, base)
     if not pairs:

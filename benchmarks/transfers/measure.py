@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 
 from diffusers_difftune.backbones import Backbone
@@ -88,18 +87,17 @@ class HeldOut:
         return read_drawings(self.file)[0][self.order]
 
 
-def through_autoencoder(autoencoder: AutoencoderKL, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
+def through_autoencoder(backbone: Backbone, images: torch.Tensor, batch_size: int = 64) -> torch.Tensor:
     """Images encoded and decoded again: as good as any sample of a latent model can be.
 
     Args:
-        autoencoder (`AutoencoderKL`): The model's autoencoder.
+        backbone ([`Backbone`]): The model's family, whose encoders are in memory.
         images (`torch.Tensor`): uint8 of shape `(N, 3, 32, 32)`, and so is what comes back.
         batch_size (`int`, *optional*, defaults to 64): Images at a time.
     """
-    with torch.inference_mode():
-        latents = [autoencoder.encode(batch / 127.5 - 1).latent_dist.mode() for batch in images.split(batch_size)]
-        decoded = torch.cat([autoencoder.decode(batch).sample for batch in latents])
-    return ((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    latents = [backbone.encode_images(batch / 127.5 - 1)[0] for batch in images.split(batch_size)]
+    decoded = [backbone.decode_latents(backbone.scale_latents(part)) for part in latents]
+    return (255 * torch.cat(decoded)).round().to(torch.uint8)
 
 
 def sample(

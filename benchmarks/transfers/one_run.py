@@ -93,9 +93,9 @@ def measure_pretrained(size: Size, places: Places, names: list[str]) -> tuple[di
         | denoising_losses(backbone, denoiser, name, places, knows_classes=False)
         for name, held_out in targets.items()
     }
-    autoencoder = backbone.pipeline(denoiser, torch.device("cpu"), torch.float32).vae
+    backbone.load_encoders(torch.device("cpu"), torch.float32)
     alone = {
-        name: held_out.measure(through_autoencoder(autoencoder, held_out.drawings()))
+        name: held_out.measure(through_autoencoder(backbone, held_out.drawings()))
         for name, held_out in {SOURCE: HeldOut(SOURCE, size, places), **targets}.items()
     }
     return {

@@ -18,8 +18,8 @@
     python benchmarks/transfers/tryout.py weighted --gamma 5 --flags source_share=0.1 retention_weight=0.3
     python benchmarks/transfers/tryout.py --list
 
-Every run is a JSON file in `results/tryouts/`; one whose file is there, with every guidance asked for, is not made again. What was found is in docs/log.md, and
-nothing of it is in the tables.
+Every run is a JSON file in `results/tryouts/`; one whose file is there, with every guidance asked for, is not made
+again. What was found is in docs/log.md, and nothing of it is in the tables.
 """
 
 import argparse

@@ -29,7 +29,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ..atomic import write_bytes_atomic
 from ..data.plan import counter_generator
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, quoted
 from .latent import LatentBackbone
 
 
@@ -92,16 +92,7 @@ class DiTBackbone(LatentBackbone):
         Raises:
             DiffTuneError: There is no such class.
         """
-        ids = ids_by_name(self.id2label)
-        found = []
-        for prompt in prompts:
-            if prompt and not (prompt.isdecimal() and int(prompt) < NULL_CLASS) and prompt not in ids:
-                raise DiffTuneError(
-                    f"--bank_prompts: '{prompt}' is no class of {self.folder}; give ids from 0 to {NULL_CLASS - 1}, or names"
-                    " of its id2label."
-                )
-            found.append(str(int(prompt)) if prompt.isdecimal() else str(ids[prompt]) if prompt else "")
-        return found
+        return class_prompts(prompts, ids_by_name(self.id2label), str(self.folder), "its id2label")
 
     def source_classes(self) -> list[str]:
         """Every class the pretrained model has, as prompts."""
@@ -182,6 +173,33 @@ def ids_by_name(id2label: dict[int, str]) -> dict[str, int]:
     one that is a part of another class's."""
     parts = {name.strip(): key for key, names in id2label.items() for name in names.split(",")}
     return parts | {names.strip(): key for key, names in id2label.items()}
+
+
+def class_prompts(prompts: list[str], ids: dict[str, int], model: str, names: str) -> list[str]:
+    """The ids, in decimal, of classes by their ids or names.
+
+    Args:
+        prompts (`list[str]`): Ids or names, or empty ones for the null class.
+        ids (`dict[str, int]`): The id of each class by its names.
+        model (`str`): What messages call the model.
+        names (`str`): Where messages say that the names are.
+
+    Raises:
+        DiffTuneError: There is no such class; the message says `--bank_prompts`.
+    """
+    found = []
+    for prompt in prompts:
+        # Python does not read a number of thousands of digits
+        if prompt.isdecimal() and len(prompt) <= len(str(NULL_CLASS)) and int(prompt) < NULL_CLASS:
+            found.append(str(int(prompt)))
+        elif not prompt or prompt in ids:
+            found.append(str(ids[prompt]) if prompt else "")
+        else:
+            raise DiffTuneError(
+                f"--bank_prompts: {quoted(prompt)} is no class of {model}; give ids from 0 to {NULL_CLASS - 1}, or names of"
+                f" {names}."
+            )
+    return found
 
 
 def class_tables(transformer: torch.nn.Module) -> list[torch.nn.Module]:

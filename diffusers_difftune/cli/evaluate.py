@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DiffTuneError, quoted, renamed
+from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from .common import open_pipeline, show_log
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
@@ -339,6 +339,7 @@ def find_prompts(
     arguments: argparse.Namespace, candidate: Candidate, data: "TargetData", rows: list[int]
 ) -> list[str]:
     """A prompt for each row: its caption or class, or what `--prompts` names."""
+    from ..backbones.dit import class_prompts
     from ..bank.prompts import draw_prompts, read_prompts
     from ..evaluation.real import row_prompts
 
@@ -351,27 +352,13 @@ def find_prompts(
             return row_prompts(data, rows, ids)
     with renamed({"--bank_prompts": "--prompts"}):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
-        return class_prompts(prompts, candidate) if candidate.class_ids else candidate.backbone.source_prompts(prompts)
-
-
-def class_prompts(prompts: list[str], candidate: Candidate) -> list[str]:
-    """The ids, in decimal, of classes by their ids or names. The classes are the adapter's, where it has its own: by a name
-    of the pretrained model's it would be sampled under another class."""
-    from ..backbones.dit import NULL_CLASS
-
-    ids = candidate.class_ids or {}
-    found = []
-    for prompt in prompts:
-        if prompt.isdecimal() and len(prompt) <= len(str(NULL_CLASS)) and int(prompt) < NULL_CLASS:
-            found.append(str(int(prompt)))
-        elif not prompt or prompt in ids:
-            found.append(str(ids[prompt]) if prompt else "")
-        else:
-            raise DiffTuneError(
-                f"--prompts: {quoted(prompt)} is no class of {candidate.label}; give ids from 0 to {NULL_CLASS - 1}, or"
-                f" names of its {len(set(ids.values()))} classes, such as {next(iter(ids))}."
-            )
-    return found
+        ids = candidate.class_ids
+        if not ids:
+            return candidate.backbone.source_prompts(prompts)
+        # The classes are the adapter's, where it has its own: by the pretrained model's it would be sampled under another.
+        return class_prompts(
+            prompts, ids, candidate.label, f"its {len(set(ids.values()))} classes, such as {next(iter(ids))}"
+        )
 
 
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":
