@@ -189,9 +189,9 @@ def class_prompts(prompts: list[str], ids: dict[str, int], model: str, names: st
     """
     found = []
     for prompt in prompts:
-        # Python does not read a number of thousands of digits
-        if prompt.isdecimal() and len(prompt) <= len(str(NULL_CLASS)) and int(prompt) < NULL_CLASS:
-            found.append(str(int(prompt)))
+        digits = prompt.lstrip("0") or "0"  # of which Python reads no thousands
+        if prompt.isdecimal() and len(digits) <= len(str(NULL_CLASS)) and int(digits) < NULL_CLASS:
+            found.append(str(int(digits)))
         elif not prompt or prompt in ids:
             found.append(str(ids[prompt]) if prompt else "")
         else:
