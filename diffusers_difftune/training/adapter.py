@@ -19,6 +19,7 @@ import torch
 
 from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS
+from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
 from ..errors import DiffTuneError, about
 from .run import Run, load_denoiser
@@ -63,18 +64,32 @@ def find_adapter(run: Run, backbone: Backbone) -> AdapterSettings | None:
         [`AdapterSettings`] or `None`: The settings; `None` if all weights train.
 
     Raises:
-        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted.
+        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
+            would not read all of the file that the run is to write for it.
     """
     settings = adapter_settings(run.config, backbone)
     if settings is not None:
-        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name)
+        stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
+        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
     return settings
 
 
-def check_fit(config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str) -> None:
-    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it."""
+def check_fit(
+    config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str, stock: type | None = None
+) -> None:
+    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it.
+
+    Args:
+        config: The config of a script.
+        settings ([`AdapterSettings`]): What the flags ask for.
+        empty (`torch.nn.Module`): The model without weights; changed in place.
+        what (`str`): What the model is called in messages.
+        stock (`type`, *optional*): The pipeline class whose `load_lora_weights` is to read the result.
+    """
     try:
-        Adapter(empty, settings, what)
+        adapter = Adapter(empty, settings, what)
+        if stock is not None:
+            check_stock_reads(adapter, what, stock)
     except DiffTuneError as error:
         flag = f"--adapter {settings.kind}"
         if config.lora_target_modules:

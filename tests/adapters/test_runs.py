@@ -15,6 +15,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,9 @@ from diffusers_difftune import load_adapter
 from diffusers_difftune.adapters.files import LORA_FILE, TENSOR_FILE
 from diffusers_difftune.adapters.settings import KINDS
 from tests.tiny import save_tiny_classes
-from tests.training.runs import FULL, log, losses, run
+from tests.training.runs import FULL, LORA, log, losses, run
+
+from .subjects import Subject
 
 
 DIT = "train_class_conditional_difftune"
@@ -122,27 +125,58 @@ def test_the_adapter_of_a_controlnet_goes_on_bit_for_bit(
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("script", [FULL, CONTROL])
+MIXED = "--lora_target_modules to_q to_k to_v to_out.0 proj_in proj_out conv1 --rank 2 --lora_alpha 6"
+
+
+# That of a DiT is run in tests/test_class_card.py.
+@pytest.mark.parametrize(
+    ("script", "flags", "loads"),
+    [
+        (LORA, f"{MIXED} --prediction_type v_prediction", "pipeline.load_lora_weights("),
+        (LORA, f"{MIXED} --adapter dora", "pipeline.load_lora_weights("),
+        (FULL, "--adapter lokr --rank 2", "load_adapter(pipeline, "),
+        (CONTROL, "--adapter lokr --rank 2", "load_adapter(pipeline, "),
+        (FULL, "", "DiffusionPipeline.from_pretrained("),
+        (CONTROL, "", "ControlNetModel.from_pretrained("),
+    ],
+    ids=["LoRA", "DoRA", "LoKr", "LoKr of a ControlNet", "whole model", "whole ControlNet"],
+)
 def test_the_code_on_the_model_card_makes_an_image(
     script: str,
+    flags: str,
+    loads: str,
     bank: Path,
     tiny_pipeline: Path,
     tiny_conditions: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And loads all that was trained: its pipeline predicts what that of the run does."""
     shown = "--validation_prompts red"
     if script == CONTROL:
         condition = tiny_conditions / "condition-00.png"
         shown = f"--validation_prompt red --validation_image {condition} --num_validation_images 1"
-    flags = f"--knowledge_bank {bank} --adapter lokr --rank 2 --max_train_steps 1 {shown}"
+    elif script == LORA:
+        shown = "--validation_prompt red --num_validation_images 1"
+    flags = f"--knowledge_bank {bank} {flags} --max_train_steps 2 --learning_rate 1e-2 {shown}"
     folder = run(script, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
     card = (folder / "README.md").read_text()
-    assert "LoKr weights" in card and "| adapter | lokr |" in card
+    if "lokr" in flags:
+        assert "LoKr weights" in card and "| adapter | lokr |" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
     code = code.replace("path/to/this/folder", str(folder)).replace(f'"{tiny_pipeline.name}"', f'"{tiny_pipeline}"')
     code = code.replace("width=16)", "width=16, num_inference_steps=2)")
-    assert f'load_adapter(pipeline, "{folder}")' in code
+    assert f'{loads}"{folder}"' in code
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    names: dict[str, Any] = {}
+    exec(code, names)
     assert (tmp_path / "image.png").is_file()
+    if script == LORA:
+        expected = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+        load_adapter(expected, folder)
+        subject = Subject("unet", tiny_pipeline)
+        with torch.no_grad():
+            assert torch.equal(subject.outputs(names["pipeline"].unet), subject.outputs(expected.unet))
+        prediction_type = names["pipeline"].scheduler.config.prediction_type
+        assert prediction_type == expected.scheduler.config.prediction_type
+        assert prediction_type == ("v_prediction" if "v_prediction" in flags else "epsilon")
