@@ -13,16 +13,20 @@
 # limitations under the License.
 """From the flags that say what trains to what trains."""
 
+import logging
 from typing import Any
 
 import torch
 
 from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
-from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS
+from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
 from ..errors import DiffTuneError, about
 from .run import Run, load_denoiser
+
+
+logger = logging.getLogger(__name__)
 
 
 def adapter_settings(
@@ -97,6 +101,17 @@ def check_fit(
         elif settings.kind == NAMED:
             flag = f"--train_parameters {' '.join(settings.train_parameters)}"
         raise about(flag, error) from error
+    warn_of_small_scale(settings)
+
+
+def warn_of_small_scale(settings: AdapterSettings) -> None:
+    """Tells if alpha / rank is so small that the adapter would hardly change the model."""
+    if settings.kind in WITH_ALPHA and settings.scale < SMALL_SCALE:
+        logger.warning(
+            "--rank %d --lora_alpha %g: what a %s adds is multiplied by alpha / rank = %.2g, so it will hardly change the model;"
+            " leave --lora_alpha out for a scale of 1, or give an alpha nearer to the rank.",
+            settings.rank, settings.scale_numerator, settings.kind, settings.scale,
+        )  # fmt: skip
 
 
 def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trained:

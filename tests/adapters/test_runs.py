@@ -24,8 +24,10 @@ from diffusers import DiTPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from diffusers_difftune import load_adapter
+from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.adapters.files import LORA_FILE, TENSOR_FILE
 from diffusers_difftune.adapters.settings import KINDS
+from diffusers_difftune.training.adapter import warn_of_small_scale
 from tests.tiny import save_tiny_classes
 from tests.training.runs import FULL, LORA, log, losses, run
 
@@ -180,3 +182,46 @@ def test_the_code_on_the_model_card_makes_an_image(
         prediction_type = names["pipeline"].scheduler.config.prediction_type
         assert prediction_type == expected.scheduler.config.prediction_type
         assert prediction_type == ("v_prediction" if "v_prediction" in flags else "epsilon")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "alpha", "said"),
+    [
+        ("lokr", 100_000, 1.0, "alpha / rank = 1e-05"),
+        ("lokr", 10_000, 1.0, "alpha / rank = 0.0001"),
+        ("lora", 128, 1.0, "alpha / rank = 0.0078"),
+        ("dora", 4, 0.001, "alpha / rank = 0.00025"),
+        ("loha", 1_000, 9.0, "alpha / rank = 0.009"),
+        ("lokr", 100_000, None, None),
+        ("lora", 64, 1.0, None),
+        ("lora", 100, 1.0, None),
+        ("lora", 4, 32.0, None),
+        ("oft", 256, None, None),
+    ],
+)
+def test_a_scale_that_leaves_no_effect_is_told(
+    kind: str, rank: int, alpha: float | None, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_small_scale(AdapterSettings(kind, rank=rank, alpha=alpha))
+    found = [record.getMessage() for record in caplog.records]
+    if said is None:
+        assert not found
+        return
+    (sentence,) = found
+    assert f"--rank {rank} --lora_alpha {alpha:g}: what a {kind} adds is multiplied by {said}" in sentence
+    assert "leave --lora_alpha out for a scale of 1" in sentence
+
+
+@pytest.mark.parametrize("script", [LORA, CONTROL])
+def test_a_run_tells_of_such_a_scale_once(
+    script: str,
+    bank: Path,
+    tiny_pipeline: Path,
+    tiny_conditions: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flags = f"--knowledge_bank {bank} --adapter lokr --rank 100000 --lora_alpha 1 --max_train_steps 1"
+    run(script, tiny_pipeline, tiny_conditions, tmp_path, flags)
+    told = [record for record in caplog.records if "alpha / rank" in record.getMessage()]
+    assert len(told) == 1 and told[0].levelname == "WARNING"
