@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, card, conditions, convergence, evaluate, forgetting, push
+from . import bank, cache, card, conditions, convergence, evaluate, forgetting, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,6 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
     rooms = parser.add_subparsers(metavar="ROOM", required=True)
     bank.add_parser(rooms)
+    cache.add_parser(rooms)
     card.add_parser(rooms)
     conditions.add_parser(rooms)
     convergence.add_parser(rooms)

@@ -14,8 +14,10 @@
 """The target data: images and captions, checked before anything expensive happens."""
 
 import hashlib
+import io
 import json
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -48,6 +50,7 @@ logger = logging.getLogger(__name__)
 # How many rows an error message lists.
 MOST_LISTED = 100
 LARGEST_RESOLUTION = 2**14
+HASHES_OF_ROWS = "row_hashes"  # in this library's cache: those of images inside Parquet and Arrow files
 
 
 class ImageColumn:
@@ -89,17 +92,46 @@ class ImageColumn:
     def key(self) -> str:
         """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
         digest = hashlib.sha256()
-        files = [file["filename"] for file in self._images.cache_files]
-        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
-        if files and not bytes_column.null_count:  # then all images are inside these few files
-            for file in files:
-                digest.update(file_sha256(file, self._index_dir, self._verify).encode())
+        if (of_files := self._hash_of_files()) is not None:
+            digest.update(of_files.encode())
             digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
         else:
-            for batch in self._images.select(self._rows).iter(1000):
-                for image in batch[self._column]:
-                    digest.update(self._hash(**(image or {})).encode())
+            digest.update("".join(self.hashes).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """SHA-256 of the bytes of each image.
+
+        A file that was hashed before is not read again, nor are images inside files whose images were hashed before.
+        """
+        of_files = self._hash_of_files()
+        if of_files is None:
+            batches = self._images.select(self._rows).iter(1000)
+            return [self._hash(**(image or {})) for batch in batches for image in batch[self._column]]
+        name = hashlib.sha256(f"{of_files} {self._column}".encode()).hexdigest()
+        remembered = self._index_dir / HASHES_OF_ROWS / f"{name}.npy"
+        try:
+            every_row = np.load(remembered, mmap_mode="r")
+            every_row = every_row.reshape(len(self._images), 32)
+            os.utime(remembered)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            column = pc.struct_field(self._images.data.column(self._column), "bytes")
+            digests = b"".join(hashlib.sha256(value.as_buffer()).digest() for value in column)
+            every_row = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+            content = io.BytesIO()
+            np.save(content, every_row)
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(remembered, content.getvalue())
+        return [every_row[row].tobytes().hex() for row in self._rows]
+
+    def _hash_of_files(self) -> str | None:
+        """The hashes of the Arrow files that all images are inside of; `None` if some are files of their own."""
+        files = [file["filename"] for file in self._images.cache_files]
+        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
+        if not files or bytes_column.null_count or self._images._indices is not None:
+            return None
+        return "".join(file_sha256(file, self._index_dir, self._verify) for file in files)
 
     def stored(self, row: int) -> dict | None:
         """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""

@@ -24,6 +24,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..errors import DiffTuneError, first_sentence
 
 
+# Part of the settings of whatever is cached of decoded images; count up when some image is read as other pixels.
+READER_VERSION: int = 1
+
 # torchvision hands PIL its NEAREST filter for nearest_exact too
 PIL_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -27,13 +27,14 @@ from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
-from ..data.cache import build_image_cache, build_prompt_cache
+from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
+from .checkpoint import read_settings
 from .checks import uses_bank
 from .run import Run
 
@@ -183,14 +184,14 @@ def make_batches(
     images = prompts = None
     if cached:
         device, dtype = accelerator.device, run.weight_dtype
-        at_once = min(config.train_batch_size, 16)  # a machine that trains with this has the memory to encode it
-        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype, at_once)
+        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
+        check_crops(run, images)
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.proportion_empty_prompts or backbone.renamed_prompts():
             wanted = [*wanted, ""]
-        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
+        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
         backbone.release_encoders()
     else:
         backbone.load_encoders(accelerator.device, run.weight_dtype)
@@ -225,6 +226,17 @@ def make_batches(
     )
 
 
+def check_crops(run: Run, images: ImageCache) -> None:
+    """Raises a [`DiffTuneError`] if a run would go on with other crops of its images than it began with."""
+    if run.checkpoint is None or "crops_drawn_from" in read_settings(run.checkpoint):
+        return
+    if drawn := sum(images.has_drawn_crops(row) for row in range(len(images))):
+        raise DiffTuneError(
+            f"--resume_from_checkpoint: {run.checkpoint} was written by an older version, which cropped the {drawn} images that"
+            " are not square at other places; resume with that version, or start anew."
+        )
+
+
 def run_settings(
     run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
 ) -> dict[str, Any]:
@@ -245,6 +257,7 @@ def run_settings(
         "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
+        "crops_drawn_from": CROPS_DRAWN_FROM,
         "knowledge_bank": None
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
