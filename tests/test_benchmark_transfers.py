@@ -519,6 +519,29 @@ def test_documents_say_what_the_committed_summary_says():
     assert tables.in_short(summary) in evidence.README.read_text(encoding="utf-8")
 
 
+def test_prose_says_what_the_committed_summary_says():
+    """The figures in the words of docs/evidence.md, which are not written by a program."""
+    prose = " ".join(evidence.DOCUMENT.read_text(encoding="utf-8").split(evidence.BEGIN)[0].split())
+    summary = json.loads((RESULTS / "summary.json").read_text())
+    parts = summary["targets"].values()
+    ahead = {
+        name: sum(part["pretrained"][name] < part["methods"]["standard"][name]["mean"] for part in parts)
+        for name in ("fid", "kid")
+    }
+    word = {2: "two", 4: "four"}
+    assert f"by FID to {word[ahead['fid']]} of the eight, by KID to {word[ahead['kid']]}" in prose
+    varied = summary["stage_3"]["methods"]
+    one, own = varied["weight1"], varied["difftune"]
+    copies = [f"{100 * found['copied']['mean']:.0f} %" for found in (one, own)]
+    figures = [f"{found['fid']['mean']:.0f}" for found in (one, own)]
+    said = f"a retention weight of 1 has {copies[0]} copies and FID {figures[0]}, against {copies[1]} and {figures[1]}"
+    assert said in prose
+    fewer = [found for found in varied.values() if found["copied"]["mean"] < own["copied"]["mean"] - 0.05]
+    assert len(fewer) > 4 and all(found["fid"]["mean"] > own["fid"]["mean"] for found in fewer)
+    copied = tables.mean_of([part["methods"]["weighted"] for part in parts], "copied")
+    assert f"the lowest FID and {100 * copied:.0f} % copies" in prose
+
+
 # Runs
 
 

@@ -35,7 +35,7 @@ from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
 from training_scripts.train_text_to_image_difftune import TextToImageConfig
 from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
 
-from .commands import ROOT, Command, all_commands, commands_in
+from .commands import PAGES, ROOT, Command, all_commands, commands_in
 from .tiny import tiny_image
 from .training.runs import load_script
 
@@ -259,6 +259,45 @@ def test_a_command_that_cannot_be_run_is_noticed(line: str, complaint: str) -> N
     (command,) = commands_in(line, "README.md")
     with pytest.raises((AssertionError, DiffTuneError), match=complaint):
         check(command)
+
+
+# Named in the documents though no program of ours takes them: pytest's, and one that is not there on purpose.
+NOT_OURS = {"--hypothesis-profile", "--trust_remote_code"}
+
+
+def test_flags_that_prose_names_are_there() -> None:
+    """A flag that was renamed or taken away is noticed wherever a document speaks of it."""
+    parsers = [make_parser(), launch_command_parser(), *map(Parser, CONFIGS.values())]
+    known = {flag for parser in parsers for flag in known_flags(parser)} | NOT_OURS
+    for folder in ("benchmarks", "examples"):
+        for program in (ROOT / folder).rglob("*.py"):
+            known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', program.read_text(encoding="utf-8")))
+    unknown = {}
+    for page in PAGES:
+        prose = re.sub(r"(?ms)^ *```.*?^ *```$", "", page.read_text(encoding="utf-8"))
+        quoted = re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)
+        missing = {flag for code in quoted for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", code)} - known
+        if missing:
+            unknown[page.name] = sorted(missing)
+    assert unknown == {}
+
+
+def test_defaults_that_are_not_the_references_are_the_ones_that_the_page_names() -> None:
+    """docs/method.md has a table of what differs from the reference implementation by default."""
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8").split("## Where we differ")[1].split("\n## ")[0]
+    config = parse_config(ClassConditionalScriptConfig, [])
+    assert (config.variance_loss, config.source_share, config.retention_weight) == ("both", 0.2, 0.1)
+    before, table = text.split("that is different:")
+    assert "variational term on both halves" in before and "both halves" not in table
+    rows = {row.split(" | ")[0].strip("| "): row.split(" | ") for row in table.splitlines() if row.startswith("|")}
+    assert not config.use_ema and rows["moving average"][2] == "none"
+    assert config.max_grad_norm == 1 and rows["gradient clipping"][2].startswith("to a norm of 1")
+    assert not config.center_crop and not config.random_flip and config.image_interpolation_mode == "lanczos"
+    assert rows["target images"][2].startswith("cropped at random, not flipped, resized by Lanczos")
+    for name in ("source images", "end of an epoch", "likelihood at t = 0 in the variational term"):
+        assert name in rows
+    doc = ClassConditionalScriptConfig.__doc__ or ""
+    assert "These defaults are" not in doc and "gradient clipping" in doc and "moving average" in doc
 
 
 def imports(folder: str) -> dict[str, str]:
