@@ -52,7 +52,7 @@ clean:
 		'Python 3.11 or newer is needed, $(PYTHON) is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12 ...')"
 	@echo "Installing into .venv; the first time this takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 .venv/.icons: .venv/.installed

@@ -70,7 +70,12 @@ class ClassConditionalScriptConfig(
     EvaluationConfig,
     ClassDiffTuningConfig,
 ):
-    """The flags of this script. These defaults are the paper's reference implementation's."""
+    """The flags of this script.
+
+    The four defaults below are those of the paper's reference implementation, and so are the learning rate and what is in
+    the group of Diff-Tuning. Others are diffusers' own: gradient clipping, moving average, flip, crop and interpolation
+    are not the reference's. docs/method.md lists the differences, and the flags that undo them.
+    """
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "dit-finetuned")
     train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 32)

@@ -16,10 +16,13 @@
 Takes the flags of diffusers' examples/controlnet/train_controlnet.py, and those of Diff-Tuning.
 
     hf download fusing/fill50k --repo-type dataset --revision refs/convert/parquet --local-dir fill50k
+    hf download huggingface/documentation-images --repo-type dataset \
+      --include "diffusers/controlnet_training/conditioning_image_*.png" --local-dir .
     accelerate launch training_scripts/train_controlnet_difftune.py \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --train_data_dir fill50k --resolution 512 --learning_rate 1e-5 --train_batch_size 4 \
-      --validation_image conditioning_image_1.png conditioning_image_2.png \
+      --validation_image diffusers/controlnet_training/conditioning_image_1.png \
+      diffusers/controlnet_training/conditioning_image_2.png \
       --validation_prompt "red circle with blue background" "cyan circle with brown floral background" \
       --output_dir controlnet-fill50k
 

@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command and its subcommands."""
-    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
+    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models with less forgetting.")
     rooms = parser.add_subparsers(metavar="ROOM", required=True)
     bank.add_parser(rooms)
     cache.add_parser(rooms)

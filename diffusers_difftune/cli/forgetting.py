@@ -195,7 +195,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise DiffTuneError(
-            "difftune forgetting needs matplotlib and torchmetrics; pip install 'diffusers-difftune[metrics]'."
+            "difftune forgetting needs matplotlib and torchmetrics; install them with `pip install matplotlib torchmetrics`."
         ) from error
 
 
