@@ -37,6 +37,7 @@ from ..adapters import Trained
 from ..atomic import atomic_folder, fsync_tree, remove_folder
 from ..errors import DiffTuneError, first_sentence
 from ..turns import from_main
+from .differences import differences
 from .disk import check_space, place_trouble
 from .schedule import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
@@ -130,7 +131,7 @@ def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
         if checkpoints:
             raise DiffTuneError(
                 f"--resume_from_checkpoint latest: all checkpoints in {output_dir} are damaged ({trouble} in {path.name});"
-                " leave the flag out to start anew."
+                " give --overwrite_output_dir in its place to start anew."
             )
         logger.warning("--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir)
         return None
@@ -411,11 +412,7 @@ def check_settings(checkpoint: Path, settings: dict[str, Any]) -> int:
         DiffTuneError: They disagree; the message names the settings.
     """
     state = read_state(checkpoint)
-    changed = [
-        f"{name} was {found!r} and is {settings[name]!r}"
-        for name, found in state["settings"].items()
-        if name in settings and settings[name] != found
-    ]
+    changed = differences(state["settings"], settings)
     if changed:
         raise DiffTuneError(
             f"--resume_from_checkpoint {checkpoint} belongs to another run: {'; '.join(changed)}; use the same settings"
