@@ -35,14 +35,13 @@ def checkpoints(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("checkpoint-*")}
 
 
-def test_the_limit_removes_checkpoints_of_an_earlier_run_first(tiny_pipeline, tiny_images, tmp_path):
-    flags = "--objective standard --checkpointing_steps 1 --checkpoints_total_limit 2"
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 4")
-    assert checkpoints(tmp_path) == {"checkpoint-3", "checkpoint-4"}
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 1")
-    assert checkpoints(tmp_path) == {"checkpoint-1", "checkpoint-4"}
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 2")
-    assert checkpoints(tmp_path) == {"checkpoint-1", "checkpoint-2"}
+def test_the_limit_removes_later_checkpoints_first_where_a_run_went_back(tiny_pipeline, tiny_images, tmp_path):
+    flags = "--objective standard --checkpointing_steps 1 --max_train_steps 4"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    assert checkpoints(tmp_path) == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
+    back = f"{flags} --checkpoints_total_limit 2 --resume_from_checkpoint checkpoint-1"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{back} --max_train_steps 2")
+    assert checkpoints(tmp_path) == {"checkpoint-2", "checkpoint-1"}
 
 
 def test_a_checkpoint_that_was_put_aside_is_left_alone(tmp_path):
