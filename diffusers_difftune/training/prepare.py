@@ -45,6 +45,7 @@ from .run import Run
 
 if TYPE_CHECKING:
     from ..conditions.bank import BankConditions
+    from .quality_evaluation import QualityEvaluation
 
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
@@ -330,9 +331,24 @@ def make_batches(
 
 
 def run_settings(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
+    run: Run,
+    backbone: Backbone,
+    target: TargetData | StreamedTarget,
+    bank: KnowledgeBank | None,
+    quality: "QualityEvaluation | None" = None,
 ) -> dict[str, Any]:
-    """What decides the course of a run, so that a checkpoint is only resumed where it means the same."""
+    """What decides the course of a run, so that a checkpoint is only resumed where it means the same.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target: The target data.
+        bank ([`KnowledgeBank`], *optional*): The source rows, if they are there already.
+        quality ([`QualityEvaluation`], *optional*): What measures samples; a run may begin or cease to measure.
+
+    Returns:
+        `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
+    """
     config = run.config
     flags = dataclasses.asdict(config)
     unused = (
@@ -353,6 +369,7 @@ def run_settings(
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
+        **({} if quality is None else {"evaluation": quality.settings}),
         FACTS: run_facts(run, backbone, target, bank),
     }
 

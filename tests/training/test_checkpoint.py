@@ -224,11 +224,11 @@ def test_two_runs_do_not_write_to_one_folder(
         assert holder.stdout.readline() == "held\n"
         if seconds == 2:
             assert len(log(run(FULL, tiny_pipeline, tiny_images, tmp_path, FLAGS))) == 4
-            assert "Another run is writing to" in caplog.text
+            assert f"is being written to by another run (process {holder.pid}, begun at" in caplog.text
         else:
             with pytest.raises(SystemExit):
                 run(FULL, tiny_pipeline, tiny_images, tmp_path, FLAGS)
-            assert "another run is writing to it; wait for that one to end" in capsys.readouterr().err
+            assert "is writing to it; wait for that one to end" in capsys.readouterr().err
     finally:
         holder.kill()
         holder.wait()
