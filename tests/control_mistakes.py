@@ -306,7 +306,7 @@ ROWS: dict[str, tuple] = {
     # checkpoints
     "checkpoint of a text-to-image run": (
         lambda place: {RESUME: place.finished / "checkpoint-2"},
-        "--resume_from_checkpoint .* belongs to another run: .*controlnet was False and is True.*; use the same .*",
+        "--resume_from_checkpoint .* belongs to another run: .*it trained no ControlNet and this one trains a ControlNet.*; use the same .*",
     ),
 }
 

@@ -587,6 +587,16 @@ def the_hub(lab: Lab) -> None:
     assert "--hub_strategy checkpoint says when to upload" in lab.refused(hub_strategy="checkpoint")
 
 
+@row("overwrite_output_dir")
+def overwriting(lab: Lab) -> None:
+    folder = lab.run(checkpointing_steps=1).folder
+    assert f"--output_dir {folder} holds a finished run of 2 steps" in lab.refused(
+        output_dir=folder, max_train_steps=1
+    )
+    again = lab.run(output_dir=folder, max_train_steps=1, overwrite_output_dir=True)
+    assert len(again.log) == 1 and not list(folder.glob("checkpoint-*"))
+
+
 # Diff-Tuning's own flags
 
 

@@ -86,9 +86,9 @@ def main(argv: list[str] | None = None) -> None:
     objective = make_objective(run, backbone)
     target = open_target(run)
     quality = open_quality_evaluation(run, backbone, target)
-    bank = open_bank(run, backbone)
+    bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
+    state = TrainingState(run, run_settings(run, backbone, target, bank, quality), total_steps)
     publisher = begin_publishing(run)
     begin_records(run, total_steps=total_steps, settings=state.settings)
 

@@ -167,6 +167,7 @@ class Benchmark:
         flags = run.paths(self.size, self.work) | run.settings(self.size)["flags"]
         unmeasured = {"control_evaluation_data": None, "control_evaluation_steps": None}
         flags |= unmeasured | {"max_train_steps": 1, "output_dir": self.work / "warm-up" / kind}
+        flags |= {"overwrite_output_dir": True}  # of one that was stopped before it was noted as done
         words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]
         return [sys.executable, ROOT / "training_scripts" / "train_controlnet_difftune.py", *words]
 

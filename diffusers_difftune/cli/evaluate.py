@@ -25,6 +25,7 @@ from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from .common import open_pipeline, show_log
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
+from .results import check_is_free, labelled
 
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        return self.name if self.adapter is None else f"{self.name} + {self.adapter}"
+        return labelled(self.name, self.adapter)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -139,6 +140,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator.device)
     facts["precision"] = str(dtype).removeprefix("torch.")
+    check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])
     found: list[dict[str, Any]] = []
     of_first: torch.Tensor | None = None
     pictures = {"real images": real_images}

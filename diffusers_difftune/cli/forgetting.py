@@ -123,6 +123,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .common import fingerprint, open_pipeline, show_log
     from .evaluate import Candidate, find_resolution
     from .forgetting_data import open_source, open_target
+    from .results import check_is_free
 
     with renamed({"--pretrained_model_name_or_path": "PRETRAINED"}):
         backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
@@ -138,6 +139,8 @@ def forgetting(arguments: argparse.Namespace) -> int:
     show_log(accelerator)
     output, device = Path(arguments.output_dir), accelerator.device
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
+    check_is_free("--output_dir", output / "forgetting.json", settings)
     backbone.load_encoders(device, torch.float32)
     finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
@@ -150,7 +153,6 @@ def forgetting(arguments: argparse.Namespace) -> int:
         "source": measure_losses(backbone, finetuned, objective, source_rows, True, **options),
         "target": measure_losses(backbone, finetuned, objective, target_rows, False, **options),
     }
-    settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
     logger.info(f"Samples with steps swapped: {len(target.prompts)} at each x.")
     swap, pictures = swapping(
         arguments, settings, backbone, finetuned, target, source_images, extractor, device, precision

@@ -179,6 +179,11 @@ def check_conflicts(config: Any) -> None:
             raise DiffTuneError(f"--{name}_steps needs --{name}_data, the rows to measure on.")
     if getattr(config, "evaluation_clip_model", None) is not None and config.evaluation_data is None:
         raise DiffTuneError("--evaluation_clip_model needs --evaluation_data, the rows to measure on.")
+    if config.overwrite_output_dir and config.resume_from_checkpoint is not None:
+        raise DiffTuneError(
+            "--overwrite_output_dir removes the run that is there, and --resume_from_checkpoint goes on with a run; leave one"
+            " of them out."
+        )
     if config.hub_strategy != "end" and not config.push_to_hub:
         raise DiffTuneError(f"--hub_strategy {config.hub_strategy} says when to upload, and needs --push_to_hub.")
     if config.report_to in UPLOADS_COMMAND_LINE and config.hub_token is not None:

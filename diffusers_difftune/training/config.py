@@ -185,6 +185,11 @@ class RunConfig:
     _argument_group_name = "training"
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned")
+    overwrite_output_dir: bool = flag(
+        "Remove the run that OUTPUT_DIR holds (its result, card, log, checkpoints and validation images; not its knowledge"
+        " bank) and start anew.",
+        False,
+    )
     seed: int | None = flag("Seed of every random draw. Default: a fresh one, written to run_config.json.")
     train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 16)
     num_train_epochs: int = flag("Passes over the target data.", 100)

@@ -32,6 +32,7 @@ from .disk import place_trouble
 
 
 Config = TypeVar("Config")
+GIVEN = "_given"  # where a config keeps the names of the flags that were given; it is no flag itself
 
 
 class Parser(HfArgumentParser):
@@ -77,11 +78,43 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None, desc
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     yaml_file = finder.parse_known_args(argv)[0].config
-    if yaml_file is not None:
-        parser.set_defaults(**read_yaml(Path(yaml_file), parser))
+    in_yaml = {} if yaml_file is None else read_yaml(Path(yaml_file), parser)
+    parser.set_defaults(**in_yaml)
     values = vars(parser.parse_args(argv))
     del values["config"]
-    return config_class(**values)
+    config = config_class(**values)
+    vars(config)[GIVEN] = frozenset(in_yaml) | named_on(argv, parser)
+    return config
+
+
+def named_on(argv: list[str], parser: argparse.ArgumentParser) -> frozenset[str]:
+    """The flags that a command line, which was parsed before, gives a value."""
+    defaults, parser._defaults = parser._defaults, {}
+    of_actions = [(action, action.default) for action in parser._actions]
+    try:
+        for action in parser._actions:
+            action.default = argparse.SUPPRESS
+        return frozenset(vars(parser.parse_args(argv)))
+    finally:
+        parser._defaults = defaults
+        for action, default in of_actions:
+            action.default = default
+
+
+def given_flags(config: Any) -> frozenset[str]:
+    """The flags that were given a value, on the command line or in a YAML file, be it their default.
+
+    Args:
+        config: The config of a script. Of one that was made in Python, the flags that differ from their defaults.
+    """
+    if GIVEN in vars(config):
+        return vars(config)[GIVEN]
+    defaults = type(config)()
+    return frozenset(
+        entry.name
+        for entry in dataclasses.fields(config)
+        if getattr(config, entry.name) != getattr(defaults, entry.name)
+    )
 
 
 def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from PIL import Image
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
+from diffusers_difftune.cli.results import check_is_free
 from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.kid_difference import kid_difference
@@ -269,3 +271,30 @@ def test_a_mistake_is_one_sentence_before_weights_are_loaded(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.fullmatch(f"difftune: {said}\\.?", error), error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_figures_of_another_measurement_are_not_written_over(tmp_path):
+    file, settings = tmp_path / "e.json", {"data": "held_out", "num_images": 9, "difftune": "1.0"}
+    check_is_free("--output", file, settings, ["a"])
+    result = {"pipeline": "a", "adapter": None}
+    content = {"settings": settings | {"difftune": "0.9"}, "results": [result]}
+    file.write_text(json.dumps(content))
+    check_is_free("--output", file, settings, ["a"])  # the same command, also of a newer version
+    check_is_free("--output", file, settings, ["a", "b"])  # killed after its first pipeline
+    for now, pipelines, said in (
+        (
+            settings | {"num_images": 20, "data": "other"},
+            ["a"],
+            "(data was held_out and is other; num_images was 9 and is 20)",
+        ),
+        (settings, ["b"], "(of a, not of b)"),
+        (settings, ["a + lora"], "(of a, not of a + lora)"),
+    ):
+        with pytest.raises(
+            DiffTuneError, match=re.escape(f"--output: {file} holds the figures of another measurement {said}")
+        ):
+            check_is_free("--output", file, now, pipelines)
+    for other in ("mine", "[]", "{}", '{"settings": 1, "results": [1]}'):
+        file.write_text(other)
+        with pytest.raises(DiffTuneError, match="is there and is no file of such figures; name another one."):
+            check_is_free("--output", file, settings, ["a"])

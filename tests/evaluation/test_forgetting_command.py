@@ -128,8 +128,17 @@ def test_a_whole_model(
     assert capsys.readouterr().out.splitlines()[:5] == printed[:5]
     after = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
     assert after.keys() - before.keys() == {"data-2.safetensors"} and before.items() <= after.items()
-    # with other settings it does
-    assert command(tiny_pipeline, full, data, "--source", bank.folder, "--seed", 1)[0] == 0
+    # with other settings it does, and does not write over the figures
+    figures, other = out / "forgetting.json", (tiny_pipeline, full, data, "--source", bank.folder, "--seed", 1)
+    kept_figures = figures.read_bytes()
+    assert command(*other)[0] == 2 and figures.read_bytes() == kept_figures
+    said = capsys.readouterr().err
+    assert (
+        f"--output_dir: {figures} holds the figures of another measurement (seed was 0 and is 1; num_images was 10"
+        in said
+    )
+    figures.unlink()
+    assert command(*other)[0] == 0
     assert len(list((out / "features").iterdir())) == 2
 
 

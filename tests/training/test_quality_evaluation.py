@@ -77,13 +77,19 @@ def test_the_weights_that_would_be_saved_are_measured(script, flags, tiny_pipeli
     assert found[4]["fid"] != found[0]["fid"]
 
 
-def test_a_resumed_run_measures_on_and_may_cease_to(flags, tiny_pipeline, tiny_images, tmp_path):
+def test_a_resumed_run_measures_on_in_the_same_way_and_may_cease_to(
+    flags, tiny_pipeline, tiny_images, tmp_path, capsys
+):
     whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", flags + " --checkpointing_steps 3")
     measured = quality(whole)
     assert [*measured] == [0, 2, 4]
     resume = f" --resume_from_checkpoint {whole / 'checkpoint-3'}"
     resumed = run(FULL, tiny_pipeline, tiny_images, whole, flags + resume)
     assert quality(resumed) == measured
+    with pytest.raises(SystemExit):  # else the card would compare figures of two kinds
+        run(FULL, tiny_pipeline, tiny_images, whole, f"{flags}{resume} --evaluation_guidance_scale 4.5")
+    said = capsys.readouterr().err
+    assert "belongs to another run: --evaluation_guidance_scale was 2.0 and is 4.5;" in said
     shutil.copytree(whole / "checkpoint-3", tmp_path / "checkpoint-3")
     without = f"--objective standard --resume_from_checkpoint {tmp_path / 'checkpoint-3'}"
     assert len(log(run(FULL, tiny_pipeline, tiny_images, tmp_path / "other", without))) == 1
