@@ -29,10 +29,12 @@ def show_log(accelerator: "Accelerator") -> None:
     import diffusers
     import transformers
 
+    from ..console import log_to_terminal
+
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     if accelerator.is_main_process:
-        logging.basicConfig(format="%(message)s")
+        log_to_terminal("%(message)s")
         logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
 
 

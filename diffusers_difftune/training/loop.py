@@ -22,10 +22,10 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import compute_dream_and_update_latents
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..adapters import Trained
 from ..backbones import Backbone
+from ..console import progress_bar
 from ..data.batches import Batch, PlannedBatches
 from ..errors import Stopped
 from ..objective import DiffTuningObjective, NoisyBatch
@@ -91,12 +91,12 @@ def train(
             pin_memory=accelerator.device.type == "cuda",
         )
     )
-    progress = tqdm(
+    progress = progress_bar(
+        hidden=not accelerator.is_local_main_process,
         total=total_steps,
         initial=start_step,
         desc="Training",
         unit="step",
-        disable=not accelerator.is_local_main_process,
     )
     left_out = LeftOutSteps(config.skip_nonfinite_steps and accelerator.scaler is None)
     with run.stop, progress:
@@ -139,7 +139,9 @@ def train(
             code = run.stop.exit_code(accelerator)
             if measuring:
                 with log.pause():
-                    code = run.stop.unless_asked(code, accelerator, lambda: log.note(evaluation.measure()))
+                    code = run.stop.unless_asked(
+                        code, accelerator, lambda: log.note(evaluation.measure())
+                    )
             has_levels = saving or validating or log.due() or done == total_steps
             if has_levels or code:
                 try:
