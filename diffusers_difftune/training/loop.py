@@ -140,7 +140,7 @@ def train(
             if measuring:
                 with log.pause():
                     code = run.stop.unless_asked(
-                        code, accelerator, lambda: log.note(evaluation.measure())
+                        code, accelerator, lambda step=done: log.note(evaluation.measure(step))
                     )
             has_levels = saving or validating or log.due() or done == total_steps
             if has_levels or code:
@@ -168,10 +168,10 @@ def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, eva
     """Measures before the first step, and on resuming makes up for what the stop left out after the last one."""
     step, on_main = state.start_step, partial(from_main, state.run.accelerator)
     if evaluation is not None and step == 0:
-        log.write_start(evaluation.measure())
+        log.write_start(evaluation.measure(step))
     elif evaluation is not None and (evaluation.due(step) or step == state.total_steps):
         if on_main(lambda: log.lacks(step, evaluation.name)):
-            log.add_to(step, evaluation.measure())
+            log.add_to(step, evaluation.measure(step))
     if step and validation.due(step) and not on_main(lambda: validation.is_made(step)):
         validation.make(step)
 
