@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.config import DiffTuningConfig
 from diffusers_difftune.training.parse import Parser, parse_config
 from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
@@ -147,6 +148,17 @@ def test_flags_of_the_class_conditional_script_are_upstreams_where_they_have_the
     assert (config.class_dropout_prob, config.train_batch_size, config.learning_rate) == (0.1, 32, 1e-4)
     assert (config.lr_warmup_steps, config.adam_weight_decay, config.variance_loss) == (0, 0.0, "both")
     assert (config.bank_prompts, config.retention_prompts, config.class_embeddings) == ("classes", "empty", "keep")
+
+
+@pytest.mark.parametrize("config_class", [TextToImageLoraConfig, ControlNetScriptConfig])
+def test_no_validation_images_may_be_asked_for(config_class, tmp_path):
+    """diffusers' own tests do."""
+    places = ["--pretrained_model_name_or_path", "m", "--train_data_dir", "d", "--output_dir", tmp_path]
+    config = parsed(config_class, *places, "--report_to", "none", "--num_validation_images", 0)
+    check_flags(config)
+    config.num_validation_images = -1
+    with pytest.raises(DiffTuneError, match="--num_validation_images is -1; it must be at least 0"):
+        check_flags(config)
 
 
 def test_no_abbreviations():

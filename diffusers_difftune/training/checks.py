@@ -43,7 +43,6 @@ AT_LEAST_ONE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "rank",
-    "num_validation_images",
     "validation_epochs",
     "validation_steps",
     "control_evaluation_steps",
@@ -54,6 +53,7 @@ AT_LEAST_ONE = (
     "lr_num_cycles",
 )
 AT_LEAST_ZERO = (
+    "num_validation_images",
     "lr_warmup_steps",
     "noise_offset",
     "input_perturbation",
