@@ -28,6 +28,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import DiffTuneError, Stopped
+from ..mistakes import tell_mistake
 from .disk import place_trouble
 
 
@@ -136,7 +137,7 @@ def reports_mistakes(main: Callable) -> Callable:
             with terminated_as_interrupted():
                 return main(*args, **kwargs)
         except DiffTuneError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell_mistake(f"error: {error}")
             raise SystemExit(error.exit_code) from error
         except Stopped as stopped:
             if stopped.sentence is not None:
@@ -154,7 +155,7 @@ def reports_mistakes(main: Callable) -> Callable:
             sentence = place_trouble(error)
             if sentence is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
+            tell_mistake(f"error: {sentence}")
             raise SystemExit(2) from error
 
     return wrapper
