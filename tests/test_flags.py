@@ -254,6 +254,47 @@ def test_the_command_line_wins_over_yaml(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("argv", "text", "replaced", "kept"),
+    [
+        (
+            "--train_data_dir d",
+            "dataset_name: a\ndataset_config_name: b\n",
+            ("dataset_name", "dataset_config_name"),
+            (),
+        ),
+        ("--dataset_name d", "train_data_dir: a\ncaption_column: b\n", ("train_data_dir",), ("caption_column",)),
+        ("--dataset_name d", "dataset_name: a\ndataset_config_name: b\n", ("dataset_config_name",), ()),
+        ("--train_parameters x", "adapter: lora\nrank: 8\nseed: 1\n", ("adapter", "rank"), ("seed",)),
+        ("--adapter bitfit", "train_parameters: x\n", ("train_parameters",), ()),
+        ("--knowledge_bank d", "bank_samples: 3\nbank_steps: 4\n", ("bank_samples", "bank_steps"), ()),
+        ("--objective standard", "knowledge_bank: a\nsource_share: 0.3\n", ("knowledge_bank",), ("source_share",)),
+        ("--objective difftune", "knowledge_bank: a\n", (), ("knowledge_bank",)),
+        ("--num_train_epochs 3", "max_train_steps: 10\n", ("max_train_steps",), ()),
+        ("--validation_epochs 3", "validation_steps: 10\n", ("validation_steps",), ()),
+        ("--train_data_dir d --dataset_name e", "seed: 1\n", (), ("train_data_dir", "dataset_name")),
+        (
+            "--dataset_name a",
+            "dataset_name: a\ndataset_config_name: b\n",
+            (),
+            ("dataset_name", "dataset_config_name"),
+        ),
+        ("--seed 2", "dataset_name: a\ntrain_data_dir: b\n", (), ("dataset_name", "train_data_dir")),
+    ],
+)
+def test_what_the_command_line_decides_replaces_what_the_file_decides_otherwise(argv, text, replaced, kept, tmp_path):
+    """A recipe names a dataset, the command line a folder: without this rule the folder would not be looked at."""
+    path = write_yaml(tmp_path, text)
+    config, untouched = parsed(TextToImageConfig, "--config", path, *argv.split()), TextToImageConfig()
+    for name in replaced:
+        assert getattr(config, name) == getattr(untouched, name)
+    for name in kept:
+        assert getattr(config, name) != getattr(untouched, name)
+    assert len(config.notes) == bool(replaced)
+    for note in config.notes:
+        assert note.startswith(argv) and all(f"{name}: " in note for name in replaced) and note.endswith(f"{path}.")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("learning_rte: 1e-4\n", "learning_rte"),
