@@ -77,6 +77,7 @@ from diffusers_difftune.training.run import (
     make_optimizer,
     start_run,
 )
+from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
@@ -111,7 +112,8 @@ def main(argv: list[str] | None = None) -> None:
     settings = run_settings(run, backbone, target, bank) | control_settings(run, held_out, extractor)
     state = TrainingState(run, settings, total_steps)
     publisher = begin_publishing(run)
-    begin_records(run, total_steps=total_steps, settings=settings)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    begin_records(run, total_steps=total_steps, settings=settings, summary=summary)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

@@ -14,7 +14,6 @@
 """The `difftune` command. Only argparse is imported before it is known what there is to do."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
@@ -34,7 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except DiffTuneError as error:
-        print(f"difftune: {error}", file=sys.stderr)
+        from ..mistakes import tell_mistake
+
+        tell_mistake(f"difftune: {error}")
         return error.exit_code
 
 

@@ -38,8 +38,8 @@ from ..objective import DiffTuningObjective
 from ..turns import from_main
 from .checkpoint import read_settings
 from .checks import uses_bank
+from .config import was_given
 from .differences import FACTS
-from .parse import given_flags
 from .run import Run
 
 
@@ -151,7 +151,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if "bank_prompts" in given_flags(config) and is_whole and not changed and config.bank_prompts not in OWN_PROMPTS:
+    if was_given(config, "bank_prompts") and is_whole and not changed and config.bank_prompts not in OWN_PROMPTS:
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
         if prompts_sha256(prompts) != BankManifest.read(folder).prompts_sha256:
             changed = [f"--bank_prompts {config.bank_prompts} has other prompts than it had"]
@@ -165,11 +165,10 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
 
 def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
     """The `--bank_…` flags that were given and are not what a bank was sampled with, as clauses."""
-    given = given_flags(config)
     return [
         f"--{name} is {getattr(config, name)}, not {value}"
         for name, value in sampled.items()
-        if name in given and getattr(config, name) not in (None, value)
+        if was_given(config, name) and getattr(config, name) not in (None, value)
     ]
 
 
