@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Part of all settings; count up when the same inputs come to be encoded or stored differently.
+# Part of all settings; count up when the same inputs come to be encoded or stored differently, by other batches for one.
 CACHE_VERSION = 2
 # What cached crops are drawn from. A checkpoint that was trained with crops drawn otherwise is not gone on with.
 CROPS_DRAWN_FROM = "image bytes"

@@ -79,7 +79,7 @@ class Store:
     @property
     def models(self) -> list[str]:
         """The models whose encodings these are, by the names that runs gave; more than one if they are equal."""
-        return sorted({use.model for use, _ in self.uses.values()})
+        return sorted({use.model for use, _ in self.uses.values()} - {""})
 
     @property
     def title(self) -> str:

@@ -43,7 +43,7 @@ def hold(folder: Path) -> IO[bytes]:
             opened = open(folder / IN_USE_NAME, "ab")  # noqa: SIM115 (it stays open)
         except FileNotFoundError:  # removed since
             continue
-        lock(opened, wait=True)
+        lock(opened, shared=True)
         if is_there(opened, folder):
             return opened
         opened.close()  # it was removed while we waited
@@ -71,22 +71,22 @@ def nobody_else(folder: Path) -> Iterator[bool]:
         yield False
         return
     with opened:
-        yield lock(opened, wait=False) and is_there(opened, folder)
+        yield lock(opened, shared=False) and is_there(opened, folder)
 
 
-def lock(opened: IO[bytes], wait: bool) -> bool:
-    """Locks an open file for sharing, or at once for one alone; returns whether it is locked.
+def lock(opened: IO[bytes], shared: bool) -> bool:
+    """Locks an open file together with others, once that is possible, or alone, if it is possible now; returns whether it did.
 
     The lock goes with the open file: closing that releases it.
     """
     if fcntl is None:
         return True
     try:
-        fcntl.flock(opened, fcntl.LOCK_SH if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(opened, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return wait
+        return shared
     return True
 
 

@@ -146,10 +146,16 @@ def find_or_encode(
 
     Returns:
         [`Rows`]: The rows, in the order of `keys`.
+
+    Raises:
+        DiffTuneError: A segment is damaged, or the cache cannot be written to.
     """
     folder = store_folder(cache_dir, kind, settings)
-    in_use = hold(folder)
-    write_use(folder, use, keys)
+    try:
+        in_use = hold(folder)
+        write_use(folder, use, keys)
+    except OSError as error:
+        raise DiffTuneError(f"--cache_dir: {folder} cannot be written to: {error.strerror}.") from None
     rows = find(folder, keys)
     if isinstance(rows, list):
         with turn_to_write(folder):

@@ -205,7 +205,7 @@ def summary(
     }
     how = (
         "[Diff-Tuning](https://arxiv.org/abs/2406.00773), which learns the new images mostly at high noise levels and "
-        "goes on denoising samples of the base model mostly at low ones, so that the model keeps what it knew"
+        "goes on denoising samples of the base model mostly at low ones, so that it forgets less of what it knew"
     )
     if facts.get("objective") == "standard":
         how = "standard fine-tuning"

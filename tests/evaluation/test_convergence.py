@@ -361,7 +361,9 @@ def test_command_reports_steps_saved(runs, tmp_path, capsys):
     assert found["notes"] == [] and "note:" not in printed
     row = next(line for line in printed.splitlines() if line.startswith(named[0]))
     assert re.search(r"standard\s+edge\s+1\s+0\.00\d+\s+5\d\d$", row)
-    assert "all conditions: Diff-Tuning needs 30.0 % fewer steps (too few pairs or conditions for an interval)" in printed
+    assert (
+        "all conditions: Diff-Tuning needs 30.0 % fewer steps (too few pairs or conditions for an interval)" in printed
+    )
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1200 and len(picture.convert("RGB").getcolors(2**20)) > 20
 
