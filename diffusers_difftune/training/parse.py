@@ -94,7 +94,7 @@ def named_on(argv: list[str], parser: argparse.ArgumentParser) -> frozenset[str]
     try:
         for action in parser._actions:
             action.default = argparse.SUPPRESS
-        return frozenset(vars(parser.parse_args(argv)))
+        return frozenset(vars(parser.parse_args(argv))) - {"config"}
     finally:
         parser._defaults = defaults
         for action, default in of_actions:
