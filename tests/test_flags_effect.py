@@ -485,7 +485,7 @@ def validation_by_steps(lab: Lab) -> None:
 
 
 def ranks(result: Result) -> set[int]:
-    return {tensor.shape[0] for name, tensor in result.weights().items() if "lora.down" in name}
+    return {tensor.shape[0] for name, tensor in result.weights().items() if "lora_A" in name}
 
 
 @row("rank", scripts=(LORA,))

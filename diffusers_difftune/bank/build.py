@@ -16,14 +16,15 @@
 import hashlib
 import json
 import logging
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from tqdm.auto import tqdm
 
 from ..atomic import write_bytes_atomic
+from ..console import duration, progress_bar
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from ..turns import from_main, remove_lock, turn_to_build
@@ -150,12 +151,13 @@ def fill_bank(
             f" process{'es' if world > 1 else ''} ({manifest.solver}, {manifest.steps} steps, guidance"
             f" {manifest.guidance_scale}); {bank.num_built()} are there already."
         )
-    with tqdm(
+    started, made = time.perf_counter(), 0
+    with progress_bar(
+        hidden=not (progress and is_main),
         desc="Knowledge bank",
         unit=" samples",
         total=manifest.num_samples,
         initial=bank.num_built(),
-        disable=not (progress and is_main),
     ) as bar:
         for k, name in list(enumerate(manifest.shard_names))[rank::world]:
             indices = manifest.shard_range(k)
@@ -164,6 +166,12 @@ def fill_bank(
             shard = sampler.sample(indices, [prompts[index] for index in indices])
             write_bytes_atomic(folder / name, shard.to_bytes())
             bar.update(len(indices) if world == 1 else bank.num_built() - bar.n)
+            made += 1
+            missing = manifest.num_samples - bank.num_built()
+            if is_main and made == 1 and missing:
+                took = time.perf_counter() - started
+                rest = took * missing / len(indices) / world
+                logger.info(f"The first {len(indices)} took {duration(took)}; the rest takes about {duration(rest)}.")
         if accelerator is not None:
             accelerator.wait_for_everyone()
         bar.update(manifest.num_samples - bar.n)

@@ -27,6 +27,7 @@ from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from ..errors import DiffTuneError, first_sentence, quoted
 from ..filehash import file_sha256
+from .in_use import hold_while_running
 from .labels import as_label, open_class_folders
 from .places import Places
 from .records import check_parquet, read_records
@@ -35,6 +36,7 @@ from .records import check_parquet, read_records
 if TYPE_CHECKING:
     from ..training.config import DataConfig
 
+COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
@@ -278,7 +280,8 @@ def open_parquet(
             return load_dataset("parquet", data_files=names, split="train", streaming=True)
         cache_dir = difftune_cache_dir(cache_dir)
         hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
-        cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
+        cache_dir = cache_dir / COPIES / hashlib.sha256(hashes.encode()).hexdigest()
+        hold_while_running(cache_dir, source=os.path.dirname(names[0]) if len(names) > 1 else names[0])
         return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
     except Exception as error:  # `datasets` and pyarrow have many for columns that differ and for damage
         several = f" and {len(files) - 1} more files" if len(files) > 1 else ""

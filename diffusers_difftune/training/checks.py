@@ -30,6 +30,7 @@ from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
 from ..objective import LEAST_SHARE
+from .config import was_given
 from .sharding import check_sharding
 
 
@@ -43,7 +44,6 @@ AT_LEAST_ONE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "rank",
-    "num_validation_images",
     "validation_epochs",
     "validation_steps",
     "control_evaluation_steps",
@@ -54,6 +54,7 @@ AT_LEAST_ONE = (
     "lr_num_cycles",
 )
 AT_LEAST_ZERO = (
+    "num_validation_images",
     "lr_warmup_steps",
     "noise_offset",
     "input_perturbation",
@@ -197,7 +198,7 @@ def check_conflicts(config: Any) -> None:
 
 
 def check_adapter(config: Any) -> None:
-    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default}
+    given = {field.name for field in dataclasses.fields(config) if was_given(config, field.name)}
     for name, kinds in FLAGS_OF_KINDS.items():
         if name in given and config.adapter not in kinds:
             use = "needs --adapter" if config.adapter is None else f"has no use with --adapter {config.adapter}"

@@ -13,7 +13,8 @@
 # limitations under the License.
 """The flags, as dataclasses. Flags of diffusers' own scripts keep their names, defaults and meaning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 def flag(help: str, default=None, **kwargs):
@@ -22,6 +23,19 @@ def flag(help: str, default=None, **kwargs):
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def was_given(config: Any, name: str) -> bool:
+    """Whether a flag was given, on the command line or in a file; `False` if a script does not have it.
+
+    Args:
+        config: The config of a script.
+        name (`str`): The flag.
+    """
+    if name in config.given:
+        return True
+    default = {each.name: each.default for each in fields(config)}
+    return name in default and getattr(config, name) != default[name]
 
 
 @dataclass
@@ -235,6 +249,10 @@ class RunConfig:
     )
     hub_token: str | None = flag("Token for the Hub. Default: the one you logged in with.")
     hub_model_id: str | None = flag("Repository on the Hub. Default: the name of output_dir.")
+
+    # No flags: the names of those that were given, and what is to be said about how they were read.
+    given = frozenset[str]()
+    notes = tuple[str, ...]()
 
 
 @dataclass

@@ -28,7 +28,7 @@ from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
-from ..data.cache import build_image_cache, build_prompt_cache
+from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
@@ -38,8 +38,8 @@ from ..objective import DiffTuningObjective
 from ..turns import from_main
 from .checkpoint import read_settings
 from .checks import uses_bank
+from .config import was_given
 from .differences import FACTS
-from .parse import given_flags
 from .run import Run
 
 
@@ -151,7 +151,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and "bank_prompts" in given_flags(config):
+    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and was_given(config, "bank_prompts"):
         # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
         changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
@@ -168,11 +168,10 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
 
 def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
     """The `--bank_…` flags that were given and are not what a bank was sampled with, as clauses."""
-    given = given_flags(config)
     return [
         f"--{name} is {getattr(config, name)}, not {value}"
         for name, value in sampled.items()
-        if name in given and getattr(config, name) not in (None, value)
+        if was_given(config, name) and getattr(config, name) not in (None, value)
     ]
 
 
@@ -291,14 +290,14 @@ def make_batches(
     images = prompts = None
     if cached:
         device, dtype = accelerator.device, run.weight_dtype
-        at_once = min(config.train_batch_size, 16)  # a machine that trains with this has the memory to encode it
-        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype, at_once)
+        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
+        check_crops(run, images)
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.proportion_empty_prompts or backbone.renamed_prompts():
             wanted = [*wanted, ""]
-        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
+        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
         backbone.release_encoders()
     else:
         backbone.load_encoders(accelerator.device, run.weight_dtype)
@@ -331,6 +330,17 @@ def make_batches(
         with_control=with_control,
         source_controls=source_controls,
     )
+
+
+def check_crops(run: Run, images: ImageCache) -> None:
+    """Raises a [`DiffTuneError`] if a run would go on with other crops of its images than it began with."""
+    if run.checkpoint is None or "crops_drawn_from" in read_settings(run.checkpoint):
+        return
+    if drawn := sum(images.has_drawn_crops(row) for row in range(len(images))):
+        raise DiffTuneError(
+            f"--resume_from_checkpoint: {run.checkpoint} was written by an older version, which cropped the {drawn} images that"
+            " are not square at other places; resume with that version, or start anew."
+        )
 
 
 def run_settings(
@@ -368,6 +378,7 @@ def run_settings(
         "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
+        "crops_drawn_from": CROPS_DRAWN_FROM,
         "knowledge_bank": None
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),

@@ -41,6 +41,7 @@ from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
+from ..console import log_to_terminal
 from ..data.dataset import backbone_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
@@ -141,7 +142,7 @@ def start_run(config: Any) -> Run:
         )
     check_is_sharded(accelerator)
     quiet = not accelerator.is_local_main_process
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
     for library in (datasets, transformers, diffusers):
         (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..bank.manifest import BANK_FLAGS
 from .checks import uses_bank
-from .parse import given_flags
+from .config import was_given
 
 
 OF_SOURCE_ROWS = ("retention_weight", "retention_power", "retention_prompts", *BANK_FLAGS)
@@ -68,10 +68,9 @@ def unused_flags(config: Any) -> str | None:
     Args:
         config: The config of a script.
     """
-    given = given_flags(config)
     clauses = []
     for names, is_useless, why in RULES:
-        useless = [f"--{name}" for name in names if name in given]  # a script has the flags it was given
+        useless = [f"--{name}" for name in names if hasattr(config, name) and was_given(config, name)]
         if useless and is_useless(config):
             clauses.append(f"{', '.join(useless)} {why}")
     return f"These flags have no use here: {'; '.join(clauses)}." if clauses else None

@@ -64,7 +64,7 @@ def evaluate(place: Place, output: Path, *words: object, features: object = None
     return json.loads(output.read_text())
 
 
-def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
+def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys, caplog):
     words = [tiny_pipeline, place.other, place.held_out, "--num_images", 9, "--seed", 3]
     found = evaluate(place, tmp_path / "e.json", *words, clip=place.clip)
     first, second = found["results"]
@@ -103,6 +103,8 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
     for shown in ("FID", "CLIP score", str(place.other), f"{second['fid']:.2f}", "real images (the floor)"):
         assert shown in printed
     assert "9 samples against 9 real images, floor of 9 against 9" in printed
+    (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
+    assert "  samples    9 of each, 16 × 16 pixels, 2 steps, guidance 3\n" in block
     with Image.open(tmp_path / "e.png") as sheet:
         pixels = np.asarray(sheet)
         assert pixels.shape[1] > 8 * 192 and pixels.shape[0] > 3 * 192

@@ -81,13 +81,15 @@ def command(features: Path, tmp_path: Path):
 
 
 def test_a_whole_model(
-    command, tiny_pipeline: Path, full: Path, data: Path, features: Path, bank: KnowledgeBank, capsys
+    command, tiny_pipeline: Path, full: Path, data: Path, features: Path, bank: KnowledgeBank, capsys, caplog
 ) -> None:
     code, out = command(tiny_pipeline, full, data, "--source", bank.folder, "--num_images", 10)
     assert code == 0
     printed = capsys.readouterr().out.splitlines()
     report = json.loads((out / "forgetting.json").read_text())
     assert printed[:5] == report["words"]
+    (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
+    assert "  samples   10 at each of 3 points, 4 steps" in block
     assert [line.split(":")[0] for line in printed[:5]] == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
     settings = report["settings"]
     assert (settings["kind"], settings["num_images"], settings["source_kind"]) == ("full", 10, "bank")

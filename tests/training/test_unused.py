@@ -17,7 +17,7 @@ import dataclasses
 
 import pytest
 
-from diffusers_difftune.training.parse import given_flags, parse_config
+from diffusers_difftune.training.parse import parse_config
 from diffusers_difftune.training.unused import RULES, unused_flags
 from tests.flag_lab import CLASS, CONTROL, FULL, LORA, SCRIPTS
 
@@ -71,14 +71,11 @@ def test_every_rule_can_be_asked_of_every_script_that_has_its_flags(script: str)
     assert unused_flags(config) is None, "nothing was given"
 
 
-def test_what_was_given_is_known(tmp_path) -> None:
-    """On the command line and in a YAML file, be it the default; of a config of Python, what differs."""
+def test_flags_of_a_file_and_of_python_count_and_defaults_that_are_given(tmp_path) -> None:
     config = SCRIPTS[FULL][1]
     file = tmp_path / "flags.yaml"
-    file.write_text("bank_steps: 25\nuse_ema: true\n")
-    argv = ["--config", str(file), "--seed", "0", "--source_share", "0.2"]
-    parsed = parse_config(config, argv)
-    assert given_flags(parsed) == {"bank_steps", "use_ema", "seed", "source_share"}
-    assert (parsed.bank_steps, parsed.use_ema, parsed.max_train_steps) == (25, True, None)
-    assert given_flags(config(seed=0, source_share=0.2)) == {"seed"}
-    assert "_given" not in dataclasses.asdict(parsed)
+    file.write_text("offload_ema: true\n")
+    argv = ["--config", str(file), "--dream_detail_preservation", "1.0"]
+    told = "--offload_ema without --use_ema; --dream_detail_preservation without --dream_training."
+    assert unused_flags(parse_config(config, argv)) == f"These flags have no use here: {told}"
+    assert unused_flags(config(offload_ema=True)) == "These flags have no use here: --offload_ema without --use_ema."
