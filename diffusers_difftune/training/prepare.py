@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
 BANK_FOLDER = "knowledge_bank"
 OWN_BANK = "own_bank"  # in the facts of a checkpoint: how the run that wrote it sampled its bank
-OWN_PROMPTS = ("captions", "classes")  # which change with the data and the model alone
+OWN_PROMPTS = {"captions", "classes", "empty"}  # these are no files, and change with the data and the model alone
 # The flags that decide the course of a run, beside its seed, model, data and bank.
 DECISIVE_FLAGS = """
     resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
@@ -151,10 +151,13 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if was_given(config, "bank_prompts") and is_whole and not changed and config.bank_prompts not in OWN_PROMPTS:
+    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and was_given(config, "bank_prompts"):
+        # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
+        changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
-        if prompts_sha256(prompts) != BankManifest.read(folder).prompts_sha256:
-            changed = [f"--bank_prompts {config.bank_prompts} has other prompts than it had"]
+        if is_whole and prompts_sha256(prompts) != BankManifest.read(folder).prompts_sha256:
+            changed.append(f"--bank_prompts {config.bank_prompts} has other prompts than the bank was sampled for")
+        before["bank_prompts"] = config.bank_prompts
     if changed:
         raise DiffTuneError(
             f"{'; '.join(changed)}: the run that is resumed goes on with the knowledge bank that it sampled"

@@ -85,7 +85,9 @@ def test_bank_flags_that_are_not_what_the_bank_was_sampled_with_are_refused(
         said = refused(capsys, *rest, f"{RESUME} --bank_prompts {begun / 'prompts.txt'}")
     finally:
         shutil.move(begun / "kept.txt", begun / "prompts.txt")
-    assert "prompts.txt has other prompts than it had" in said
+    assert "prompts.txt has other prompts than the bank was sampled for" in said
+    shutil.copy(begun / "prompts.txt", tmp_path / "moved.txt")
+    run(*rest, f"{RESUME} --bank_prompts {tmp_path / 'moved.txt'}")
 
 
 def test_flags_that_are_left_out_are_those_of_the_bank(begun, tiny_pipeline, tiny_images, tmp_path):
