@@ -26,7 +26,7 @@ import diffusers_difftune
 from diffusers_difftune.conditions.build import opened
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.dataset import load_target_data
-from diffusers_difftune.data.images import ImageTransform, UnreadableImage, decode, load_rgb
+from diffusers_difftune.data.images import FORMATS, ImageTransform, UnreadableImage, decode, load_rgb
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.real import read_images
@@ -297,6 +297,18 @@ def test_training_validation_and_evaluation_read_the_same_numbers(tmp_path: Path
     assert torch.equal(read_images(target, [0], 16)[0].float(), expected)
     stored, shown = opened(target, 0, None)
     assert np.array_equal(shown, read(stored)) and np.array_equal(np.asarray(shown), expected.permute(1, 2, 0))
+
+
+def test_the_page_on_data_names_the_formats_and_turns_distances_into_depth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    formats = page.split("## Image formats")[1].split("as far as")[0].upper().replace("JPEG 2000", "JPEG2000")
+    assert all(re.search(rf"\b{name}\b", formats) for name in FORMATS)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "distance.png").write_bytes(png(np.array([[0, 1000], [2000, 4000]], np.uint16), 16))
+    exec(page.split("```python")[1].split("```")[0], {})
+    assert greys((tmp_path / "depth.png").read_bytes()) == [0, 255, 85, 0]
 
 
 def test_images_of_data_are_opened_in_one_place() -> None:
