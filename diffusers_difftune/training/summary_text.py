@@ -152,11 +152,11 @@ def image_words(data: dict[str, Any]) -> str:
 
 
 def step_words(steps: dict[str, Any], data: dict[str, Any]) -> str:
-    words = counted(steps["total"], "step")
-    if steps["start"]:
-        words += f", {steps['start']:,} of them done"
+    words = f"{steps['total']:,}"
     if steps["epochs"] is not None:
-        words += f"; {plain(steps['epochs'])} epochs of {counted(data['rows'], 'row')}"
+        words += f" ({plain(steps['epochs'])} epochs of {counted(data['rows'], 'row')})"
+    if steps["start"]:
+        words += f"; {steps['start']:,} steps are done"
     split = f" ({steps['target_rows']:g} target, {steps['source_rows']:g} source)" if steps["source_rows"] else ""
     factors = [str(steps["train_batch_size"])]
     if steps["processes"] > 1:

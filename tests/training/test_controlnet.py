@@ -15,6 +15,7 @@
 
 import dataclasses
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -311,7 +312,8 @@ def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_c
     assert calls == [*measured, *measured, "train", *measured, "train", *measured]  # first of all, of the bank
 
 
-def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path, capsys):
+def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path, capsys, caplog):
+    caplog.set_level(logging.INFO, "diffusers_difftune.training.evaluation")
     flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
     flags += " --control_evaluation_steps 1 --objective standard --checkpointing_steps 2"
     whole = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "whole", flags)
@@ -319,7 +321,12 @@ def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path,
     assert [step for step, _ in measured] == [0, 1, 2, 3, 4]
     assert len({tuple(errors.values()) for _, errors in measured}) > 1
     flags += f" --resume_from_checkpoint {whole / 'checkpoint-2'}"
+    caplog.clear()
     resumed = run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags)
+    errors = [f"{errors['mse']:.5f}" for _, errors in measured]
+    assert [record.getMessage() for record in caplog.records if record.name.endswith("training.evaluation")] == [
+        f"Step {step}: mean squared error {errors[step]} (at the start {errors[0]})" for step in (3, 4)
+    ]
     assert [(line["step"], line["condition_error"]) for line in log(resumed)] == measured
     with pytest.raises(SystemExit):
         run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags + " --control_evaluation_guidance_scale 2")

@@ -99,7 +99,7 @@ def test_a_run_says_what_it_will_do_before_it_does_it(
     else:
         assert row(lines, "captions").startswith("6 distinct")
     assert row(lines, "images") == "at 16 × 16, from shorter sides of 16"
-    assert row(lines, "steps") == "3 steps; 1.6 epochs of 6 rows; 4 rows a step (3.2 target, 0.8 source)"
+    assert row(lines, "steps") == "3 (1.6 epochs of 6 rows); 4 rows a step (3.2 target, 0.8 source)"
 
     rates, curve = [line["lr"] for line in log(folder)], summary["learning_rate"]
     assert (curve["first"], curve["highest"], curve["last"]) == (rates[0], max(rates), rates[-1])
