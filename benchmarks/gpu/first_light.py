@@ -213,16 +213,12 @@ def environment() -> dict[str, Any]:
 
 def make_material(room: Path) -> dict[str, Any]:
     """The images, with captions, labels and control images, and the class-conditional pipeline, for both processes."""
-    import torch
-    from diffusers import DiTTransformer2DModel
-
-    from benchmarks.transfers.source import SOURCE_WEIGHTS, save_pipeline
+    from benchmarks.transfers.source import load_weights, save_pipeline
     from benchmarks.transfers.splits import SOURCE, class_names, read_split
     from tests.tiny import save_tiny_conditions
 
     save_tiny_conditions(room / "images", count=16, size=RESOLUTION)
-    transformer = DiTTransformer2DModel.from_pretrained(SOURCE_WEIGHTS, dtype=torch.float32)
-    save_pipeline(room / "dit", class_names(read_split(SOURCE)), transformer)
+    save_pipeline(room / "dit", class_names(read_split(SOURCE)), load_weights())
     (room / "ready").touch()
     return {}
 
