@@ -64,7 +64,14 @@ from diffusers_difftune.training.control_evaluation import control_evaluation, o
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
-from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.prepare import (
+    make_bank,
+    make_batches,
+    open_bank,
+    open_target,
+    run_settings,
+    tell_cut_captions,
+)
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.run import (
     begin_records,
@@ -101,6 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
+    tell_cut_captions(run, backbone, target)
     held_out = open_control_evaluation(run)
     bank = open_bank(run, backbone)
     total_steps = run.total_steps(len(target))

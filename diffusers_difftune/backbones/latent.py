@@ -40,6 +40,7 @@ class LatentBackbone:
     always_trained: tuple[str, ...] = ()  # patterns of parameters that train along with every adapter
     conditioned_on = "prompts"
     learned_variance = False
+    token_limit: int | None = None  # of prompts that are text
     resolution: int | None = None  # of the only images that the model makes; None is any
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:
@@ -83,6 +84,10 @@ class LatentBackbone:
         """Writes what was set here, and not in the pretrained pipeline, into a pipeline that was trained from it."""
         if self.prediction_type is not None:
             set_scheduler_prediction_type(folder, self.prediction_type)
+
+    def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
+        """The prompts that are cut, each with its number of tokens; none where prompts are not text."""
+        return {}
 
     def size(self, resolution: int) -> dict[str, int]:
         """The arguments with which the pipeline makes square images of this resolution."""

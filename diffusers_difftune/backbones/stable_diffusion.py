@@ -30,6 +30,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from .latent import LatentBackbone
 from .parts import Fit, at_most, equal, unset
+from .tokens import longer_than, told_by_us
 
 
 # Settings of a UNet that make it ask for more than latents, timesteps and a text, with the values that do not.
@@ -66,7 +67,7 @@ class StableDiffusionBackbone(LatentBackbone):
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:
         super().__init__(folder, variant)
-        self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer")
+        self.tokenizer = told_by_us(CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"))
 
     def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
         """What the configs of the parts must agree on; see [`LatentBackbone.fits`]."""
@@ -109,7 +110,16 @@ class StableDiffusionBackbone(LatentBackbone):
         """Uses another tokenizer than the pipeline's own, for all that reads prompts: encodings, samples, the bank."""
         key = reading_key(tokenizer)
         self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
-        self.tokenizer = tokenizer
+        self.tokenizer = told_by_us(tokenizer)
+
+    @property
+    def token_limit(self) -> int:
+        """The tokens of a prompt that are read, those of its beginning and end among them."""
+        return self.tokenizer.model_max_length
+
+    def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
+        """The prompts that are cut, each with its number of tokens; see [`longer_than`]."""
+        return longer_than(self.token_limit, prompts, self.tokenizer)
 
     def source_prompts(self, prompts: list[str]) -> list[str]:
         """The prompts to sample a knowledge bank with, as given."""

@@ -28,6 +28,7 @@ from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
 from ..data.cache import build_image_cache, build_prompt_cache
+from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
@@ -60,6 +61,14 @@ def open_target(run: Run) -> TargetData | StreamedTarget:
     if run.config.streaming:
         return StreamedTarget(run.config, run.seed, run.config.cache_dir)
     return load_target_data(run.config, run.seed, run.config.cache_dir)
+
+
+def tell_cut_captions(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> CutCaptions | None:
+    """Counts the captions that are longer than the model reads, and says so; `None` on other than the main process."""
+    found = cut_captions(target, backbone) if run.accelerator.is_main_process else None
+    if found is not None and found.count:
+        logger.warning("%s.", found.sentence())
+    return found
 
 
 def bank_size(run: Run, total_steps: int) -> int:
@@ -126,6 +135,11 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         prompts = backbone.source_classes()
     else:
         prompts = backbone.source_prompts(read_prompts(config.bank_prompts))
+        found = (
+            cut_prompts(prompts, backbone, "prompts of the knowledge bank") if accelerator.is_main_process else None
+        )
+        if found is not None and found.count:
+            logger.warning("%s.", found.sentence())
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     return build_bank(
