@@ -98,7 +98,7 @@ def test_a_run_says_what_it_will_do_before_it_does_it(
     if script == CLASS:
         assert data["classes"] == 3 and row(lines, "classes") == "3 classes"
     else:
-        assert row(lines, "captions").startswith("6 distinct")
+        assert row(lines, "captions") == "6 distinct; none is longer than the 32 tokens that are read"
     assert row(lines, "images") == "at 16 × 16, from shorter sides of 16"
     assert row(lines, "steps") == "3 (1.6 epochs of 6 rows); 4 rows a step (3.2 target, 0.8 source)"
 
@@ -170,6 +170,7 @@ def large_summary() -> dict:
             "max_train_samples": 1_000_000,
             "resolution": 1024,
             "distinct_captions": 2_000_000,
+            "captions_cut": {"total": 2_000_000, "count": 1234, "limit": 77, "tokens": 512},
             "image_sides": {"smallest": 64, "median": 512, "largest": 4096, "enlarged": 1200, "read": 2000},
         },
         "steps": {
@@ -246,6 +247,27 @@ def test_numbers_are_not_written_as_powers_of_ten():
     rows = dict(summary_rows(large_summary(), 120))
     assert "1,234 epochs" in rows["steps"] and "4,096 rows a step" in rows["steps"]
     assert "812 training steps" in rows["bank"]
+    assert rows["captions"] == "2,000,000 distinct; 1,234 are cut at 77 tokens (the longest has 512)"
+
+
+def test_rows_are_told_by_split_and_file_and_what_is_left_out():
+    summary = large_summary()
+    files = [
+        ("train", "train-0.parquet", 70, True),
+        ("train", "train-1.parquet", 30, True),
+        ("test", "test.parquet", 9, False),
+    ]
+    names = ("split", "file", "rows", "used")
+    summary["data"] |= {"name": "D", "rows": 90, "files": [dict(zip(names, file)) for file in files]}
+    summary["data"] |= {
+        "left_out": ["3 files of formats that are not read (.avif 3), a.avif for one", "1 empty folder, b"]
+    }
+    rows = dict(summary_rows(summary, 120))
+    assert rows["data"] == (
+        "90 rows of D, drawn from 100 (--max_train_samples): train 100 in train-0.parquet, train-1.parquet;"
+        " test 9 in test.parquet, not used"
+    )
+    assert rows["left out"] == "3 files of formats that are not read (.avif 3), a.avif for one; 1 empty folder, b"
 
 
 @pytest.mark.slow
@@ -377,4 +399,4 @@ def test_a_warm_up_that_outlasts_the_run_is_told(tiny_pipeline, tiny_images, tmp
     (told,) = [r.getMessage() for r in caplog.records if "warmed up" in r.getMessage()]
     assert "it reaches 2e-06, because --lr_warmup_steps is 500 and the run has 2 steps." in told
     assert max(line["lr"] for line in log(folder)) == pytest.approx(2e-6)
-    assert json.loads((folder / "run_config.json").read_text())["summary"]["notes"] == [told]
+    assert json.loads((folder / "run_config.json").read_text())["summary"]["notes"][-1] == told
