@@ -267,6 +267,16 @@ ROWS: dict[str, tuple] = {
         lambda place: {MODEL: written(place.copy(place.pipeline) / "model_index.json", "{").parent},
         f"--{MODEL}: .*/model_index.json .*",
     ),
+    "a scheduler of another kind": (
+        lambda place: {
+            MODEL: place.edited("model_index.json", scheduler=["diffusers", "EDMDPMSolverMultistepScheduler"])
+        },
+        f"--{MODEL}: the scheduler of .* is EDMDPMSolverMultistepScheduler, which has continuous noise levels; give .*",
+    ),
+    "a model for inpainting": (
+        lambda place: {MODEL: place.edited("unet/config.json", in_channels=9)},
+        f"--{MODEL}: the unet of .* has in_channels 9 and needs 4, as many as the latents of its vae .*",
+    ),
     "unsupported pipeline": (
         lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
         f"--{MODEL} is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
@@ -288,9 +298,9 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: .*/unet has no weights.*",
     ),
     "variant that is not there": ({"variant": "fp16"}, "--variant is fp16, but .* has no weights of that variant"),
-    "scheduler of another kind": (
+    "unknown prediction type of the scheduler": (
         lambda place: {MODEL: place.edited(SCHEDULER, prediction_type="noise")},
-        "The scheduler's prediction_type is 'noise'; it must be epsilon, v_prediction or sample",
+        f"--{MODEL}: the DDPMScheduler of .* has prediction_type 'noise', and that scheduler samples from models of .*",
     ),
     "resolution not divisible": ({"resolution": 17}, "--resolution is 17; .* needs a multiple of 2, such as 16 or 18"),
     # target data

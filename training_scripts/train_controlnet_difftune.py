@@ -67,7 +67,14 @@ from diffusers_difftune.training.control_evaluation import control_evaluation, o
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
-from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.prepare import (
+    make_bank,
+    make_batches,
+    open_bank,
+    open_target,
+    run_settings,
+    tell_cut_captions,
+)
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.run import (
     begin_records,
@@ -105,6 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
+    captions = tell_cut_captions(run, backbone, target)
     held_out = open_control_evaluation(run)
     bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
@@ -112,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = run_settings(run, backbone, target, bank) | control_settings(run, held_out, extractor)
     state = TrainingState(run, settings, total_steps)
     publisher = begin_publishing(run)
-    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state, captions)
     begin_records(run, total_steps=total_steps, settings=settings, summary=summary)
 
     # Sampled once, encoded once.

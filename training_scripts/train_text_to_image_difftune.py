@@ -48,7 +48,14 @@ from diffusers_difftune.training.config import (
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
 from diffusers_difftune.training.parse import parse_config, reports_mistakes
-from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
+from diffusers_difftune.training.prepare import (
+    make_bank,
+    make_batches,
+    open_bank,
+    open_target,
+    run_settings,
+    tell_cut_captions,
+)
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
@@ -80,12 +87,13 @@ def main(argv: list[str] | None = None) -> None:
     adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
+    captions = tell_cut_captions(run, backbone, target)
     quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
     state = TrainingState(run, run_settings(run, backbone, target, bank, quality), total_steps)
     publisher = begin_publishing(run)
-    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state, captions)
     begin_records(run, total_steps=total_steps, settings=state.settings, summary=summary)
 
     # Sampled once, encoded once.

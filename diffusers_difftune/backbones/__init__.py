@@ -21,6 +21,8 @@ import torch
 
 from ..errors import DiffTuneError, first_sentence, quoted
 from .files import PICKLES, check_tensors, tensors_in, weight_files
+from .parts import Fit, check_fits
+from .scheduler import check_scheduler_class
 
 
 # Where the classes of a pipeline's components may be from; "stable_diffusion" is a part of diffusers.
@@ -36,6 +38,7 @@ class Backbone(Protocol):
     denoiser_name: str
     lora_target_modules: tuple[str, ...]
     weight_components: tuple[str, ...]
+    part_classes: dict[str, tuple[str, ...]]
     always_trained: tuple[str, ...]
     conditioned_on: str
     learned_variance: bool
@@ -45,6 +48,7 @@ class Backbone(Protocol):
     has_encoders: bool
     prediction_type: str | None
     tokenizer_key: str | None
+    token_limit: int | None  # of a prompt; None where prompts are not text
 
     # ControlNet training; a family without it has none of these.
     controlnet_class: type
@@ -55,6 +59,7 @@ class Backbone(Protocol):
     def set_tokenizer(self, tokenizer) -> None: ...
     def set_prediction_type(self, prediction_type: str) -> None: ...
     def save_settings(self, folder: Path) -> None: ...
+    def cut_prompts(self, prompts: list[str]) -> dict[str, int]: ...
     def source_prompts(self, prompts: list[str]) -> list[str]: ...
     def source_classes(self) -> list[str]: ...  # of a class-conditional family
     def renamed_prompts(self) -> frozenset[str]: ...
@@ -62,6 +67,7 @@ class Backbone(Protocol):
     def latent_shape(self, resolution: int) -> tuple[int, int, int]: ...
     def load_denoiser(self, folder=None, dtype: torch.dtype = torch.float32, **kwargs) -> torch.nn.Module: ...
     def empty(self, component: str) -> torch.nn.Module: ...
+    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]: ...
     def empty_denoiser(self) -> torch.nn.Module: ...
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None: ...
     def release_encoders(self) -> None: ...
@@ -84,7 +90,7 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
         [`Backbone`]: The backbone.
 
     Raises:
-        DiffTuneError: The folder is not a pipeline, or one of an unsupported class.
+        DiffTuneError: The folder is not a pipeline, or one of an unsupported class, or its parts do not fit each other.
     """
     family = family_of(Path(folder) / "model_index.json")
     components = [Path(folder, component) for component in family.weight_components]
@@ -98,6 +104,7 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     try:
         backbone = family(Path(folder), variant)
         empty = {name: backbone.empty(name) for name in family.weight_components}
+        check_fits(Path(folder), backbone.fits(empty))
     except DiffTuneError:
         raise
     except (
@@ -147,4 +154,20 @@ def family_of(index: Path) -> type:
                 f"--pretrained_model_name_or_path: the {component} of {index.parent} has code of its own, {quoted(source)},"
                 " which is not run; give a pipeline whose parts are classes of diffusers and transformers."
             )
-    return families[name]
+    family = families[name]
+    check_part_classes(content, family.part_classes, index.parent)
+    return family
+
+
+def check_part_classes(content: dict, expected: dict[str, tuple[str, ...]], folder: Path) -> None:
+    """Refuses parts that are of other classes than a family works with, by its `model_index.json`."""
+    for part, classes in expected.items():
+        found = content.get(part)
+        name = found[1] if isinstance(found, list) and len(found) == 2 else None
+        if name not in classes:
+            raise DiffTuneError(
+                f"--pretrained_model_name_or_path: the {part} of {folder} is {quoted(name)}; training supports"
+                f" {' or '.join(classes)}."
+            )
+    scheduler = content.get("scheduler")
+    check_scheduler_class(scheduler[1] if isinstance(scheduler, list) and len(scheduler) == 2 else None, folder)

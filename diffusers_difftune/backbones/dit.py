@@ -31,6 +31,7 @@ from ..atomic import write_bytes_atomic
 from ..data.plan import counter_generator
 from ..errors import DiffTuneError, quoted
 from .latent import LatentBackbone
+from .parts import Fit, equal
 
 
 NULL_CLASS = 1000  # DiTPipeline knows no other
@@ -53,6 +54,7 @@ class DiTBackbone(LatentBackbone):
     denoiser_name = "transformer"
     conditioned_on = "classes"
     weight_components = ("transformer", "vae")
+    part_classes = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
     lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
     always_trained = ("*.class_embedder.embedding_table.weight",)  # no adapter could learn a new class without
 
@@ -70,6 +72,20 @@ class DiTBackbone(LatentBackbone):
         self.id2label: dict[int, str] = {int(key): name for key, name in (index.get("id2label") or {}).items()}
         self.new_classes: list[str] | None = None
         self.new_rows_seed: int | None = None
+
+    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
+        """What the configs of the parts must agree on; see [`LatentBackbone.fits`]."""
+        transformer, count = empty["transformer"].config, self.latent_channels
+        answers, others = transformer.out_channels, sorted(key for key in self.id2label if not 0 <= key < NULL_CLASS)
+        return [
+            *super().fits(empty),
+            equal("transformer", "in_channels", transformer, count, "as many as the latents of its vae"),
+            Fit(
+                *("transformer", "out_channels", answers, answers in (None, count, 2 * count)),
+                f"{count}, as many as the latents of its vae, or {2 * count} with a learned variance",
+            ),
+            Fit("model_index.json", "id2label of class", others[:1], not others, f"ids from 0 to {NULL_CLASS - 1}"),
+        ]
 
     def set_classes(self, names: list[str], reset_seed: int | None = None) -> None:
         """Makes a new label space, which takes the rows of the class tables from 0.

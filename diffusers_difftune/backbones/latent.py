@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import AutoencoderKL
 
+from ..errors import DiffTuneError
 from .files import own_variant, set_scheduler_prediction_type
+from .parts import Fit, equal
+from .scheduler import DIFFUSION, load_scheduler
 
 
 class LatentBackbone:
@@ -32,16 +35,18 @@ class LatentBackbone:
 
     denoiser_class: type
     denoiser_name: str
+    part_classes: dict[str, tuple[str, ...]]  # what a model_index.json may name, beside the scheduler
     encoder_classes: dict[str, type] = {"vae": AutoencoderKL}
     always_trained: tuple[str, ...] = ()  # patterns of parameters that train along with every adapter
     conditioned_on = "prompts"
     learned_variance = False
+    token_limit: int | None = None  # of prompts that are text
     resolution: int | None = None  # of the only images that the model makes; None is any
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:
         self.folder = Path(folder)
         self.variant = variant
-        self.noise_scheduler = DDPMScheduler.from_pretrained(self.folder, subfolder="scheduler")
+        self.noise_scheduler, self.sampler = load_scheduler(self.folder)
         vae_config = AutoencoderKL.load_config(self.folder, subfolder="vae")
         self.latent_channels: int = vae_config["latent_channels"]
         self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
@@ -61,7 +66,17 @@ class LatentBackbone:
         return self.encoders["vae"]
 
     def set_prediction_type(self, prediction_type: str) -> None:
-        """Trains, validates and saves with this prediction type instead of the pretrained scheduler's."""
+        """Trains, validates and saves with this prediction type instead of the pretrained scheduler's.
+
+        Raises:
+            DiffTuneError: The pipeline's scheduler, which validates and is saved, does not sample from such models.
+        """
+        known = DIFFUSION[self.sampler]
+        if prediction_type not in known:
+            raise DiffTuneError(
+                f"--prediction_type is {prediction_type}, and the pipeline's {self.sampler} samples from models of"
+                f" {', '.join(known)} only; give one of these, or a pipeline with a DDIMScheduler."
+            )
         self.prediction_type = prediction_type
         self.noise_scheduler.register_to_config(prediction_type=prediction_type)
 
@@ -69,6 +84,10 @@ class LatentBackbone:
         """Writes what was set here, and not in the pretrained pipeline, into a pipeline that was trained from it."""
         if self.prediction_type is not None:
             set_scheduler_prediction_type(folder, self.prediction_type)
+
+    def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
+        """The prompts that are cut, each with its number of tokens; none where prompts are not text."""
+        return {}
 
     def size(self, resolution: int) -> dict[str, int]:
         """The arguments with which the pipeline makes square images of this resolution."""
@@ -97,6 +116,16 @@ class LatentBackbone:
             if hasattr(model_class, "config_class"):  # of transformers
                 return model_class(model_class.config_class.from_pretrained(self.folder / component))
             return model_class.from_config(model_class.load_config(self.folder, subfolder=component))
+
+    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
+        """What the configs of the parts must agree on.
+
+        Args:
+            empty (`dict[str, torch.nn.Module]`): Each of `weight_components`, without weights.
+        """
+        vae: Any = empty["vae"]
+        images = "the colours of an image"
+        return [equal("vae", name, vae.config, 3, images) for name in ("in_channels", "out_channels")]
 
     def empty_denoiser(self) -> torch.nn.Module:
         """The denoiser without its weights."""

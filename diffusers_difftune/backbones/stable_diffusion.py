@@ -16,6 +16,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -28,6 +29,18 @@ from diffusers import (
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from .latent import LatentBackbone
+from .parts import Fit, at_most, equal, unset
+from .tokens import longer_than, told_by_us
+
+
+# Settings of a UNet that make it ask for more than latents, timesteps and a text, with the values that do not.
+MORE_INPUTS: dict[str, tuple] = {
+    "class_embed_type": (None,),
+    "num_class_embeds": (None,),
+    "addition_embed_type": (None, "text"),
+    "encoder_hid_dim_type": (None, "text_proj"),
+    "time_cond_proj_dim": (None,),  # of a distilled model, which is given the guidance scale
+}
 
 
 class StableDiffusionBackbone(LatentBackbone):
@@ -44,11 +57,49 @@ class StableDiffusionBackbone(LatentBackbone):
     denoiser_name = "unet"
     encoder_classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
     weight_components = ("unet", "vae", "text_encoder")
+    part_classes = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    }
     lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
 
     def __init__(self, folder: Path, variant: str | None = None) -> None:
         super().__init__(folder, variant)
-        self.tokenizer = CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer")
+        self.tokenizer = told_by_us(CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"))
+
+    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
+        """What the configs of the parts must agree on; see [`LatentBackbone.fits`]."""
+        unet, text = empty["unet"].config, empty["text_encoder"].config
+        latents = "as many as the latents of its vae"
+        reads = "encoder_hid_dim" if unet.encoder_hid_dim is not None else "cross_attention_dim"
+        found = unet[reads]
+        widths = set(found) if isinstance(found, (list, tuple)) else {found}
+        mask = getattr(text, "use_attention_mask", None)
+        return [
+            *super().fits(empty),
+            equal("unet", "in_channels", unet, self.latent_channels, f"{latents} (9 are of inpainting, 8 of editing)"),
+            equal("unet", "out_channels", unet, self.latent_channels, latents),
+            *unset("unet", unet, MORE_INPUTS, "because it is given a text and nothing else"),
+            Fit(
+                "unet",
+                reads,
+                found,
+                widths == {text.hidden_size},
+                f"{text.hidden_size}, the width of its text_encoder",
+            ),
+            Fit(
+                "text_encoder", "use_attention_mask", mask, not mask, "none, because captions are read without a mask"
+            ),
+            at_most(
+                "tokenizer",
+                "model_max_length",
+                self.tokenizer.model_max_length,
+                *limit(text, "max_position_embeddings"),
+            ),
+            at_most("tokenizer", "its vocabulary", len(self.tokenizer), *limit(text, "vocab_size")),
+        ]
 
     @property
     def text_encoder(self) -> CLIPTextModel:
@@ -59,7 +110,16 @@ class StableDiffusionBackbone(LatentBackbone):
         """Uses another tokenizer than the pipeline's own, for all that reads prompts: encodings, samples, the bank."""
         key = reading_key(tokenizer)
         self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
-        self.tokenizer = tokenizer
+        self.tokenizer = told_by_us(tokenizer)
+
+    @property
+    def token_limit(self) -> int:
+        """The tokens of a prompt that are read, those of its beginning and end among them."""
+        return self.tokenizer.model_max_length
+
+    def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
+        """The prompts that are cut, each with its number of tokens; see [`longer_than`]."""
+        return longer_than(self.token_limit, prompts, self.tokenizer)
 
     def source_prompts(self, prompts: list[str]) -> list[str]:
         """The prompts to sample a knowledge bank with, as given."""
@@ -173,3 +233,8 @@ def reading_key(tokenizer: CLIPTokenizer) -> str:
         reader.pop(name, None)
     facts = [reader, tokenizer.model_max_length, tokenizer.pad_token_id]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def limit(config: Any, name: str) -> tuple[int, str]:
+    """How far a text encoder reads, and what to call that."""
+    return getattr(config, name), f"the text_encoder's {name}"

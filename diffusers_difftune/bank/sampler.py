@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from ..backbones.tokens import without_cut_warnings
 from ..data.plan import counter_generator
 from ..errors import DiffTuneError, first_sentence
 from .settings import BankSettings
@@ -48,16 +49,17 @@ class Sampler:
         generators = [torch.Generator().manual_seed(noise_seed(self.settings.seed, index)) for index in indices]
         own_scheduler, self.pipeline.scheduler = self.pipeline.scheduler, self.scheduler
         try:
-            latents = self.pipeline(
-                prompt=prompts,
-                height=self.settings.resolution,
-                width=self.settings.resolution,
-                num_inference_steps=self.settings.steps,
-                guidance_scale=self.settings.guidance_scale,
-                generator=generators,
-                output_type="latent",  # scaled as the denoiser expects them, and never decoded
-                return_dict=False,
-            )[0]
+            with without_cut_warnings(self.pipeline):
+                latents = self.pipeline(
+                    prompt=prompts,
+                    height=self.settings.resolution,
+                    width=self.settings.resolution,
+                    num_inference_steps=self.settings.steps,
+                    guidance_scale=self.settings.guidance_scale,
+                    generator=generators,
+                    output_type="latent",  # scaled as the denoiser expects them, and never decoded
+                    return_dict=False,
+                )[0]
         except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
             raise DiffTuneError(
                 f"The pipeline does not sample at --resolution {self.settings.resolution}: {first_sentence(error)}."

@@ -36,6 +36,8 @@ MODEL_SETTINGS = (
     "prediction_type",
     "rescale_betas_zero_snr",
 )
+# The beta schedules that every solver knows. DDPM knows more, whose betas are handed over one by one.
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 
 # The last step must reach clean data and keep its fine detail, because retention learns mostly from small t. Karras
 # spacing puts enough steps there: of Gaussian data with standard deviation 0.05, under Stable Diffusion's schedule,
@@ -77,6 +79,8 @@ def solver_settings(scheduler: SchedulerMixin, solver: str, steps: int) -> tuple
         raise DiffTuneError(f"--bank_steps is {steps}; it must be at most the model's number of levels, {levels}.")
     scheduler_class, settings = SOLVERS[solver]
     settings = {name: config[name] for name in MODEL_SETTINGS if name in config} | settings
+    if config["beta_schedule"] not in BETA_SCHEDULES and config.get("trained_betas") is None:
+        settings["trained_betas"] = scheduler.betas.tolist()
     if solver == "ddim":
         # DDIM goes down by num_train_timesteps // steps whatever its grid is: linspace would miss its own grid, and so
         # would trailing (which a model without signal at the last level needs) if that is not a whole number.

@@ -14,6 +14,7 @@
 """`difftune bank build | inspect | push`"""
 
 import argparse
+import logging
 from typing import TYPE_CHECKING
 
 from ..errors import DiffTuneError, about
@@ -93,6 +94,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
+    from ..data.cut import cut_prompts
     from ..data.dataset import backbone_resolution
     from ..turns import from_main
 
@@ -110,6 +112,9 @@ def bank_build(arguments: argparse.Namespace) -> int:
         arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
         prompts = bank_prompts(arguments, backbone)
         weights = fingerprint(backbone, arguments)
+    found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
+    if found is not None and found.count:
+        logging.getLogger("diffusers_difftune").warning("%s.", found.sentence())
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     show_summary(
         accelerator,

@@ -28,8 +28,9 @@ from ..adapters.files import SavedAdapter
 from ..backbones import Backbone
 from ..backbones.files import check_tensors as check_headers
 from ..backbones.files import tensors_in
+from ..backbones.scheduler import training_scheduler
 from ..control import NEW_LAYERS
-from ..errors import DiffTuneError, first_sentence, quoted
+from ..errors import DiffTuneError, first_sentence, quoted, renamed
 from ..timesteps import NoiseLevels
 
 
@@ -59,7 +60,10 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
         return
     scheduler: Any = backbone.noise_scheduler  # type: ignore[attr-defined]
     try:
-        own: Any = type(scheduler).from_pretrained(file.parent)
+        with renamed({"--pretrained_model_name_or_path": "FINETUNED"}):
+            own: Any = training_scheduler(file.parent)
+    except DiffTuneError:
+        raise
     except Exception as error:  # it is damaged, or has values that no scheduler works with
         raise DiffTuneError(f"FINETUNED: {file} cannot be read: {first_sentence(error)}.") from error
     refuse_other_prediction(folder, own.config.prediction_type, backbone)

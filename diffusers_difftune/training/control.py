@@ -48,7 +48,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 # What a ControlNet must have in common with the denoiser whose layers it feeds.
-SHARED_CONFIG = ("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim")
+SHARED_CONFIG = (
+    *("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"),
+    *("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type"),
+)
 
 
 def check_control_flags(config: Any) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..bank.manifest import BANK_FLAGS
 from .checks import uses_bank
 from .config import was_given
 from .validation import has_validation_prompts
@@ -91,12 +92,12 @@ RULES = (
     Idle(
         ("source_share", "reconsolidation_power", "coefficients"),
         lambda config: config.objective == "standard",
-        "they are settings of --objective difftune",
+        "it belongs to --objective difftune",
     ),
     Idle(
-        ("retention_weight", "retention_power", "retention_prompts"),
+        ("retention_weight", "retention_power", "retention_prompts", *BANK_FLAGS),
         lambda config: not uses_bank(config),
-        "there are no source rows",
+        "the run has no source rows",
     ),
     Idle(
         ("offload_ema", "foreach_ema"), lacks("use_ema"), "there is no moving average of the weights without --use_ema"

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import yaml
 from transformers import HfArgumentParser
 
+from ..bank.manifest import BANK_FLAGS
 from ..errors import DiffTuneError, Stopped
 from ..mistakes import tell_mistake
 from .disk import place_trouble
@@ -37,13 +38,12 @@ NOT_GIVEN: Any = object()
 # Flags that decide one thing in several ways. What is decided on the command line (by a flag, or by one of the values beside
 # it) takes the place of what the flags after it say in a file.
 ADAPTER_FLAGS = ("adapter", "rank", "lora_alpha", "lora_dropout", "lora_target_modules")
-BANK_FLAGS = ("samples", "prompts", "steps", "solver", "guidance_scale", "batch_size")
 DECISIONS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("train_data_dir",): ("dataset_name", "dataset_config_name"),
     ("dataset_name",): ("train_data_dir", "dataset_config_name"),
     ("train_parameters",): ADAPTER_FLAGS,
     ("adapter",): ("train_parameters",),
-    ("knowledge_bank",): tuple(f"bank_{name}" for name in BANK_FLAGS),
+    ("knowledge_bank",): tuple(BANK_FLAGS),
     ("objective", "standard"): ("knowledge_bank", "retention_target"),
     ("num_train_epochs",): ("max_train_steps",),
     ("validation_epochs",): ("validation_steps",),

@@ -29,6 +29,7 @@ from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
 from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
+from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
@@ -69,6 +70,14 @@ def open_target(run: Run) -> TargetData | StreamedTarget:
     if run.config.streaming:
         return StreamedTarget(run.config, run.seed, run.config.cache_dir)
     return load_target_data(run.config, run.seed, run.config.cache_dir)
+
+
+def tell_cut_captions(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> CutCaptions | None:
+    """Counts the captions that are longer than the model reads, and says so; `None` on other than the main process."""
+    found = cut_captions(target, backbone) if run.accelerator.is_main_process else None
+    if found is not None and found.count:
+        logger.warning("%s.", found.sentence())
+    return found
 
 
 def bank_size(run: Run, total_steps: int) -> int:
@@ -223,6 +232,10 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
     config, accelerator = run.config, run.accelerator
     num_samples = bank_size(run, total_steps)
     prompts = bank_prompts(run, backbone, target, num_samples)
+    if config.bank_prompts != "captions" and accelerator.is_main_process:
+        found = cut_prompts(prompts, backbone, "prompts of the knowledge bank")
+        if found is not None and found.count:
+            logger.warning("%s.", found.sentence())
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     return build_bank(

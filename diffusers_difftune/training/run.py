@@ -52,7 +52,6 @@ from .checks import check_flags, uses_bank
 from .folder import clear, take_output_dir
 from .sharding import Sharding, check_is_sharded, sharding_plugin
 from .stopping import StopRequests
-from .unused import unused_flags
 from .zero import ZeRO, untold
 
 
@@ -148,8 +147,6 @@ def start_run(config: Any) -> Run:
         (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()
     transformers.utils.logging.disable_progress_bar()  # of loading weights; ours stay
     diffusers.utils.logging.disable_progress_bar()
-    if (unused := unused_flags(config)) is not None:
-        logger.warning(unused)
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     output_dir = Path(config.output_dir)

@@ -29,6 +29,7 @@ from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
 from ..console import labelled_block, terminal_width
+from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.sizes import image_sides
 from ..data.stream import StreamedTarget
@@ -55,6 +56,7 @@ def tell_summary(
     target: TargetData | StreamedTarget,
     bank: KnowledgeBank | None,
     state: TrainingState,
+    captions: CutCaptions | None = None,
 ) -> dict[str, Any]:
     """Prints, on the main process, what the run is about to do, and warns of flags that have no effect. Loads no weights.
 
@@ -66,6 +68,7 @@ def tell_summary(
         target: The target data.
         bank ([`KnowledgeBank`], *optional*): The bank that is there, if the run has no need to build one.
         state ([`TrainingState`]): Where the run starts and ends.
+        captions ([`CutCaptions`], *optional*): How many captions are longer than the model reads, if that is known.
 
     Returns:
         `dict[str, Any]`: The same, JSON-able, for `run_config.json`.
@@ -73,7 +76,7 @@ def tell_summary(
 
     def tell() -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
-            summary = summarize(run, backbone, adapter, objective, target, bank, state)
+            summary = summarize(run, backbone, adapter, objective, target, bank, state, captions)
         width = terminal_width()
         logger.info(labelled_block("Summary of this run", summary_rows(summary, width), width))
         for note in summary["notes"]:
@@ -91,6 +94,7 @@ def summarize(
     target: TargetData | StreamedTarget,
     bank: KnowledgeBank | None,
     state: TrainingState,
+    captions: CutCaptions | None = None,
 ) -> dict[str, Any]:
     """The facts, by what they are about; see [`tell_summary`]."""
     config, total_steps = run.config, state.total_steps
@@ -104,7 +108,7 @@ def summarize(
     return {
         "model": model_facts(run, backbone, adapter),
         "objective": objective_facts(run, objective),
-        "data": data_facts(run, target),
+        "data": data_facts(run, target, captions),
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
         "bank": bank_facts(run, backbone, target, bank, total_steps),
@@ -175,7 +179,7 @@ def objective_facts(run: Run, objective: DiffTuningObjective) -> dict[str, Any]:
     return facts
 
 
-def data_facts(run: Run, target: TargetData | StreamedTarget) -> dict[str, Any]:
+def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCaptions | None) -> dict[str, Any]:
     """What is trained on, and what is left out."""
     config, report = run.config, getattr(target, "report", None)
     facts: dict[str, Any] = {
@@ -193,6 +197,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget) -> dict[str, Any]:
         facts["classes"] = len(target.class_names)
     else:
         facts["distinct_captions"] = len(target.distinct_captions())
+        facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
     sides = image_sides(target.images, config.resolution)
     facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
     return facts

@@ -130,8 +130,12 @@ def caption_words(data: dict[str, Any]) -> str:
         return ""
     words = f"{data['distinct_captions']:,} distinct"
     cut = data.get("captions_cut")
-    if cut is not None:
-        words += f"; {cut['sentence'] or 'none is longer than the tokenizer reads, ' + str(cut['limit']) + ' tokens'}"
+    if cut is not None and cut["count"]:
+        words += (
+            f"; {counted(cut['count'], 'is', 'are')} cut at {cut['limit']} tokens (the longest has {cut['tokens']:,})"
+        )
+    elif cut is not None:
+        words += f"; none is longer than the {cut['limit']} tokens that are read"
     return words
 
 
