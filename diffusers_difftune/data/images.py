@@ -15,6 +15,7 @@
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,26 +36,27 @@ PIL_FILTERS = {
     "nearest_exact": Image.Resampling.NEAREST,
 }
 
-# PIL opens more than pictures; PostScript, for one, it hands to Ghostscript, which runs what is in the file.
-FORMATS = (
-    *(
-        "PNG",
-        "JPEG",
-        "WEBP",
-        "GIF",
-        "BMP",
-        "TIFF",
-        "PPM",
-        "TGA",
-        "ICO",
-        "MPO",
-        "JPEG2000",
-        "DDS",
-        "PCX",
-        "SGI",
-        "AVIF",
-    ),
-)
+# The formats that are read, by Pillow's names, with the suffixes that their files go by: the one list of both, which does
+# not depend on what this Pillow was built with. Pillow opens more than these; PostScript, for one, it hands to
+# Ghostscript, which runs what is in the file.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "ICO": (".ico",),
+    "MPO": (".mpo",),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "DDS": (".dds",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "AVIF": (".avif", ".avifs"),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 # A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
 MOST_ELONGATED = 100
 # What undoes each orientation that EXIF knows, but for 1, which is upright.
@@ -110,6 +112,11 @@ def decode(stored: dict | None) -> Image.Image:
     except Exception as error:  # decoders raise whatever they like at damaged files
         raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
     return image
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Whether a file's name ends as that of an image which is read, in upper or lower case."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
 def known_formats() -> list[str]:

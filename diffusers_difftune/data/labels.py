@@ -23,6 +23,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..errors import DiffTuneError, quoted
+from .images import is_image_file
 
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
 SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 class Labels(NamedTuple):
@@ -138,7 +138,7 @@ def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig
     Raises:
         DiffTuneError: There are no images, or some lie in no class folder, or the folders are splits.
     """
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    images = [file for file in files if is_image_file(file)]
     loose = [file.name for file in images if folder in (file, file.parent)]
     if loose or not images:
         what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"

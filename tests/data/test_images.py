@@ -24,10 +24,27 @@ import torch
 from PIL import Image, ImageOps
 
 from diffusers_difftune.data.dataset import upright_size
-from diffusers_difftune.data.images import PIL_FILTERS, ImageTransform, UnreadableImage, decode, load_rgb
+from diffusers_difftune.data.images import (
+    FORMATS,
+    IMAGE_SUFFIXES,
+    PIL_FILTERS,
+    ImageTransform,
+    UnreadableImage,
+    decode,
+    is_image_file,
+    load_rgb,
+)
 
 
 ORIENTATION = 0x0112  # the EXIF tag
+
+
+def test_one_list_of_formats_has_all_the_suffixes_that_pillow_knows_for_them():
+    Image.init()
+    for name, suffixes in FORMATS.items():
+        assert set(suffixes) == {suffix for suffix, of in Image.registered_extensions().items() if of == name}, name
+    assert is_image_file("a/CAT.JFIF") and not is_image_file("cat.heic") and not is_image_file("png")
+    assert len(IMAGE_SUFFIXES) == sum(map(len, FORMATS.values()))
 
 
 def pixel(image: Image.Image) -> tuple[int, ...]:
