@@ -6,13 +6,14 @@ BIN := .venv/bin
 SOURCES := diffusers_difftune training_scripts examples benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-controlnet benchmark-transfers test style quality clean
+.PHONY: help demo demo-controlnet benchmark-transfers test test-slow style quality clean
 
 help:
 	@echo "make demo     fine-tune the embedded pipeline twice and compare (at most 8 minutes on two cores)"
 	@echo "make demo-controlnet   train a ControlNet twice and compare (about 8 minutes on two cores)"
 	@echo "make benchmark-transfers   eight transfers of a small DiT, every method (many hours; stop and go on at will)"
-	@echo "make test     run the tests"
+	@echo "make test     run the tests, but for the slow ones"
+	@echo "make test-slow   run the slow tests: kills, several processes, every flag with every script"
 	@echo "make style    format and fix what can be fixed"
 	@echo "make quality  check format, lint and types"
 	@echo "make clean    remove .venv and what the demo wrote"
@@ -29,7 +30,10 @@ benchmark-transfers: .venv/.icons
 	$(BIN)/python benchmarks/transfers/run.py --jobs 2
 
 test: .venv/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+test-slow: .venv/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 style: .venv/.quality
 	$(BIN)/ruff check --fix $(SOURCES)
@@ -48,7 +52,7 @@ clean:
 		'Python 3.11 or newer is needed, $(PYTHON) is ' + sys.version.split()[0] + '; try: make PYTHON=python3.12 ...')"
 	@echo "Installing into .venv; the first time this takes some minutes."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[demo,test]"
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 .venv/.icons: .venv/.installed

@@ -16,7 +16,6 @@
 Disjoint draws of the 1,300 drawings of one icon set are compared with each other. All are of one kind, so whatever they score is the
 floor: what the number of images and features does, and no model. The table is in docs/evaluation.md.
 
-    pip install -e ".[metrics]"
     python benchmarks/sample_counts.py
 """
 

@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Diff-Tuning for diffusers: fine-tune a pretrained diffusion model without losing what it knew.
+"""Diff-Tuning for diffusers: fine-tune a pretrained diffusion model so that it forgets less of what it knew.
 
 The names below are loaded when they are first used, so that importing the package costs nothing.
 """

@@ -97,7 +97,7 @@ class DiffTuningObjective:
     into this batch, so its expectation is the same at every batch size; when s · B is a whole number it is the two
     means.
 
-    The defaults are those of the paper's reference implementation.
+    The defaults are those of the paper's reference implementation; docs/method.md says where the two differ.
 
     Args:
         noise_scheduler ([`DDPMScheduler`], [`DDIMScheduler`], [`PNDMScheduler`], [`FlowMatchEulerDiscreteScheduler`]):

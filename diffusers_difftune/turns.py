@@ -14,11 +14,14 @@
 """Folders that the processes of a run build together, and that no two runs build at the same time."""
 
 import logging
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
@@ -110,30 +113,50 @@ def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Itera
         lock.release()
 
 
-def keep_for_this_run(folder: Path) -> None:
-    """Keeps other runs out of a folder for as long as this process lives; waits a while for one that is about to end.
+def keep_for_this_run(folder: Path, waits: bool = True) -> None:
+    """Keeps other runs out of a folder for as long as this process lives.
 
     Args:
         folder (`Path`): The folder; it exists.
+        waits (`bool`, *optional*, defaults to `True`): Wait a while for another run that may be about to end.
 
     Raises:
         DiffTuneError: Another run does not leave it.
     """
     lock = FileLock(folder / RUN_LOCK_NAME, is_singleton=True)  # in this process it can be taken again
+    other = "another run"
     try:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            logger.warning("Another run is writing to %s; this one waits for it to end.", folder)
+            other = f"another run{holder(folder / RUN_LOCK_NAME)}"
+            if not waits:
+                raise
+            logger.warning(
+                "%s is being written to by %s; this one waits for it to end, %.0f s at most.",
+                folder,
+                other,
+                LAST_MOMENTS,
+            )
             lock.acquire(timeout=LAST_MOMENTS)
     except Timeout:
         raise DiffTuneError(
-            f"--output_dir {folder}: another run is writing to it; wait for that one to end, stop it, or take another folder."
+            f"--output_dir {folder}: {other} is writing to it; wait for that one to end, stop it, or take another folder."
         ) from None
     except (OSError, NotImplementedError):
         logger.warning("%s cannot be locked here; take care that no two runs write to it.", folder)
     else:
         OWN_LOCKS[folder.resolve()] = lock
+
+
+def holder(lock: Path) -> str:
+    """The process that has a lock open, as ` (process 123, begun at 09:15)`; nothing where it is of another machine or user."""
+    place = str(lock.resolve())
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and any(file.path == place for file in process.open_files()):
+                return f" (process {process.pid}, begun at {time.strftime('%H:%M', time.localtime(process.create_time()))})"
+    return ""
 
 
 def remove_lock(folder: Path) -> None:

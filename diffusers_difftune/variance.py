@@ -33,7 +33,8 @@ class VariationalTerm:
     """−log p of a denoising step in bits per dimension, as a function of v; the predicted mean is taken as given.
 
     At t > 0 it is KL(q(x_{t−1} | x_t, x_0) ‖ p(x_{t−1} | x_t)), at t = 0 the negative log-likelihood of x_0 in bins of a
-    256th of [−1, 1] (Nichol and Dhariwal, equations 4 to 6 and 15; the reference treats latents in the same way).
+    256th of [−1, 1] (Nichol and Dhariwal, equations 4 to 6 and 15; the reference treats latents in the same way). The normal
+    distribution's function is exact here, where theirs and the reference's is an approximation by a tanh.
 
     Args:
         scheduler ([`DDPMScheduler`], [`DDIMScheduler`] or [`PNDMScheduler`]):

@@ -111,7 +111,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {"validation_prompt": ["red"], "validation_image": [empty_file(place)]},
         "--validation_image .*/empty.png cannot be read: not an image",
     ),
-    "no validation images": ({"num_validation_images": 0}, "--num_validation_images is 0; it must be at least 1"),
+    "fewer than no images": ({"num_validation_images": -1}, "--num_validation_images is -1; it must be at least 0"),
     "validation at every zeroth step": ({"validation_steps": 0}, "--validation_steps is 0; it must be at least 1"),
     # flags
     "text-to-image flag": ({"center_crop": True}, "Unrecognized arguments: --center_crop"),
@@ -306,7 +306,7 @@ ROWS: dict[str, tuple] = {
     # checkpoints
     "checkpoint of a text-to-image run": (
         lambda place: {RESUME: place.finished / "checkpoint-2"},
-        "--resume_from_checkpoint .* belongs to another run: .*controlnet was False and is True.*; use the same .*",
+        "--resume_from_checkpoint .* belongs to another run: .*it trained no ControlNet and this one trains a ControlNet.*; use the same .*",
     ),
 }
 

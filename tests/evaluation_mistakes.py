@@ -86,6 +86,6 @@ ROWS: dict[str, tuple] = {
     ),
     "features without their package": (
         lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "inception"},
-        "--evaluation_features: the features of inception need torchmetrics and torch-fidelity; pip install .*",
+        "--evaluation_features: the features of inception need torchmetrics and torch-fidelity; install them with .*",
     ),
 }

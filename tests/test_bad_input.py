@@ -444,7 +444,7 @@ ROWS: dict[str, tuple] = {
     ),
     "checkpoint of another adapter": (
         lambda place: {RESUME: place.finished / "checkpoint-2", "adapter": "lora"},
-        "--resume_from_checkpoint .* belongs to another run: .*adapter was None and is 'lora'; use the same settings or .*",
+        "--resume_from_checkpoint .* belongs to another run: .*--adapter was not given and is lora; use the same settings or .*",
     ),
 }
 ROWS |= {f"hostile model, {name}": row for name, row in hostile_models.ROWS.items()}

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.config import DiffTuningConfig
 from diffusers_difftune.training.parse import Parser, parse_config
 from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
@@ -149,6 +150,17 @@ def test_flags_of_the_class_conditional_script_are_upstreams_where_they_have_the
     assert (config.bank_prompts, config.retention_prompts, config.class_embeddings) == ("classes", "empty", "keep")
 
 
+@pytest.mark.parametrize("config_class", [TextToImageLoraConfig, ControlNetScriptConfig])
+def test_no_validation_images_may_be_asked_for(config_class, tmp_path):
+    """diffusers' own tests do."""
+    places = ["--pretrained_model_name_or_path", "m", "--train_data_dir", "d", "--output_dir", tmp_path]
+    config = parsed(config_class, *places, "--report_to", "none", "--num_validation_images", 0)
+    check_flags(config)
+    config.num_validation_images = -1
+    with pytest.raises(DiffTuneError, match="--num_validation_images is -1; it must be at least 0"):
+        check_flags(config)
+
+
 def test_no_abbreviations():
     """diffusers has validation_prompt in one script and validation_prompts in another."""
     assert "--validation_prompt" in refusal(TextToImageConfig, "--validation_prompt", "a cat")
@@ -239,6 +251,47 @@ def test_the_command_line_wins_over_yaml(tmp_path):
         config = parsed(TextToImageConfig, *argv)
         assert (config.seed, config.center_crop, config.validation_prompts) == (4, False, ["c"])
         assert config.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize(
+    ("argv", "text", "replaced", "kept"),
+    [
+        (
+            "--train_data_dir d",
+            "dataset_name: a\ndataset_config_name: b\n",
+            ("dataset_name", "dataset_config_name"),
+            (),
+        ),
+        ("--dataset_name d", "train_data_dir: a\ncaption_column: b\n", ("train_data_dir",), ("caption_column",)),
+        ("--dataset_name d", "dataset_name: a\ndataset_config_name: b\n", ("dataset_config_name",), ()),
+        ("--train_parameters x", "adapter: lora\nrank: 8\nseed: 1\n", ("adapter", "rank"), ("seed",)),
+        ("--adapter bitfit", "train_parameters: x\n", ("train_parameters",), ()),
+        ("--knowledge_bank d", "bank_samples: 3\nbank_steps: 4\n", ("bank_samples", "bank_steps"), ()),
+        ("--objective standard", "knowledge_bank: a\nsource_share: 0.3\n", ("knowledge_bank",), ("source_share",)),
+        ("--objective difftune", "knowledge_bank: a\n", (), ("knowledge_bank",)),
+        ("--num_train_epochs 3", "max_train_steps: 10\n", ("max_train_steps",), ()),
+        ("--validation_epochs 3", "validation_steps: 10\n", ("validation_steps",), ()),
+        ("--train_data_dir d --dataset_name e", "seed: 1\n", (), ("train_data_dir", "dataset_name")),
+        (
+            "--dataset_name a",
+            "dataset_name: a\ndataset_config_name: b\n",
+            (),
+            ("dataset_name", "dataset_config_name"),
+        ),
+        ("--seed 2", "dataset_name: a\ntrain_data_dir: b\n", (), ("dataset_name", "train_data_dir")),
+    ],
+)
+def test_what_the_command_line_decides_replaces_what_the_file_decides_otherwise(argv, text, replaced, kept, tmp_path):
+    """A recipe names a dataset, the command line a folder: without this rule the folder would not be looked at."""
+    path = write_yaml(tmp_path, text)
+    config, untouched = parsed(TextToImageConfig, "--config", path, *argv.split()), TextToImageConfig()
+    for name in replaced:
+        assert getattr(config, name) == getattr(untouched, name)
+    for name in kept:
+        assert getattr(config, name) != getattr(untouched, name)
+    assert len(config.notes) == bool(replaced)
+    for note in config.notes:
+        assert note.startswith(argv) and all(f"{name}: " in note for name in replaced) and note.endswith(f"{path}.")
 
 
 @pytest.mark.parametrize(

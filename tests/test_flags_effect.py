@@ -485,7 +485,7 @@ def validation_by_steps(lab: Lab) -> None:
 
 
 def ranks(result: Result) -> set[int]:
-    return {tensor.shape[0] for name, tensor in result.weights().items() if "lora.down" in name}
+    return {tensor.shape[0] for name, tensor in result.weights().items() if "lora_A" in name}
 
 
 @row("rank", scripts=(LORA,))
@@ -585,6 +585,16 @@ def the_hub(lab: Lab) -> None:
         for names in (found for found in done if isinstance(found, set)):
             assert ("last-checkpoint/optimizer.safetensors" in names) == (strategy == "checkpoint")
     assert "--hub_strategy checkpoint says when to upload" in lab.refused(hub_strategy="checkpoint")
+
+
+@row("overwrite_output_dir")
+def overwriting(lab: Lab) -> None:
+    folder = lab.run(checkpointing_steps=1).folder
+    assert f"--output_dir {folder} holds a finished run of 2 steps" in lab.refused(
+        output_dir=folder, max_train_steps=1
+    )
+    again = lab.run(output_dir=folder, max_train_steps=1, overwrite_output_dir=True)
+    assert len(again.log) == 1 and not list(folder.glob("checkpoint-*"))
 
 
 # Diff-Tuning's own flags

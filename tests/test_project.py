@@ -123,7 +123,7 @@ def test_versions_agree() -> None:
     )
     assert pinned["torch"] == "2.13.0"
     wanted = project["dependencies"] + [
-        item for extra in ("metrics", "test", "quality") for item in project["optional-dependencies"][extra]
+        item for extra in ("test", "quality") for item in project["optional-dependencies"][extra]
     ]
     names = {re.split(r"[\[<>=]", item)[0].lower().replace("_", "-") for item in wanted} - {"diffusers-difftune"}
     assert names <= set(pinned), "constraints.txt has a version of everything the tests install"

@@ -132,7 +132,7 @@ def test_the_runs_did_everything(left: Left) -> None:
         for part in ("checkpoint-1/", "checkpoint-2/", "knowledge_bank/", "validation/", "logs/", "run_config.json"):
             assert any(name.startswith(part) for name in mine), (script, part)
         assert f"user/{script}/README.md" in left.uploaded
-    assert any(name.startswith("cache/difftune/images/") for name in left.files)
+    assert any(name.startswith("cache/difftune/encoded/images/") for name in left.files)
     assert any("unet_ema/" in name for name in left.files) and any("conditions/edge" in name for name in left.files)
 
 

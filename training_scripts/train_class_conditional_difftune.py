@@ -57,6 +57,7 @@ from diffusers_difftune.training.run import (
     make_optimizer,
     start_run,
 )
+from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
@@ -70,7 +71,12 @@ class ClassConditionalScriptConfig(
     EvaluationConfig,
     ClassDiffTuningConfig,
 ):
-    """The flags of this script. These defaults are the paper's reference implementation's."""
+    """The flags of this script.
+
+    The four defaults below are those of the paper's reference implementation, and so are the learning rate and what is in
+    the group of Diff-Tuning. Others are diffusers' own: gradient clipping, moving average, flip, crop and interpolation
+    are not the reference's. docs/method.md lists the differences, and the flags that undo them.
+    """
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "dit-finetuned")
     train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 32)
@@ -91,12 +97,13 @@ def main(argv: list[str] | None = None) -> None:
     target = open_target(run)
     validation_prompts = use_classes(run, backbone, target)
     quality = open_quality_evaluation(run, backbone, target)
-    bank = open_bank(run, backbone)
+    bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
+    state = TrainingState(run, run_settings(run, backbone, target, bank, quality), total_steps)
     publisher = begin_publishing(run)
     classes = dict(enumerate(target.class_names or []))
-    begin_records(run, total_steps=total_steps, settings=state.settings, id2label=classes)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    begin_records(run, total_steps=total_steps, settings=state.settings, id2label=classes, summary=summary)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

@@ -16,10 +16,13 @@
 Takes the flags of diffusers' examples/controlnet/train_controlnet.py, and those of Diff-Tuning.
 
     hf download fusing/fill50k --repo-type dataset --revision refs/convert/parquet --local-dir fill50k
+    hf download huggingface/documentation-images --repo-type dataset \
+      --include "diffusers/controlnet_training/conditioning_image_*.png" --local-dir .
     accelerate launch training_scripts/train_controlnet_difftune.py \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --train_data_dir fill50k --resolution 512 --learning_rate 1e-5 --train_batch_size 4 \
-      --validation_image conditioning_image_1.png conditioning_image_2.png \
+      --validation_image diffusers/controlnet_training/conditioning_image_1.png \
+      diffusers/controlnet_training/conditioning_image_2.png \
       --validation_prompt "red circle with blue background" "cyan circle with brown floral background" \
       --output_dir controlnet-fill50k
 
@@ -74,6 +77,7 @@ from diffusers_difftune.training.run import (
     make_optimizer,
     start_run,
 )
+from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
@@ -102,13 +106,14 @@ def main(argv: list[str] | None = None) -> None:
     objective = make_objective(run, backbone)
     target = open_target(run)
     held_out = open_control_evaluation(run)
-    bank = open_bank(run, backbone)
+    bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
     extractor = find_extractor(run)
     settings = run_settings(run, backbone, target, bank) | control_settings(run, held_out, extractor)
     state = TrainingState(run, settings, total_steps)
     publisher = begin_publishing(run)
-    begin_records(run, total_steps=total_steps, settings=settings)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    begin_records(run, total_steps=total_steps, settings=settings, summary=summary)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

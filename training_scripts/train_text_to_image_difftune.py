@@ -58,6 +58,7 @@ from diffusers_difftune.training.run import (
     make_optimizer,
     start_run,
 )
+from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
@@ -80,11 +81,12 @@ def main(argv: list[str] | None = None) -> None:
     objective = make_objective(run, backbone)
     target = open_target(run)
     quality = open_quality_evaluation(run, backbone, target)
-    bank = open_bank(run, backbone)
+    bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))
-    state = TrainingState(run, run_settings(run, backbone, target, bank), total_steps)
+    state = TrainingState(run, run_settings(run, backbone, target, bank, quality), total_steps)
     publisher = begin_publishing(run)
-    begin_records(run, total_steps=total_steps, settings=state.settings)
+    summary = tell_summary(run, backbone, adapter, objective, target, bank, state)
+    begin_records(run, total_steps=total_steps, settings=state.settings, summary=summary)
 
     # Sampled once, encoded once.
     if bank is None and run.source_share:

@@ -28,13 +28,14 @@ from typing import Any
 import numpy as np
 from jobs import fill
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, VARIANTS, result_runs
 
 from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.convergence import Curve, default_metric
 from diffusers_difftune.evaluation.convergence_report import Group, make_group, report
-from diffusers_difftune.evaluation.paired import bootstrap_interval
+from diffusers_difftune.evaluation.paired import LEAST_CONDITIONS, LEAST_PAIRS, mean_interval
 
 
 DOCUMENT = ROOT / "docs" / "evidence.md"
@@ -113,6 +114,18 @@ def find_groups(
     return found
 
 
+def of_the_result(runs: Sequence[dict[str, Any]], rate: float) -> list[dict[str, Any]]:
+    """The runs that the result is of: those at its rate, but what was tried on the tuning seeds; of these only standard
+    training stays, which the thresholds come from.
+
+    Args:
+        runs (`Sequence[dict]`): All runs.
+        rate (`float`): The learning rate of the result.
+    """
+    at_rate = [run for run in runs if run["learning_rate"] == rate]
+    return [run for run in at_rate if run["method"] == "standard" or run["seed"] not in FULL.tuning_seeds]
+
+
 def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: float) -> dict[str, Any]:
     """Everything that docs/evidence.md says.
 
@@ -126,10 +139,8 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
         `difftune_steps`; `sweep`, `ablations`, `forgetting`, `search`, and `notes` where the rule was not kept.
     """
     search = [run for run in runs if run["method"] == "standard" and run["seed"] in FULL.tuning_seeds]
-    at_rate = [run for run in runs if run["learning_rate"] == rate]
-    is_tuning = [run["seed"] in FULL.tuning_seeds for run in at_rate]
-    chosen = [run for run, tuning in zip(at_rate, is_tuning, strict=True) if run["method"] == "standard" or not tuning]
-    tried = [run for run, tuning in zip(at_rate, is_tuning, strict=True) if tuning]
+    chosen = of_the_result(runs, rate)
+    tried = [run for run in runs if run["learning_rate"] == rate and run["seed"] in FULL.tuning_seeds]
     wanted = {(run.condition, run.method, run.seed) for run in result_runs(FULL, rate)}
     missing = wanted - {(run["condition"], run["method"], run["seed"]) for run in chosen}
     notes = [f"{len(missing)} of the {len(wanted)} runs of the result are not there yet."] if missing else []
@@ -246,13 +257,17 @@ def difference(runs: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | No
     if not groups:
         return None
     values = [np.array(group) for group in groups.values()]
-    interval = bootstrap_interval(values, 0) if sum(map(len, values)) > 1 else None
-    return {"mean": float(np.mean([group.mean() for group in values])), "ci95": interval}
+    return {"mean": float(np.mean([group.mean() for group in values])), "ci95": mean_interval(values)}
 
 
 def markdown(summary: dict[str, Any]) -> str:
     """The tables."""
     parts = [convergence_table(summary)]
+    if summary["conditions"]:
+        parts.append(
+            "Steps are medians over seeds and savings means over pairs, so the two need not agree. Intervals are those of a bootstrap over conditions and seeds; there is none for fewer than"
+            f" {LEAST_PAIRS} pairs or {LEAST_CONDITIONS} conditions."
+        )
     if summary["sweep"]:
         parts.append(sweep_table(summary["sweep"]))
     if summary["ablations"].keys() & set(ABLATIONS):
@@ -382,13 +397,15 @@ def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
     pretrained = json.loads((output / "pretrained.json").read_text())
     summary = summarise(runs, pretrained, rate)
     write_bytes_atomic(output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    chosen = [run for run in runs if run["learning_rate"] == rate]
-    plots = draw(output, chosen)
+    plots = draw(output, of_the_result(runs, rate))
     if is_evidence:
         IMAGES.mkdir(parents=True, exist_ok=True)
         for plot in plots:
-            small = Image.open(plot).convert("RGB").quantize(48)  # of few colours, a third of the bytes
-            small.save(IMAGES / f"evidence_controlnet_{plot.name}", optimize=True)
+            picture = Image.open(plot)
+            words = PngInfo()
+            words.add_text("Description", picture.text["Description"])  # what it says, for those who read files
+            small = picture.convert("RGB").quantize(48)  # of few colours, a third of the bytes
+            small.save(IMAGES / f"evidence_controlnet_{plot.name}", optimize=True, pnginfo=words)
             plot.unlink()
         text = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(fill(text, BEGIN, END, document(summary, plots)), encoding="utf-8")
@@ -396,7 +413,7 @@ def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
 
 
 def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
-    """The plots of the comparison and of the ablations, as far as there are runs."""
+    """The plots of the comparison and of the ablations, as far as there are runs of the result (see [`of_the_result`])."""
     from diffusers_difftune.evaluation.convergence_plot import plot_convergence
 
     plots = {"convergence.png": find_groups(runs, ("standard", DIFFTUNE))}

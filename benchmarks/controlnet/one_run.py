@@ -91,7 +91,8 @@ def one_run(run: Run, size: Size, work: Path, reference: str) -> dict[str, Any]:
 def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     """Runs the training script, from its last checkpoint if there is one; returns whether there was."""
     resumed = begin_run(folder, settings)
-    load_script("train_controlnet_difftune").main(argv + ["--resume_from_checkpoint", "latest"] * resumed)
+    how = ["--resume_from_checkpoint", "latest"] if resumed else ["--overwrite_output_dir"]
+    load_script("train_controlnet_difftune").main(argv + how)
     return resumed
 
 

@@ -19,7 +19,7 @@ in `results/runs/`; a run whose file is there, with the same settings, is not ma
 on from its checkpoint, so this can be stopped at any moment. At the end `results/summary.json`, the plots and the
 tables of docs/evidence.md are written.
 
-    pip install -e ".[metrics]" pycountry
+    pip install -e ".[icons]"
     python benchmarks/controlnet/run.py --estimate
     python benchmarks/controlnet/run.py --jobs 2           # two runs at a time, one thread each
     python benchmarks/controlnet/run.py --quick --jobs 3   # one row of the table, from one seed, on two cores
@@ -107,7 +107,9 @@ class Benchmark:
             return print(self.estimate())
         if not self.arguments.summary:
             if importlib.util.find_spec("pycountry") is None:
-                sys.exit("Prompt adherence is ranked by names, which needs pycountry; pip install pycountry.")
+                sys.exit(
+                    "Prompt adherence is ranked by names, which needs pycountry; install it with `pip install pycountry`."
+                )
             (self.output / "runs").mkdir(parents=True, exist_ok=True)
             self.prepare()
             self.make(search_runs(self.size), "Learning rate")
@@ -165,6 +167,7 @@ class Benchmark:
         flags = run.paths(self.size, self.work) | run.settings(self.size)["flags"]
         unmeasured = {"control_evaluation_data": None, "control_evaluation_steps": None}
         flags |= unmeasured | {"max_train_steps": 1, "output_dir": self.work / "warm-up" / kind}
+        flags |= {"overwrite_output_dir": True}  # of one that was stopped before it was noted as done
         words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", value)]
         return [sys.executable, ROOT / "training_scripts" / "train_controlnet_difftune.py", *words]
 

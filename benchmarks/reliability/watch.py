@@ -110,7 +110,7 @@ class Watch:
 
     def install(self, script: ModuleType) -> None:
         """Watches a run of a training script, which is to be made in this process."""
-        self.wrap(cache, "find_or_build", "caching")
+        self.wrap(cache, "find_or_encode", "caching")
         self.wrap(prepare, "build_bank", "bank")
         self.wrap(bank_conditions, "bank_conditions", "bank")
         self.wrap(script, "train", "step")

@@ -18,6 +18,7 @@ that is 26 % lower.
 """
 
 import json
+import math
 import shutil
 import statistics
 from collections import defaultdict
@@ -29,7 +30,7 @@ import numpy as np
 
 from benchmarks.jobs import fill
 from diffusers_difftune.atomic import write_bytes_atomic
-from diffusers_difftune.evaluation.paired import bootstrap_interval
+from diffusers_difftune.evaluation.paired import mean_interval
 
 from .choose import adapter_scores, best_adapter_rates, recipe_scores
 from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED, WEIGHTED
@@ -45,6 +46,8 @@ END = "<!-- transfer figures: end -->"
 README_BEGIN = "<!-- transfers: begin (written by benchmarks/transfers/run.py) -->"
 README_END = "<!-- transfers: end -->"
 FIGURES = ("fid", "kid", "precision", "recall")
+# The 97.5 % points of Student's t, by degrees of freedom.
+STUDENT = {2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365}
 LOSSES = ("loss_train", "loss_held_out", "loss_source")  # see generality.py
 FACTS = ("num_train", "num_held_out", "num_generated", "num_floor", "num_features", "fid_floor", "kid_floor")
 
@@ -63,7 +66,7 @@ def summarise(
     Returns:
         `dict[str, Any]`: Of Diff-Tuning against standard fine-tuning `mean_relative_gain`, `gain_of_averages`, `ci95` and
         `num_pairs`, and the same `over_floor` and `over_autoencoder`; `gains`, the same for every method of stage 1;
-        `targets`, for each its floor, what the autoencoder alone scores, the source model's figures and by method mean and
+        `weighted_elsewhere`, see [`weighted_elsewhere`]; `targets`, for each its floor, what the autoencoder alone scores, the source model's figures and by method mean and
         standard deviation over seeds; `other_recipes`, `stage_2`, `stage_3`, `tuning` and `settings`.
     """
     alone = {name: {figure: found[figure] for figure in FIGURES} for name, found in pretrained["autoencoder"].items()}
@@ -77,6 +80,7 @@ def summarise(
         "recipe": vars(recipe),
         **(gains.get("difftune") or dict.fromkeys(("mean_relative_gain", "gain_of_averages", "ci95"))),
         "gains": gains,
+        "weighted_elsewhere": weighted_elsewhere(stage_1),
         "targets": {
             target: target_figures([run for run in stage_1 if run["target"] == target], pretrained["sets"].get(target))
             | {"autoencoder": alone[target]}
@@ -100,6 +104,26 @@ def main_gains(runs: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What every method of the table gains over standard fine-tuning, as far as there are pairs of runs."""
     gains = {method: relative_gain(runs, method) for method in MAIN | WEIGHTED if method != "standard"}
     return {method: found for method, found in gains.items() if found}
+
+
+def weighted_elsewhere(runs: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """What weighted losses gain on the sets that had no part in the decision to run them on all.
+
+    Args:
+        runs (`Sequence[dict]`): Those of the table.
+
+    Returns:
+        `dict` or `None`: `mean_relative_gain`, its 95 % interval `t95` by Student's t over the means of the sets, `targets`,
+        `num_pairs` and `better`; `None` where there are fewer than three sets.
+    """
+    found = relative_gain([run for run in runs if run["target"] not in STAGE_2_TARGETS], "weighted")
+    means = list(found["by_target"].values()) if found else []
+    if len(means) - 1 not in STUDENT:
+        return None
+    reach = STUDENT[len(means) - 1] * statistics.stdev(means) / math.sqrt(len(means))
+    mean = found["mean_relative_gain"]
+    kept = {name: found[name] for name in ("mean_relative_gain", "num_pairs", "better")}
+    return kept | {"t95": [mean - reach, mean + reach], "targets": list(found["by_target"])}
 
 
 def other_recipes(runs: Sequence[dict[str, Any]], recipe: Recipe) -> list[dict[str, Any]]:
@@ -134,7 +158,7 @@ def relative_gain(runs: Sequence[dict[str, Any]], method: str, base: str = "stan
         "better": sum(own["fid"] < other["fid"] for group in pairs.values() for own, other in group),
         "over_floor": gain_of(pairs, lambda quality: quality["fid"] - quality["fid_floor"]),
         "over_autoencoder": gain_of(pairs, lambda quality: quality["fid"] - quality["fid_autoencoder"]),
-        "kid_difference": {"mean": mean_of_means(differences), "ci95": interval(differences)},
+        "kid_difference": {"mean": mean_of_means(differences), "ci95": mean_interval(differences)},
     }
 
 
@@ -160,7 +184,7 @@ def gain_of(pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]], fid) 
     return {
         "mean_relative_gain": mean_of_means(values),
         "gain_of_averages": 1 - own / base,
-        "ci95": interval(values),
+        "ci95": mean_interval(values),
         "num_pairs": sum(map(len, values)),
         "by_target": {target: float(group.mean()) for target, group in groups.items()},
     }
@@ -168,11 +192,6 @@ def gain_of(pairs: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]], fid) 
 
 def mean_of_means(groups: Sequence[np.ndarray]) -> float:
     return float(np.mean([group.mean() for group in groups]))
-
-
-def interval(groups: list[np.ndarray]) -> list[float] | None:
-    """The bootstrap interval, if there is more than one pair."""
-    return bootstrap_interval(groups, 0) if sum(map(len, groups)) > 1 else None
 
 
 def target_figures(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any] | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Make `splits/*.csv` and `features.safetensors` again; they are committed, so that only a change of the rules needs this.
 
-    pip install -e ".[metrics,icons]"
+    pip install -e ".[icons]"
     python benchmarks/transfers/make_splits.py
 
 - **Targets**: of the variants of a drawing (variants.py) one is kept, of drawings that look the same one, and none that looks

@@ -154,7 +154,7 @@ def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     script = load_script("train_class_conditional_difftune")
     if settings["pull"]:
         script.load_trained = with_pull(script.load_trained, settings["pull"] * settings["flags"]["learning_rate"])
-    script.main(argv + ["--resume_from_checkpoint", "latest"] * resumed)
+    script.main(argv + (["--resume_from_checkpoint", "latest"] if resumed else ["--overwrite_output_dir"]))
     return resumed
 
 

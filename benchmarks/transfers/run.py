@@ -21,7 +21,7 @@ against training step, on one set. **Stage 4**: stage 1 with weighted losses. On
 whose file is there, with the same settings, is not made again, and one that was stopped goes on from its checkpoint, so this
 can be stopped at any moment. At the end `results/summary.json`, the plots and the tables of docs/evidence.md are written.
 
-    pip install -e ".[metrics,icons]"                      # npm is needed, too
+    pip install -e ".[icons]"                              # npm is needed, too
     python benchmarks/transfers/run.py --estimate
     python benchmarks/transfers/run.py --jobs 2             # stage 1, two runs at a time, one thread each
     python benchmarks/transfers/run.py --stage 2 --jobs 2

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Make the benchmark's source model: a small DiT on the latents of the embedded autoencoder.
 
-    pip install -e ".[metrics,icons]"
+    pip install -e ".[icons]"
     python benchmarks/transfers/source.py                                       # of the weights in source/, if there are some
     python benchmarks/transfers/data.py
     python benchmarks/transfers/source.py --retrain --estimate

@@ -23,6 +23,7 @@ from ..backbones import Backbone
 from .adapter import Adapter
 from .files import read_adapter, write_adapter, write_lora
 from .settings import AdapterSettings
+from .stock_lora import is_stock_lora
 
 
 class AdaptedDenoiser:
@@ -51,8 +52,7 @@ class AdaptedDenoiser:
         # The rows of new classes belong to the adapter, also those that no image came for.
         kept_rows = len(getattr(backbone, "new_classes", None) or ())
         self.adapter = Adapter(denoiser, settings, backbone.denoiser_name, keep_pretrained, kept_rows)
-        stock = settings.kind in ("lora", "dora") and hasattr(backbone.pipeline_class, "save_lora_weights")
-        self.result = "lora" if stock and not settings.always_trained else "adapter"
+        self.result = "lora" if is_stock_lora(settings, backbone.pipeline_class) else "adapter"
 
     def parameters(self) -> list[Any]:
         """What trains; see [`Adapter.parameters`]."""
@@ -83,10 +83,11 @@ class AdaptedDenoiser:
 
     def save(self, folder: Path) -> None:
         """Writes what [`load_adapter`] reads, and where they can, `load_lora_weights`, too."""
+        component, facts = self.backbone.denoiser_name, pipeline_facts(self.backbone)
         if self.result == "lora":
-            write_lora(folder, self.adapter, self.backbone.denoiser_name, self.backbone.pipeline_class)
+            write_lora(folder, self.adapter, component, self.backbone.pipeline_class, facts)
         else:
-            write_adapter(folder, self.adapter, self.backbone.denoiser_name, pipeline_facts(self.backbone))
+            write_adapter(folder, self.adapter, component, facts)
 
     def load(self, folder: Path) -> None:
         """Reads what [`save`] wrote."""

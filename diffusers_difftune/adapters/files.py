@@ -20,21 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
-from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..errors import DiffTuneError, first_sentence, quoted
 from .adapter import Adapter
-from .peft_layers import NAME
 from .settings import AdapterSettings
+from .stock_lora import check_stock_reads, lora_metadata, lora_tensors
 
 
 TENSOR_FILE = "difftune_adapter.safetensors"
 CONFIG_FILE = "difftune_adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
-LORA_METADATA = "lora_adapter_metadata"
+LORA_METADATA = "lora_adapter_metadata"  # where diffusers looks for PEFT's config in the file
+PIPELINE_METADATA = "difftune_pipeline"  # and where we do for what the pipeline is to be told
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
@@ -74,16 +73,26 @@ def write_adapter(folder: Path, adapter: Adapter, component: str, pipeline: dict
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_lora(folder: Path, adapter: Adapter, component: str, pipeline_class: Any) -> None:
-    """Writes `pytorch_lora_weights.safetensors`, with rank, alpha and modules in it, as `load_lora_weights` reads it."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(adapter.model, adapter_name=NAME))
-    pipeline_class.save_lora_weights(
-        save_directory=folder,
-        **{
-            f"{component}_lora_layers": {name: tensor.float() for name, tensor in layers.items()},
-            f"{component}_lora_adapter_metadata": adapter.model.peft_config[NAME].to_dict(),
-        },
-    )
+def write_lora(
+    folder: Path, adapter: Adapter, component: str, pipeline_class: Any, pipeline: dict[str, Any] | None = None
+) -> None:
+    """Writes `pytorch_lora_weights.safetensors`, with rank, alpha and modules in it, as `load_lora_weights` reads it.
+
+    Args:
+        folder (`Path`): Where to; it exists.
+        adapter ([`Adapter`]): The adapter, a LoRA or DoRA.
+        component (`str`): The component of the pipeline that it is on.
+        pipeline_class (`type`): The class of the pipeline.
+        pipeline (`dict`, *optional*): See [`SavedAdapter`]; only [`load_adapter`] reads it.
+
+    Raises:
+        DiffTuneError: Stock diffusers would not read all of it. Nothing is written then.
+    """
+    check_stock_reads(adapter, component, pipeline_class)
+    metadata = {"format": "pt", LORA_METADATA: json.dumps(lora_metadata(adapter, component), indent=2, sort_keys=True)}
+    if pipeline:
+        metadata[PIPELINE_METADATA] = json.dumps(pipeline)
+    save_file(lora_tensors(adapter, component), folder / LORA_FILE, metadata=metadata)
 
 
 def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
@@ -107,8 +116,7 @@ def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
             saved = SavedAdapter(settings, content["component"], content["model_class"], content["pipeline"])
             check_facts(saved)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            what = first_sentence(error) if isinstance(error, DiffTuneError) else "it is not what was written"
-            raise DiffTuneError(f"{folder / CONFIG_FILE} cannot be read: {what}.") from error
+            raise DiffTuneError(f"{folder / CONFIG_FILE} cannot be read: {what_is_wrong(error)}.") from error
         return saved, read_tensors(folder / TENSOR_FILE)
     if (folder / LORA_FILE).is_file():
         return read_lora(folder / LORA_FILE)
@@ -116,12 +124,17 @@ def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
 
 
 def check_facts(saved: SavedAdapter) -> None:
+    """Raises a [`DiffTuneError`] if a file says of an adapter or its pipeline what cannot be."""
+    for name, value in (("component", saved.component), ("model_class", saved.model_class)):
+        if not isinstance(value, str):
+            raise DiffTuneError(f"Its {name} is {quoted(value)}.")
+    check_pipeline_facts(saved.pipeline)
+
+
+def check_pipeline_facts(facts: dict[str, Any]) -> None:
     """Raises a [`DiffTuneError`] if a file says of the pipeline what no pipeline can be told."""
-    facts = saved.pipeline
     names = facts.get("id2label", {})
     for name, value, holds in (
-        ("component", saved.component, isinstance(saved.component, str)),
-        ("model_class", saved.model_class, isinstance(saved.model_class, str)),
         ("prediction_type", facts.get("prediction_type"), facts.get("prediction_type", "sample") in PREDICTION_TYPES),
         ("id2label", names, all(key.isdecimal() and isinstance(label, str) for key, label in names.items())),
     ):
@@ -134,10 +147,8 @@ def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
     tensors = read_tensors(file)
     try:
         with safe_open(file, "pt") as opened:
-            facts = {
-                tuple(name.split(".", 1)): value
-                for name, value in json.loads(opened.metadata()[LORA_METADATA]).items()
-            }
+            metadata = opened.metadata()
+        facts = {tuple(name.split(".", 1)): value for name, value in json.loads(metadata[LORA_METADATA]).items()}
         (component,) = {name[0] for name in facts}
         settings = AdapterSettings.from_dict(
             {
@@ -153,13 +164,26 @@ def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
             f"{file} does not say of what rank and for which modules it is, as other programs' files do not; load it with"
             " pipeline.load_lora_weights."
         ) from error
-    layers = {name.removeprefix(f"{component}."): tensor for name, tensor in tensors.items()}
-    layers = convert_unet_state_dict_to_peft(layers)
-    # The magnitudes of DoRA are a module in PEFT, and a tensor in the file.
-    end = ".lora_magnitude_vector"
-    return SavedAdapter(settings, component), {
-        f"{name}.weight" if name.endswith(end) else name: tensor for name, tensor in layers.items()
-    }
+    try:
+        pipeline = json.loads(metadata.get(PIPELINE_METADATA, "{}"))
+        check_pipeline_facts(pipeline)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise DiffTuneError(f"{file} cannot be read: {what_is_wrong(error)}.") from error
+    saved = SavedAdapter(settings, component, pipeline=pipeline)
+    return saved, {peft_name(name.removeprefix(f"{component}.")): tensor for name, tensor in tensors.items()}
+
+
+def peft_name(name: str) -> str:
+    """The name in PEFT's layers of a tensor in a file for `load_lora_weights`."""
+    if name.endswith(".lora_magnitude_vector"):  # of DoRA, a module in PEFT and a tensor in the file
+        return f"{name}.weight"
+    # Files that were written before all names were PEFT's have these for attention.
+    return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
+
+
+def what_is_wrong(error: Exception) -> str:
+    """The end of a sentence about a file whose values are not what was written."""
+    return first_sentence(error) if isinstance(error, DiffTuneError) else "it is not what was written"
 
 
 def read_tensors(file: Path) -> dict[str, torch.Tensor]:

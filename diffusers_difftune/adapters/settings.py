@@ -27,6 +27,7 @@ NAMED = "parameters"  # the kind without a name of its own: --train_parameters
 WITH_ALPHA = ("lora", "dora", "loha", "lokr")
 WITH_DROPOUT = ("lora", "dora")
 DEFAULT_RANK = 4
+SMALL_SCALE = 0.01  # alpha / rank below which an adapter learns so slowly that a run warns
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ class AdapterSettings:
     def scale_numerator(self) -> float:
         """alpha, which is the rank unless it is given."""
         return self.rank if self.alpha is None else self.alpha
+
+    @property
+    def scale(self) -> float:
+        """What the output of a kind in `WITH_ALPHA` is multiplied by."""
+        return self.scale_numerator / self.rank
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as JSON has them."""

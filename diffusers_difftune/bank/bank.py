@@ -122,8 +122,8 @@ class KnowledgeBank:
             )
         if fingerprint is not None and fingerprint != manifest.weights_fingerprint:
             return (
-                f"was sampled from other weights than the model's or with another tokenizer ({manifest.model}, fingerprint"
-                f" {manifest.weights_fingerprint[:12]}, not {fingerprint[:12]}); build one from this model"
+                f"was sampled from other weights than the model's, or with another tokenizer, namely from {origin(manifest)};"
+                " build one from this model"
             )
         if latent_shape is not None and tuple(latent_shape) != tuple(manifest.latent_shape):
             return (
@@ -167,3 +167,8 @@ class KnowledgeBank:
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_shards": OrderedDict()}  # workers of a data loader read for themselves
+
+
+def origin(manifest: BankManifest) -> str:
+    """The model that a bank was sampled from, by name."""
+    return manifest.model + (f" at commit {manifest.revision[:12]}" if manifest.revision else "")

@@ -16,21 +16,22 @@
 import hashlib
 import json
 import logging
+import time
 from importlib.metadata import version
 from pathlib import Path
 
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
-from tqdm.auto import tqdm
 
 from ..atomic import write_bytes_atomic
+from ..console import duration, progress_bar
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from ..turns import from_main, remove_lock, turn_to_build
 from ..version import __version__
 from .bank import KnowledgeBank
 from .hub import bank_card
-from .manifest import MANIFEST_NAME, NAMES_ONLY, BankManifest
+from .manifest import MANIFEST_NAME, NAMES_ONLY, BankManifest, shorten
 from .preview import preview_png
 from .prompts import draw_prompts
 from .sampler import Sampler
@@ -95,7 +96,7 @@ def build_bank(
         guidance_scale=float(settings.guidance_scale),
         seed=settings.seed,
         prompt_source=settings.prompt_source,
-        prompts_sha256=hashlib.sha256(json.dumps(prompts).encode()).hexdigest(),
+        prompts_sha256=prompts_sha256(prompts),
         num_samples=settings.num_samples,
         shard_size=settings.batch_size,
         resolution=settings.resolution,
@@ -106,14 +107,20 @@ def build_bank(
             **{name: version(name) for name in ("diffusers", "torch", "transformers")},
         },
     )
-    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))
+    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest, prompts))
     if not begun.is_complete:
         with turn_to_build(folder, accelerator):
-            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))  # another run may have built it
+            # another run may have built it meanwhile
+            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest, prompts))
             if not begun.is_complete:
                 return fill_bank(folder, begun, prompts, sampler, accelerator, progress)
     remove_lock(folder)
     return KnowledgeBank(folder, begun).check()
+
+
+def prompts_sha256(prompts: list[str]) -> str:
+    """The hash of the prompts of all samples, in order."""
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
 
 
 def diffusers_class(pipeline: DiffusionPipeline) -> type:
@@ -144,12 +151,13 @@ def fill_bank(
             f" process{'es' if world > 1 else ''} ({manifest.solver}, {manifest.steps} steps, guidance"
             f" {manifest.guidance_scale}); {bank.num_built()} are there already."
         )
-    with tqdm(
+    started, made = time.perf_counter(), 0
+    with progress_bar(
+        hidden=not (progress and is_main),
         desc="Knowledge bank",
         unit=" samples",
         total=manifest.num_samples,
         initial=bank.num_built(),
-        disable=not (progress and is_main),
     ) as bar:
         for k, name in list(enumerate(manifest.shard_names))[rank::world]:
             indices = manifest.shard_range(k)
@@ -158,6 +166,12 @@ def fill_bank(
             shard = sampler.sample(indices, [prompts[index] for index in indices])
             write_bytes_atomic(folder / name, shard.to_bytes())
             bar.update(len(indices) if world == 1 else bank.num_built() - bar.n)
+            made += 1
+            missing = manifest.num_samples - bank.num_built()
+            if is_main and made == 1 and missing:
+                took = time.perf_counter() - started
+                rest = took * missing / len(indices) / world
+                logger.info(f"The first {len(indices)} took {duration(took)}; the rest takes about {duration(rest)}.")
         if accelerator is not None:
             accelerator.wait_for_everyone()
         bar.update(manifest.num_samples - bar.n)
@@ -173,8 +187,17 @@ def fill_bank(
     return bank
 
 
-def begun_manifest(folder: Path, manifest: BankManifest) -> BankManifest:
-    """The manifest of the bank that was begun in `folder` with these settings, or else the one given."""
+def begun_manifest(folder: Path, manifest: BankManifest, prompts: list[str] | None = None) -> BankManifest:
+    """The manifest of the bank that was begun in `folder` with these settings, or else the one given.
+
+    Args:
+        folder (`Path`): Where the bank is, or is to be.
+        manifest ([`BankManifest`]): The settings.
+        prompts (`list[str]`, *optional*): The prompt of each sample, so that a difference can be shown.
+
+    Raises:
+        DiffTuneError: The folder holds something else, or a bank of other settings.
+    """
     occupied = folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
     if not (folder / MANIFEST_NAME).is_file():  # asked after the listing: another process may just be writing it
         if occupied:
@@ -185,10 +208,27 @@ def begun_manifest(folder: Path, manifest: BankManifest) -> BankManifest:
     differences = begun.differences(manifest, NAMES_ONLY + (("libraries",) if begun.is_complete else ()))
     if differences:
         raise DiffTuneError(
-            f"{folder} holds a knowledge bank of other settings: {'; '.join(differences)}; delete that folder, use"
-            " another one, or go back to the old settings."
+            f"{folder} holds a knowledge bank of other settings: {'; '.join(differences)}"
+            f"{other_prompt(folder, begun, manifest, prompts)}; delete that folder, use another one, or go back to the old"
+            " settings."
         )
     return begun
+
+
+def other_prompt(folder: Path, begun: BankManifest, manifest: BankManifest, prompts: list[str] | None) -> str:
+    """An example of the prompts that differ, where the number of samples and their seed do not, and some are built."""
+    if prompts is None or (begun.num_samples, begun.seed) != (manifest.num_samples, manifest.seed):
+        return ""
+    for shard, name in enumerate(begun.shard_names):
+        rows = begun.shard_range(shard)
+        if not Shard.is_whole(folder / name, len(rows)):
+            continue
+        for index, found in zip(rows, Shard.read_prompts(folder / name), strict=True):
+            if found != prompts[index]:
+                return (
+                    f" (sample {index} was made for {shorten(found)!r} and would be for {shorten(prompts[index])!r})"
+                )
+    return ""
 
 
 def prepare_folder(folder: Path, manifest: BankManifest) -> None:

@@ -32,14 +32,25 @@ NAMES_ONLY = ("model", "revision", "shards")
 
 # Settings that follow from a flag without being its value, in words.
 FACTS = {
-    "weights_fingerprint": "the fingerprint of the model's weights",
     "pipeline_class": "the pipeline's class",
-    "scheduler": "the sampling scheduler",
-    "prompts_sha256": "the hash of the prompts",
     "latent_shape": "the shape of the latents",
     "dtype": "the precision",
-    "libraries": "the set of library versions",
     "format_version": "the format",
+}
+# Settings that follow from others: where those differ, that these do says nothing more.
+FOLLOWS_FROM = {
+    "prompts_sha256": ("num_samples", "seed", "prompt_source"),
+    "scheduler": ("solver",),
+    "latent_shape": ("resolution",),
+}
+# The flags of a bank's sampling and the fields that hold them.
+BANK_FLAGS = {
+    "bank_samples": "num_samples",
+    "bank_prompts": "prompt_source",
+    "bank_steps": "steps",
+    "bank_solver": "solver",
+    "bank_guidance_scale": "guidance_scale",
+    "bank_batch_size": "shard_size",
 }
 
 
@@ -160,15 +171,42 @@ class BankManifest:
             return f"latent_shape is {quoted(shape)}"
         return None
 
+    def flags(self) -> dict[str, Any]:
+        """The flags that make a bank like this one, by name."""
+        return {flag: getattr(self, name) for flag, name in BANK_FLAGS.items()}
+
     def differences(self, other: "BankManifest", ignore: tuple[str, ...] = NAMES_ONLY) -> list[str]:
         """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's)."""
+        differing = [entry for entry in fields(self) if getattr(self, entry.name) != getattr(other, entry.name)]
+        names = {entry.name for entry in differing}
         clauses = []
-        for entry in fields(self):
+        for entry in differing:
+            if entry.name in ignore or names.intersection(FOLLOWS_FROM.get(entry.name, ())):
+                continue
             here, there = getattr(self, entry.name), getattr(other, entry.name)
-            if here != there and entry.name not in ignore:
+            if entry.name == "weights_fingerprint":
+                clauses.append(other_weights(self.model, other.model))
+            elif entry.name == "prompts_sha256":
+                clauses.append(
+                    f"the prompts of --bank_prompts {shorten(self.prompt_source)} are others than they were"
+                )
+            elif isinstance(here, dict):
+                kind = "the sampling scheduler's " if entry.name == "scheduler" else "the version of "
+                parts = [part for part in {**here, **there} if here.get(part) != there.get(part)]
+                clauses += [
+                    f"{kind}{part} is {shorten(there.get(part))}, not {shorten(here.get(part))}" for part in parts
+                ]
+            else:
                 name = FACTS.get(entry.name) or f"--{entry.metadata['flag']}"
                 clauses.append(f"{name} is {shorten(there)}, not {shorten(here)}")
         return clauses
+
+
+def other_weights(here: str, there: str) -> str:
+    """The clause about banks of different weights, by the names that the models were given by."""
+    if here != there:
+        return f"the model is {shorten(there)}, not {shorten(here)}"
+    return f"the weights or the tokenizer of {shorten(here)} are others than they were"
 
 
 def shard_name(number: int) -> str:
@@ -177,6 +215,6 @@ def shard_name(number: int) -> str:
 
 def shorten(value: Any) -> str:
     text = str(value)
-    if re.fullmatch("[0-9a-f]{64}", text):
+    if re.fullmatch("[0-9a-f]{64}", text):  # in what is neither a flag nor a name, such as an extractor's settings
         return text[:12]
     return text if len(text) <= 200 else text[:199] + "…"

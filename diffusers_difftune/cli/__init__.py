@@ -14,11 +14,10 @@
 """The `difftune` command. Only argparse is imported before it is known what there is to do."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, card, conditions, convergence, evaluate, forgetting, push
+from . import bank, cache, card, conditions, convergence, evaluate, forgetting, push
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -34,15 +33,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return arguments.run(arguments)
     except DiffTuneError as error:
-        print(f"difftune: {error}", file=sys.stderr)
+        from ..mistakes import tell_mistake
+
+        tell_mistake(f"difftune: {error}")
         return error.exit_code
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command and its subcommands."""
-    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models without forgetting.")
+    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models with less forgetting.")
     rooms = parser.add_subparsers(metavar="ROOM", required=True)
     bank.add_parser(rooms)
+    cache.add_parser(rooms)
     card.add_parser(rooms)
     conditions.add_parser(rooms)
     convergence.add_parser(rooms)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DiffTuneError, about
 from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
-from .common import fingerprint, open_pipeline, show_log
+from .common import fingerprint, machine, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
 
@@ -111,6 +111,23 @@ def bank_build(arguments: argparse.Namespace) -> int:
         prompts = bank_prompts(arguments, backbone)
         weights = fingerprint(backbone, arguments)
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    show_summary(
+        accelerator,
+        [
+            ("model", f"{model}, {backbone.pipeline_class.__name__}"),
+            (
+                "samples",
+                f"{arguments.bank_samples:,} of {arguments.resolution} × {arguments.resolution} pixels,"
+                f" {min(arguments.bank_samples, len(set(prompts))):,} different prompts ({arguments.bank_prompts})",
+            ),
+            (
+                "sampler",
+                f"{arguments.bank_solver}, {arguments.bank_steps} steps, guidance {arguments.bank_guidance_scale:g}",
+            ),
+            ("computes", machine(accelerator)),
+            ("result", str(arguments.output_dir)),
+        ],
+    )
     bank = build_bank(
         backbone.pipeline(None, accelerator.device, precision),
         arguments.output_dir,

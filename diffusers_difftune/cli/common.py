@@ -18,6 +18,8 @@ import logging
 from typing import TYPE_CHECKING
 
 
+logger = logging.getLogger(__name__)
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -29,11 +31,34 @@ def show_log(accelerator: "Accelerator") -> None:
     import diffusers
     import transformers
 
+    from ..console import log_to_terminal
+
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
     if accelerator.is_main_process:
-        logging.basicConfig(format="%(message)s")
+        log_to_terminal("%(message)s")
         logging.getLogger("diffusers_difftune").setLevel(logging.INFO)
+
+
+def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]]) -> None:
+    """Prints, on the main process, what a command of minutes is about to do.
+
+    Args:
+        accelerator ([`Accelerator`]): The processes.
+        rows (`list[tuple[str, str]]`): Labels and texts.
+    """
+    from ..console import labelled_block, terminal_width
+
+    if accelerator.is_main_process:
+        logger.info(labelled_block("What this command does", rows, terminal_width()))
+
+
+def machine(accelerator: "Accelerator") -> str:
+    """On what a command computes, in words."""
+    from ..training.summary import machine_facts
+    from ..training.summary_text import machine_words
+
+    return machine_words(machine_facts(accelerator))
 
 
 def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespace) -> "Backbone":

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..conditions import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
 from ..training.config import DataConfig, ModelConfig, RunConfig
-from .common import fingerprint, open_pipeline, show_log
+from .common import fingerprint, machine, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
 
@@ -154,8 +154,19 @@ def build_of_data(
         config.train_data_dir = arguments.dataset
     else:
         config.dataset_name = arguments.dataset
+    target = load_target_data(config, arguments.seed, arguments.cache_dir)
+    size = f", {arguments.resolution} × {arguments.resolution} pixels" if arguments.resolution else ""
+    show_summary(
+        accelerator,
+        [
+            ("images", f"{len(target):,} of {arguments.dataset}"),
+            ("conditions", f"{condition_words(arguments)}{size}"),
+            ("computes", machine(accelerator)),
+            ("result", str(out)),
+        ],
+    )
     built = build_conditions(
-        load_target_data(config, arguments.seed, arguments.cache_dir),
+        target,
         out,
         extractor(),
         resolution=arguments.resolution,
@@ -163,6 +174,11 @@ def build_of_data(
         accelerator=accelerator,
     )
     return f"{out} has {built.num_rows} images with their control images; train on it with --train_data_dir {out}"
+
+
+def condition_words(arguments: argparse.Namespace) -> str:
+    """What is extracted, and by which model if one was named."""
+    return arguments.kind + (f" by {arguments.model}" if arguments.model else "")
 
 
 def build_of_bank(
@@ -186,6 +202,14 @@ def build_of_bank(
             f" sampled from ({bank.manifest.model}); name that pipeline."
         )
 
+    show_summary(
+        accelerator,
+        [
+            ("images", f"{len(bank):,} samples of {bank.folder}"),
+            ("conditions", condition_words(arguments)),
+            ("computes", machine(accelerator)),
+        ],
+    )
     decode = sample_decoder(backbone, accelerator.device)
     built = bank_conditions(bank, extractor(), decode, accelerator=accelerator, cache_dir=arguments.cache_dir)
     return f"{built.folder} has the control images of the bank's {len(built)} samples."

@@ -72,7 +72,7 @@ def plot(groups: list, path: Path) -> None:
     try:
         from ..evaluation.convergence_plot import plot_convergence
     except ImportError as error:
-        raise DiffTuneError("--plot needs matplotlib; pip install 'diffusers-difftune[metrics]'.") from error
+        raise DiffTuneError("--plot needs matplotlib; install it with `pip install matplotlib`.") from error
     try:
         plot_convergence(groups, path)
     except ValueError as error:  # a suffix that matplotlib does not know

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
-from .common import open_pipeline, show_log
+from .common import machine, open_pipeline, show_log, show_summary
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
+from .results import check_is_free, labelled
 
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
     from ..backbones import Backbone
     from ..data.dataset import TargetData
@@ -119,7 +121,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        return self.name if self.adapter is None else f"{self.name} + {self.adapter}"
+        return labelled(self.name, self.adapter)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
@@ -137,8 +139,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator.device)
+    measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)
     facts["precision"] = str(dtype).removeprefix("torch.")
+    check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])
     found: list[dict[str, Any]] = []
     of_first: torch.Tensor | None = None
     pictures = {"real images": real_images}
@@ -271,7 +274,7 @@ def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) 
 
 
 def make_measurement(
-    arguments: argparse.Namespace, candidates: list[Candidate], device: "torch.device"
+    arguments: argparse.Namespace, candidates: list[Candidate], accelerator: "Accelerator"
 ) -> tuple["Measurement", dict[str, Any], "torch.Tensor", list[str]]:
     """What measures, the facts that go beside the figures, and some real images with their titles, to be shown.
 
@@ -282,13 +285,27 @@ def make_measurement(
     from ..evaluation.real import drawn_rows, read_images
     from .data import open_data
 
-    resolution, first = find_resolution(arguments, candidates), candidates[0].backbone
+    resolution, first, device = find_resolution(arguments, candidates), candidates[0].backbone, accelerator.device
     data = open_data(arguments, "DATA", arguments.data, first)
     count = arguments.num_images or min(len(data), MOST_IMAGES)
     if count > len(data):
         raise DiffTuneError(
             f"--num_images is {count}, and {arguments.data} has {len(data)} rows; give at most as many."
         )
+    show_summary(
+        accelerator,
+        [
+            ("pipelines", ", ".join(candidate.label for candidate in candidates)),
+            (
+                "samples",
+                f"{count:,} of each, {resolution} × {resolution} pixels, {arguments.steps} steps, guidance"
+                f" {arguments.guidance_scale:g}",
+            ),
+            ("compared", f"with as many of {len(data):,} images of {arguments.data}, by {arguments.features}"),
+            ("computes", machine(accelerator)),
+            ("result", str(arguments.output)),
+        ],
+    )
     rows = drawn_rows(data, len(data))
     for candidate in candidates:
         candidate.prompts = find_prompts(arguments, candidate, data, rows[:count])

@@ -120,9 +120,10 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
     from ..objective import DiffTuningObjective
-    from .common import fingerprint, open_pipeline, show_log
+    from .common import fingerprint, machine, open_pipeline, show_log, show_summary
     from .evaluate import Candidate, find_resolution
     from .forgetting_data import open_source, open_target
+    from .results import check_is_free
 
     with renamed({"--pretrained_model_name_or_path": "PRETRAINED"}):
         backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
@@ -137,7 +138,24 @@ def forgetting(arguments: argparse.Namespace) -> int:
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     show_log(accelerator)
     output, device = Path(arguments.output_dir), accelerator.device
+    points = len({0.0, 100.0, *arguments.percents})
+    show_summary(
+        accelerator,
+        [
+            ("models", f"{arguments.pretrained} and {arguments.finetuned} ({finetuned.kind})"),
+            ("losses", f"{arguments.rows:,} rows of source and of target data at most"),
+            (
+                "samples",
+                f"{len(target.prompts):,} at each of {points} points, {arguments.steps} steps, guidance"
+                f" {arguments.guidance_scale:g}; compared by {arguments.features}",
+            ),
+            ("computes", machine(accelerator)),
+            ("result", str(output)),
+        ],
+    )
     precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
+    check_is_free("--output_dir", output / "forgetting.json", settings)
     backbone.load_encoders(device, torch.float32)
     finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
@@ -150,7 +168,6 @@ def forgetting(arguments: argparse.Namespace) -> int:
         "source": measure_losses(backbone, finetuned, objective, source_rows, True, **options),
         "target": measure_losses(backbone, finetuned, objective, target_rows, False, **options),
     }
-    settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
     logger.info(f"Samples with steps swapped: {len(target.prompts)} at each x.")
     swap, pictures = swapping(
         arguments, settings, backbone, finetuned, target, source_images, extractor, device, precision
@@ -195,7 +212,7 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         import torchmetrics  # noqa: F401
     except ImportError as error:
         raise DiffTuneError(
-            "difftune forgetting needs matplotlib and torchmetrics; pip install 'diffusers-difftune[metrics]'."
+            "difftune forgetting needs matplotlib and torchmetrics; install them with `pip install matplotlib torchmetrics`."
         ) from error
 
 

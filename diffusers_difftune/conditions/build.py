@@ -21,6 +21,7 @@ from PIL import ExifTags, Image
 
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform, load_rgb
+from ..data.profiles import profile_note
 from ..errors import DiffTuneError
 from . import Extractor
 from .shards import ConditionManifest, build_shards
@@ -45,7 +46,7 @@ def build_conditions(
 
     It is a folder of Parquet files in `data/` with the columns `image`, `text` and `conditioning_image`, which
     `datasets` opens, too. An image that is plain RGB keeps its file; one that is not becomes a PNG file of what
-    training would see of it: upright, 8 bits a channel, transparency on white. A caption is a string, or a list of
+    training would see of it: upright, 8 bits a channel, in sRGB, transparency on white. A caption is a string, or a list of
     strings if any row has several.
 
     Args:
@@ -104,12 +105,13 @@ def opened(target: TargetData, row: int, transform: ImageTransform | None) -> tu
         top, left = transform.crop_box(resized.size)
         image = resized.crop((left, top, left + transform.resolution, top + transform.resolution))
         return png_bytes(image), image
-    plain = image.mode == "RGB" and not image.has_transparency_data
-    if plain and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+    plain = image.mode == "RGB" and not image.has_transparency_data and profile_note(image) is None
+    as_stored = image.format is not None  # it would be lost if decoding had converted the image
+    if plain and as_stored and image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
         stored = target.images.stored(row) or {}
         if stored.get("bytes") is not None:
-            return stored["bytes"], image
+            return stored["bytes"], load_rgb(image)
         if "://" not in stored["path"]:
-            return Path(stored["path"]).read_bytes(), image
+            return Path(stored["path"]).read_bytes(), load_rgb(image)
     image = load_rgb(image)
     return png_bytes(image), image

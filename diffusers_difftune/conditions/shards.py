@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from tqdm.auto import tqdm
 
 from ..atomic import fsync_path, write_bytes_atomic
 from ..bank.manifest import LARGEST, shorten
 from ..bank.shard import Shard
+from ..console import progress_bar
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from ..plain_values import wrong_value
@@ -193,12 +193,12 @@ def fill_folder(
     if building.is_dir():  # else a process was killed between putting the last shard in place and saying so
         whole = [Shard.is_whole(building / name, len(manifest.shard_range(k))) for k, name in enumerate(names)]
         sizes = [len(manifest.shard_range(k)) for k in range(len(names))]
-        with tqdm(
+        with progress_bar(
+            hidden=not (progress and is_main),
             desc=f"Control images ({manifest.extractor['kind']})",
             unit=" images",
             total=manifest.num_rows,
             initial=sum(size for size, done in zip(sizes, whole) if done),
-            disable=not (progress and is_main),
         ) as bar:
             wait()  # nobody counts what another has just made
             for k, name in list(enumerate(names))[rank::world]:

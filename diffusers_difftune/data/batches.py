@@ -230,9 +230,10 @@ def control_crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
     """A control image in RGB, its shorter side at the resolution, cropped in the centre.
 
     Transparency is ignored, as diffusers' script and its pipelines do: light lines on a transparent ground, which most
-    programs save as black, stay light on dark, where on white they would be gone.
+    programs save as black, stay light on dark, where on white they would be gone. So is a colour profile: a control
+    image's numbers are depths, directions or classes, and the pipelines take them as they are.
     """
-    resized = transform.resize(load_rgb(image, drop_alpha=True))
+    resized = transform.resize(load_rgb(image, control=True))
     top, left = transform.crop_box(resized.size)
     return resized.crop((left, top, left + transform.resolution, top + transform.resolution))
 

@@ -14,8 +14,10 @@
 """The target data: images and captions, checked before anything expensive happens."""
 
 import hashlib
+import io
 import json
 import logging
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import PIL
 import pyarrow.compute as pc
 from datasets import Dataset
 from filelock import FileLock
@@ -33,9 +36,10 @@ from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
 from .folders import UNREAD_SUFFIXES
-from .images import UnreadableImage, decode, orientation
+from .images import NO_SUCH_FILE, READER_VERSION, PassingFailure, UnreadableImage, decode, orientation
 from .labels import check_classes, read_labels
 from .plan import Slot
+from .profiles import can_convert, profile_note
 from .report import DataReport
 from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
 from .splits import TO_TRAIN
@@ -51,6 +55,7 @@ logger = logging.getLogger(__name__)
 # How many rows an error message lists.
 MOST_LISTED = 100
 LARGEST_RESOLUTION = 2**14
+HASHES_OF_ROWS = "row_hashes"  # in this library's cache: those of images inside Parquet and Arrow files
 
 
 class ImageColumn:
@@ -92,17 +97,46 @@ class ImageColumn:
     def key(self) -> str:
         """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
         digest = hashlib.sha256()
-        files = [file["filename"] for file in self._images.cache_files]
-        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
-        if files and not bytes_column.null_count:  # then all images are inside these few files
-            for file in files:
-                digest.update(file_sha256(file, self._index_dir, self._verify).encode())
+        if (of_files := self._hash_of_files()) is not None:
+            digest.update(of_files.encode())
             digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
         else:
-            for batch in self._images.select(self._rows).iter(1000):
-                for image in batch[self._column]:
-                    digest.update(self._hash(**(image or {})).encode())
+            digest.update("".join(self.hashes).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """SHA-256 of the bytes of each image.
+
+        A file that was hashed before is not read again, nor are images inside files whose images were hashed before.
+        """
+        of_files = self._hash_of_files()
+        if of_files is None:
+            batches = self._images.select(self._rows).iter(1000)
+            return [self._hash(**(image or {})) for batch in batches for image in batch[self._column]]
+        name = hashlib.sha256(f"{of_files} {self._column}".encode()).hexdigest()
+        remembered = self._index_dir / HASHES_OF_ROWS / f"{name}.npy"
+        try:
+            every_row = np.load(remembered, mmap_mode="r")
+            every_row = every_row.reshape(len(self._images), 32)
+            os.utime(remembered)
+        except (OSError, ValueError, EOFError):  # not there, or damaged
+            column = pc.struct_field(self._images.data.column(self._column), "bytes")
+            digests = b"".join(hashlib.sha256(value.as_buffer()).digest() for value in column)
+            every_row = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
+            content = io.BytesIO()
+            np.save(content, every_row)
+            remembered.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes_atomic(remembered, content.getvalue())
+        return [every_row[row].tobytes().hex() for row in self._rows]
+
+    def _hash_of_files(self) -> str | None:
+        """The hashes of the Arrow files that all images are inside of; `None` if some are files of their own."""
+        files = [file["filename"] for file in self._images.cache_files]
+        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
+        if not files or bytes_column.null_count or self._images._indices is not None:
+            return None
+        return "".join(file_sha256(file, self._index_dir, self._verify) for file in files)
 
     def stored(self, row: int) -> dict | None:
         """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""
@@ -113,8 +147,10 @@ class ImageColumn:
             return hashlib.sha256(bytes).hexdigest()
         try:
             return "no image" if path is None else file_sha256(path, self._index_dir, self._verify)
-        except OSError:
-            return "unreadable"
+        except OSError as error:
+            if error.errno not in NO_SUCH_FILE:
+                raise PassingFailure(str(error.strerror or error), path) from None
+            return "unreadable"  # the check of the images says so
 
 
 class Example(NamedTuple):
@@ -152,8 +188,8 @@ class TargetData:
         class_names: list[str] | None = None,
         report: DataReport | None = None,
     ) -> None:
-        self.report = report or DataReport()
         self.images = images
+        self.report = report or DataReport()
         self.conditions = conditions
         self.class_names = class_names
         self._captions = captions
@@ -209,8 +245,9 @@ def load_target_data(
 ) -> TargetData:
     """Opens the target data and checks every row of it; needs no weights.
 
-    Images are decoded once to see that they can be; which of them cannot is remembered by their content. Every process
-    of a run calls this; one at a time looks at the data, and those after it find what the first one learned.
+    Images are decoded once to see that they can be; which of them can is remembered by their content, and the others are
+    looked at again every time. Every process of a run calls this; one at a time looks at the data, and those after it find
+    what the first one learned.
 
     Args:
         config ([`DataConfig`]): The flags.
@@ -274,15 +311,22 @@ def read_target_data(
     conditions = None if condition_column is None else column(condition_column)
     target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names, report)
 
-    bad = bad_images(target)
+    bad, profiles = check_images(target, config.verify_cache)
+    unusable = "read" if conditions is None else "used"
+    reasons = [f"{target.name(row)} ({reason})" for row, reason in bad.items()]
     if bad and not config.skip_bad_images:
         raise DiffTuneError(
-            f"{len(bad)} of {len(target)} images of the target data cannot be {'read' if conditions is None else 'used'}: "
-            f"{listed([f'{target.name(row)} ({reason})' for row, reason in bad.items()])}; "
+            f"{len(bad)} of {len(target)} images of the target data cannot be {unusable}: {listed(reasons)}; "
             f"repair or remove them, or leave them out with --skip_bad_images{looked_for(target, bad)}."
         )
+    tell_of_profiles(target, {row: note for row, note in profiles.items() if row not in bad})
     if bad:
-        logger.warning(f"{len(bad)} of {len(target)} images cannot be read and are left out (--skip_bad_images).")
+        logger.warning(
+            f"{len(bad)} of {len(target)} images cannot be {unusable} and are left out (--skip_bad_images)."
+        )
+        noun = "image" if len(bad) == 1 else "images"
+        phrase = f"{len(bad)} {noun} that cannot be {unusable} (--skip_bad_images), {reasons[0]} for one"
+        target.report.left_out.append(phrase)
         target = target.select([row for row in range(len(target)) if row not in bad])
         if not len(target):
             raise DiffTuneError("--skip_bad_images leaves no rows: not one image of the target data can be read.")
@@ -345,37 +389,92 @@ def has_captions(captions: list[str]) -> bool:
     return bool(captions) and all(caption and not caption.isspace() for caption in captions)
 
 
-def bad_images(target: TargetData) -> dict[int, str]:
-    """The rows whose images cannot be used, with the reason: one cannot be decoded, or a control image has another
-    shape than the image it belongs to."""
+class Finding(NamedTuple):
+    """What the check of a row found.
+
+    Attributes:
+        bad (`str`, *optional*): Why its images cannot be used.
+        profile (`tuple[str, str]`, *optional*): What its image's colour profile does; see [`profile_note`].
+    """
+
+    bad: str | None = None
+    profile: tuple[str, str] | None = None
+
+
+def check_images(target: TargetData, verify: bool = False) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
+    """The rows whose images cannot be used, with the reason, and the rows whose colour profile does something.
+
+    An image that was once found good is not decoded again. One that was not is, every time: the cause may be gone.
+
+    Args:
+        target ([`TargetData`]): The rows.
+        verify (`bool`, *optional*, defaults to `False`): Decode all images again.
+
+    Returns:
+        `tuple`: Two dictionaries by row. An image is bad that cannot be decoded, or whose control image cannot be or has
+        another shape.
+    """
     key = target.images_key if target.conditions is None else f"{target.images_key[:32]}{target.conditions.key[:32]}"
-    remembered = target.index_dir / "checked" / f"{key}.json"
-    try:
-        return {int(row): str(reason) for row, reason in json.loads(remembered.read_text()).items()}
-    except (OSError, ValueError, AttributeError):  # not there, or damaged
-        pass
+    file = target.index_dir / "checked" / f"{key}.json"
+    known = None if verify else read_check(file)
+    rows, profiles = known or (list(range(len(target))), {})
 
+    bad = {}
     with ThreadPoolExecutor() as threads:
-        reasons = threads.map(partial(why_bad, target), range(len(target)))
-        progress = tqdm(reasons, "Checking images", len(target), delay=2)
-        bad = {row: reason for row, reason in enumerate(progress) if reason}
-    remembered.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(remembered, json.dumps(bad).encode())
-    return bad
+        found = threads.map(partial(check_row, target), rows)
+        for row, finding in zip(rows, tqdm(found, "Checking images", len(rows), delay=2), strict=True):
+            if finding.bad:
+                bad[row] = finding.bad
+            if finding.profile:
+                profiles[row] = finding.profile
+    if known is None or len(bad) < len(rows):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        content = {"reader": reader(), "not_good": list(bad), "profiles": profiles}
+        write_bytes_atomic(file, json.dumps(content).encode())
+    return bad, profiles
 
 
-def why_bad(target: TargetData, row: int) -> str | None:
-    """Why the images of a row cannot be used, or `None`."""
+def read_check(file: Path) -> tuple[list[int], dict[int, tuple[str, str]]] | None:
+    """The rows that were not found good in an earlier check, and what profiles do in the others; `None` if there was none
+    with this reader."""
+    try:
+        content = json.loads(file.read_text())
+        if content["reader"] != reader():
+            return None
+        profiles = {int(row): (str(what), str(name)) for row, (what, name) in content["profiles"].items()}
+        return [int(row) for row in content["not_good"]], profiles
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ):  # not there, damaged, or of an earlier version
+        return None
+
+
+def reader() -> list:
+    """What decides whether an image can be read, beside the image."""
+    return [READER_VERSION, PIL.__version__, can_convert()]
+
+
+def check_row(target: TargetData, row: int) -> Finding:
+    """Decodes the images of a row.
+
+    Raises:
+        PassingFailure: For a reason that is not in the images, they could not be.
+    """
     try:
         image = target.image(row)
     except UnreadableImage as error:
-        return error.reason + way_out(target.images.stored(row))
+        return Finding(error.reason + way_out(target.images.stored(row)))
+    profile = profile_note(image)
     if target.conditions is None:
-        return None
+        return Finding(None, profile)
     try:
-        return mismatch(image, target.conditions[row])
+        return Finding(mismatch(image, target.conditions[row]), profile)
     except UnreadableImage as error:
-        return f"its conditioning image: {error.reason}{way_out(target.conditions.stored(row))}"
+        return Finding(f"its conditioning image: {error.reason}{way_out(target.conditions.stored(row))}", profile)
 
 
 def way_out(stored: dict | None) -> str:
@@ -391,6 +490,18 @@ def looked_for(target: TargetData, bad: dict[int, str]) -> str:
         if "no such file" in reason and column is not None and (stored := column.stored(row)):
             return f"; {stored['path']}, for one, is not there"
     return ""
+
+
+def tell_of_profiles(target: TargetData, profiles: dict[int, tuple[str, str]]) -> None:
+    """Says how many images are converted to sRGB, and of how many the colour profile cannot be used."""
+    for what, log, words in (
+        ("converted", logger.info, "have a colour profile other than sRGB and are converted to sRGB"),
+        ("ignored", logger.warning, "have a colour profile that cannot be used and is ignored"),
+    ):
+        notes = {row: name for row, (found, name) in profiles.items() if found == what}
+        if notes:
+            row = min(notes)
+            log(f"{len(notes)} of {len(target)} images {words}: {target.name(row)} ({notes[row]}) for one.")
 
 
 def mismatch(image: Image.Image, condition: Image.Image) -> str | None:

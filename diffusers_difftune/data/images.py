@@ -13,18 +13,25 @@
 # limitations under the License.
 """From an image as it was found to a square tensor, the way torchvision's transforms do it, with PIL and numpy."""
 
+import errno
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
 from datasets.utils.file_utils import xopen
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ..errors import DiffTuneError, first_sentence
+from .profiles import can_convert, lab_to_rgb, to_srgb
+from .ranges import WrongRange, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
 
 
+# What is kept of decoded images goes by this number, too: it is raised whenever an image comes to be read as other pixels.
+READER_VERSION = 1
 # torchvision hands PIL its NEAREST filter for nearest_exact too
 PIL_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -57,6 +64,7 @@ FORMATS = {
     "AVIF": (".avif", ".avifs"),
 }
 IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
 MOST_ELONGATED = 100
 # What undoes each orientation that EXIF knows, but for 1, which is upright.
@@ -79,39 +87,135 @@ class UnreadableImage(DiffTuneError):
         super().__init__(f"The image {path or 'of a row'} cannot be read: {self.reason}.")
 
 
+class PassingFailure(DiffTuneError):
+    """An image could not be read for a reason that is not in the image: memory, the drive, the network. It is no bad image,
+    and `--skip_bad_images` does not leave it out; the next attempt may succeed."""
+
+    def __init__(self, cause: str, path: str | None = None) -> None:
+        super().__init__(
+            f"The image {path or 'of a row'} could not be read: {cause.rstrip('. ')}; the cause is this machine, its drives or"
+            " the network and not the image, so nothing is left out; start again once that is put right."
+        )
+
+
 def decode(stored: dict | None) -> Image.Image:
     """Decodes an image as `datasets` stores it: `{"bytes": ..., "path": ...}`, either of which may be `None`.
 
-    Of an animation it is the first frame.
+    Of an animation it is the first frame. An image of more than 8 bits a sample is scaled to 8.
 
     Raises:
-        UnreadableImage: There is no image, or it is damaged, too large, or so long and narrow that resizing it would
-            make it so.
+        UnreadableImage: There is no image, or it is damaged, too large, of values that do not fit what it says of them, or
+            so long and narrow that resizing it would make it too large.
+        PassingFailure: There is too little memory, or the file system or the network failed.
     """
     content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
     if content is None and path is None:
         raise UnreadableImage("no image")
     try:
-        if content is None and "://" in path:  # a stream from elsewhere
-            with xopen(path, "rb") as file:
-                content = file.read()
-        image = Image.open(path if content is None else io.BytesIO(content), formats=known_formats())
-        width, height = image.size
-        if max(width, height) > MOST_ELONGATED * min(width, height):
-            raise UnreadableImage(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide", path)
-        image.load()
-        orientation(image)  # which may be damaged, too
-    except FileNotFoundError:
-        raise UnreadableImage("no such file", path) from None
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image", path) from None
+        with io.BytesIO(content) if content is not None else opened(path) as file:
+            return decode_file(file, path)
+    except MemoryError:
+        raise PassingFailure("the memory ran out", path) from None
+    except OSError as error:
+        if out_of_memory(error):
+            raise PassingFailure("the memory ran out", path) from None
+        if is_of_the_system(error):
+            raise PassingFailure(str(error.strerror), path) from None
+        if missing := re.fullmatch(r"decoder (\w+) not available", str(error)):
+            raise UnreadableImage(f"this Pillow was built without the decoder {missing[1]}", path) from None
+        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+    except (UnreadableImage, PassingFailure):
+        raise
     except Image.DecompressionBombError as error:
         raise UnreadableImage(f"too large: {first_sentence(error)}", path) from None
-    except UnreadableImage:
-        raise
     except Exception as error:  # decoders raise whatever they like at damaged files
         raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+
+
+def opened(path: str) -> IO[bytes]:
+    """A file of this machine, or the whole content of one from elsewhere."""
+    if "://" not in path:
+        try:
+            return open(path, "rb")
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE:
+                raise UnreadableImage("no such file", path) from None
+            raise
+    try:
+        with xopen(path, "rb") as file:
+            return io.BytesIO(file.read())
+    except FileNotFoundError:
+        raise UnreadableImage("no such file", path) from None
+    except Exception as error:  # every protocol has errors of its own
+        raise PassingFailure(first_sentence(error), path) from None
+
+
+def decode_file(file: IO[bytes], path: str | None) -> Image.Image:
+    try:
+        image = Image.open(file, formats=known_formats())
+    except UnidentifiedImageError:
+        raise UnreadableImage(why_unidentified(file), path) from None
+    width, height = image.size
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise UnreadableImage(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide", path)
+    try:
+        upper_bytes, raw_mode = reads_upper_bytes(image), image.tile[0][3] if image.tile else None
+        image.load()
+        orientation(image)  # which may be damaged, too
+        if upper_bytes:
+            check_upper_bytes(image)
+        if image.format == "PNG":
+            scale_png_transparency(image, raw_mode)
+        image = to_8_bits(image)
+    except WrongRange as error:
+        raise UnreadableImage(str(error), path) from None
+    if image.mode == "LAB":
+        if not can_convert():
+            raise UnreadableImage(
+                "it is in CIELAB colours, for which Pillow needs LittleCMS, which this one lacks", path
+            )
+        image = lab_to_rgb(image)
     return image
+
+
+def tiff_kind(file: IO[bytes]) -> str:
+    """What the samples of a TIFF file are, as the end of a sentence, if its header says so."""
+    try:
+        file.seek(0)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = tags[258], tags.get(339, (1,))
+        kind = {1: "unsigned integers", 2: "signed integers", 3: "floating point"}[kinds[0]]
+    except Exception:  # it is damaged
+        return ""
+    return f" ({len(bits)} samples a pixel, {bits[0]}-bit {kind})"
+
+
+def is_of_the_system(error: OSError) -> bool:
+    """Whether an error is one of the operating system. Pillow's own have no number, but for a damaged file that sends the
+    decoder to before its beginning, which the system calls an invalid argument."""
+    return error.errno is not None and error.errno != errno.EINVAL
+
+
+def out_of_memory(error: OSError) -> bool:
+    """Whether a decoder of Pillow's ran out of memory, for which it has a number that comes as a sentence."""
+    return error.errno == errno.ENOMEM or "out of memory" in str(error)
+
+
+def why_unidentified(file: IO[bytes]) -> str:
+    """Why Pillow found no image in a file: it is none, or of a kind or damaged so that Pillow did not get beyond its
+    header, or this Pillow lacks what the format needs."""
+    file.seek(0)
+    prefix = file.read(16)
+    for name in known_formats():
+        accepts = Image.OPEN[name][1]
+        answer = accepts(prefix) if accepts and prefix else False
+        if isinstance(answer, str):  # it is this format, says Pillow, and support for it was not built in
+            return f"this Pillow was built without support of {name}"
+        if answer and name == "TIFF":
+            return f"damaged, or a TIFF file of a kind that Pillow does not read{tiff_kind(file)}"
+    return "not an image"
 
 
 def is_image_file(path: str | Path) -> bool:
@@ -131,25 +235,37 @@ def orientation(image: Image.Image) -> int:
     return found if found in UPRIGHT else 1
 
 
-def load_rgb(image: Image.Image, drop_alpha: bool = False) -> Image.Image:
-    """An image of any mode as 8-bit RGB, upright, transparency on white.
+def load_rgb(image: Image.Image, control: bool = False) -> Image.Image:
+    """An image of any mode as 8-bit RGB, upright, in sRGB, transparency on white.
 
     Args:
         image (`PIL.Image.Image`):
-            Of any mode: palette, grey, 16 bit, CMYK, with or without transparency or EXIF orientation.
-        drop_alpha (`bool`, *optional*, defaults to `False`): Ignore transparency: every pixel keeps its own colour.
+            Of any mode: palette, grey, 16 bit, CMYK, with or without transparency, colour profile or EXIF orientation.
+        control (`bool`, *optional*, defaults to `False`):
+            It is a control image, whose numbers are not colours: transparency and colour profile are ignored, and every
+            pixel keeps its own values.
 
     Returns:
         `PIL.Image.Image`: The image in mode RGB.
+
+    Raises:
+        WrongRange: It has more than 8 bits a sample, and values that do not fit (images of [`decode`] do not).
     """
     if (turned := orientation(image)) in UPRIGHT:
         image = image.transpose(UPRIGHT[turned])
-    if image.mode.startswith("I"):  # 16 bit; PIL's own conversion cuts at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
-    if image.has_transparency_data and not drop_alpha:
+    image = to_8_bits(image)
+    if image.mode == "LAB":
+        image = lab_to_rgb(image)
+    elif not control:
+        image = to_srgb(image)
+    if image.mode == "La":  # which Pillow does not convert by itself
+        image = image.convert("LA")
+    if image.has_transparency_data and not control:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    image.info.pop("icc_profile", None)  # it holds no longer, and must not go into files
+    return image
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@
 """Images in Parquet files."""
 
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from datasets.exceptions import DatasetsError
 from ..errors import DiffTuneError, first_sentence
 from ..filehash import file_sha256
 from .folders import Folder
+from .in_use import hold_while_running
 from .records import check_parquet
 from .report import DataReport, FileRows
 from .splits import chosen, file_splits, label
@@ -30,6 +32,8 @@ from .splits import chosen, file_splits, label
 
 if TYPE_CHECKING:
     from ..training.config import DataConfig
+
+COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
 
 
 def choose_parquet(
@@ -86,7 +90,8 @@ def open_parquet(files: list[Path], cache_dir: Path, streaming: bool, verify: bo
         if streaming:
             return load_dataset("parquet", data_files=names, split="train", streaming=True)
         hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
-        cache_dir = cache_dir / "parquet" / hashlib.sha256(hashes.encode()).hexdigest()
+        cache_dir = cache_dir / COPIES / hashlib.sha256(hashes.encode()).hexdigest()
+        hold_while_running(cache_dir, source=os.path.dirname(names[0]) if len(names) > 1 else names[0])
         return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
     except Exception as error:  # `datasets` and pyarrow have many for columns that differ and for damage
         several = f" and {len(files) - 1} more files" if len(files) > 1 else ""

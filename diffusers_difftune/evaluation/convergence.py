@@ -88,7 +88,7 @@ def ssim_distance(given: np.ndarray, found: np.ndarray) -> list[float]:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError as error:
         raise DiffTuneError(
-            "The structural similarity of edges needs torchmetrics; pip install 'diffusers-difftune[metrics]'."
+            "The structural similarity of edges needs torchmetrics; install it with `pip install torchmetrics`."
         ) from error
     import torch
 

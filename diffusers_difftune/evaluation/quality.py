@@ -27,7 +27,7 @@ try:
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 except ImportError as error:
-    raise DiffTuneError("FID and KID need torchmetrics; pip install 'diffusers-difftune[metrics]'.") from error
+    raise DiffTuneError("FID and KID need torchmetrics; install it with `pip install torchmetrics`.") from error
 
 
 KID_SUBSETS = 50

@@ -56,6 +56,8 @@ def usage(
     load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}).to(device)"]
     if result == "lora":
         load.append(f"pipeline.load_lora_weights({literal(this)})")
+        if prediction_type := facts.get("prediction_type"):  # which a file of LoRA weights cannot tell stock diffusers
+            load.append(f"pipeline.scheduler.register_to_config(prediction_type={literal(prediction_type)})")
     if result.startswith("controlnet"):
         lines[1:2] = [
             "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline",

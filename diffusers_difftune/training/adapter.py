@@ -13,15 +13,20 @@
 # limitations under the License.
 """From the flags that say what trains to what trains."""
 
+import logging
 from typing import Any
 
 import torch
 
 from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
-from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS
+from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
+from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
 from ..errors import DiffTuneError, about
 from .run import Run, load_denoiser
+
+
+logger = logging.getLogger(__name__)
 
 
 def adapter_settings(
@@ -63,18 +68,32 @@ def find_adapter(run: Run, backbone: Backbone) -> AdapterSettings | None:
         [`AdapterSettings`] or `None`: The settings; `None` if all weights train.
 
     Raises:
-        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted.
+        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
+            would not read all of the file that the run is to write for it.
     """
     settings = adapter_settings(run.config, backbone)
     if settings is not None:
-        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name)
+        stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
+        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
     return settings
 
 
-def check_fit(config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str) -> None:
-    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it."""
+def check_fit(
+    config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str, stock: type | None = None
+) -> None:
+    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it.
+
+    Args:
+        config: The config of a script.
+        settings ([`AdapterSettings`]): What the flags ask for.
+        empty (`torch.nn.Module`): The model without weights; changed in place.
+        what (`str`): What the model is called in messages.
+        stock (`type`, *optional*): The pipeline class whose `load_lora_weights` is to read the result.
+    """
     try:
-        Adapter(empty, settings, what)
+        adapter = Adapter(empty, settings, what)
+        if stock is not None:
+            check_stock_reads(adapter, what, stock)
     except DiffTuneError as error:
         flag = f"--adapter {settings.kind}"
         if config.lora_target_modules:
@@ -82,6 +101,17 @@ def check_fit(config: Any, settings: AdapterSettings, empty: torch.nn.Module, wh
         elif settings.kind == NAMED:
             flag = f"--train_parameters {' '.join(settings.train_parameters)}"
         raise about(flag, error) from error
+    warn_of_small_scale(settings)
+
+
+def warn_of_small_scale(settings: AdapterSettings) -> None:
+    """Tells if alpha / rank is so small that the adapter would hardly change the model."""
+    if settings.kind in WITH_ALPHA and settings.scale < SMALL_SCALE:
+        logger.warning(
+            "--rank %d --lora_alpha %g: what a %s adds is multiplied by alpha / rank = %.2g, so it will hardly change the model;"
+            " leave --lora_alpha out for a scale of 1, or give an alpha nearer to the rank.",
+            settings.rank, settings.scale_numerator, settings.kind, settings.scale,
+        )  # fmt: skip
 
 
 def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trained:

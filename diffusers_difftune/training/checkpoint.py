@@ -37,7 +37,9 @@ from ..adapters import Trained
 from ..atomic import atomic_folder, fsync_tree, remove_folder
 from ..errors import DiffTuneError, first_sentence
 from ..turns import from_main
+from .differences import differences
 from .disk import check_space, place_trouble
+from .schedule import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
 from .zero import ZeRO, is_asked_for
 
@@ -129,7 +131,7 @@ def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
         if checkpoints:
             raise DiffTuneError(
                 f"--resume_from_checkpoint latest: all checkpoints in {output_dir} are damaged ({trouble} in {path.name});"
-                " leave the flag out to start anew."
+                " give --overwrite_output_dir in its place to start anew."
             )
         logger.warning("--resume_from_checkpoint latest: %s has no checkpoint, so the run starts anew.", output_dir)
         return None
@@ -264,6 +266,7 @@ class TrainingState:
             fsync_tree(folder)
             state = {
                 "step": step,
+                "total_steps": self.total_steps,
                 "settings": self.settings,
                 "optimizer": scalars,
                 "lr_scheduler": self.lr_scheduler.state_dict(),
@@ -302,7 +305,7 @@ class TrainingState:
             if sharding is not None:
                 tensors = sharding.shard_state(tensors)
             self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
-            self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+            rates = resume_schedule(self.lr_scheduler, state["lr_scheduler"])
             if scaler is not None and state["scaler"] is not None:
                 scaler.load_state_dict(state["scaler"])
         loaded, _ = split_optimizer_state(self.optimizer.state_dict())
@@ -311,6 +314,7 @@ class TrainingState:
         ):
             raise DiffTuneError(damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took"))
         self.log = state["log"]
+        self.say_if_the_schedule_changed(checkpoint, state.get("total_steps"), *rates)
         here = {"threads": torch.get_num_threads(), "device": self.run.accelerator.device.type}
         for name, value in here.items():
             if state[name] != value:
@@ -331,6 +335,30 @@ class TrainingState:
                 GRACE,
             )
         logger.info("Resuming from %s after %d steps.", checkpoint, self.start_step)
+
+    def say_if_the_schedule_changed(self, checkpoint: Path, planned: int | None, before: float, now: float) -> None:
+        """Says so if the run has become longer or shorter, and the learning rate depends on its length.
+
+        Args:
+            checkpoint (`Path`): The checkpoint.
+            planned (`int`, *optional*): The steps of the run that wrote it; older ones do not say.
+            before (`float`): The rate of the next step, as that run would have had it.
+            now (`float`): The rate of the next step.
+        """
+        name = self.run.config.lr_scheduler
+        if before == now and (planned in (None, self.total_steps) or name not in DEPENDS_ON_LENGTH):
+            return
+        logger.warning(
+            "--lr_scheduler %s is now that of a run of %d steps, and %s was written in one of %s: step %d takes the learning"
+            " rate %.3g (%.3g in the old schedule), and the steps after it follow the new schedule.",
+            name,
+            self.total_steps,
+            checkpoint,
+            "another length" if planned is None else f"{planned} steps",
+            self.start_step + 1,
+            now,
+            before,
+        )
 
 
 def stored_tensors(trained: Trained) -> list[torch.Tensor]:
@@ -384,11 +412,7 @@ def check_settings(checkpoint: Path, settings: dict[str, Any]) -> int:
         DiffTuneError: They disagree; the message names the settings.
     """
     state = read_state(checkpoint)
-    changed = [
-        f"{name} was {found!r} and is {settings[name]!r}"
-        for name, found in state["settings"].items()
-        if name in settings and settings[name] != found
-    ]
+    changed = differences(state["settings"], settings)
     if changed:
         raise DiffTuneError(
             f"--resume_from_checkpoint {checkpoint} belongs to another run: {'; '.join(changed)}; use the same settings"

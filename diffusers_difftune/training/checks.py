@@ -30,6 +30,7 @@ from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
 from ..objective import LEAST_SHARE
+from .config import was_given
 from .sharding import check_sharding
 
 
@@ -43,7 +44,6 @@ AT_LEAST_ONE = (
     "checkpointing_steps",
     "checkpoints_total_limit",
     "rank",
-    "num_validation_images",
     "validation_epochs",
     "validation_steps",
     "control_evaluation_steps",
@@ -54,6 +54,7 @@ AT_LEAST_ONE = (
     "lr_num_cycles",
 )
 AT_LEAST_ZERO = (
+    "num_validation_images",
     "lr_warmup_steps",
     "noise_offset",
     "input_perturbation",
@@ -179,6 +180,11 @@ def check_conflicts(config: Any) -> None:
             raise DiffTuneError(f"--{name}_steps needs --{name}_data, the rows to measure on.")
     if getattr(config, "evaluation_clip_model", None) is not None and config.evaluation_data is None:
         raise DiffTuneError("--evaluation_clip_model needs --evaluation_data, the rows to measure on.")
+    if config.overwrite_output_dir and config.resume_from_checkpoint is not None:
+        raise DiffTuneError(
+            "--overwrite_output_dir removes the run that is there, and --resume_from_checkpoint goes on with a run; leave one"
+            " of them out."
+        )
     if config.hub_strategy != "end" and not config.push_to_hub:
         raise DiffTuneError(f"--hub_strategy {config.hub_strategy} says when to upload, and needs --push_to_hub.")
     if config.report_to in UPLOADS_COMMAND_LINE and config.hub_token is not None:
@@ -192,7 +198,7 @@ def check_conflicts(config: Any) -> None:
 
 
 def check_adapter(config: Any) -> None:
-    given = {field.name for field in dataclasses.fields(config) if getattr(config, field.name) != field.default}
+    given = {field.name for field in dataclasses.fields(config) if was_given(config, field.name)}
     for name, kinds in FLAGS_OF_KINDS.items():
         if name in given and config.adapter not in kinds:
             use = "needs --adapter" if config.adapter is None else f"has no use with --adapter {config.adapter}"

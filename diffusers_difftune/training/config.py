@@ -13,7 +13,8 @@
 # limitations under the License.
 """The flags, as dataclasses. Flags of diffusers' own scripts keep their names, defaults and meaning."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 
 def flag(help: str, default=None, **kwargs):
@@ -22,6 +23,19 @@ def flag(help: str, default=None, **kwargs):
     if isinstance(default, list):
         return field(default_factory=lambda: list(default), metadata=metadata)
     return field(default=default, metadata=metadata)
+
+
+def was_given(config: Any, name: str) -> bool:
+    """Whether a flag was given, on the command line or in a file; `False` if a script does not have it.
+
+    Args:
+        config: The config of a script.
+        name (`str`): The flag.
+    """
+    if name in config.given:
+        return True
+    default = {each.name: each.default for each in fields(config)}
+    return name in default and getattr(config, name) != default[name]
 
 
 @dataclass
@@ -186,6 +200,11 @@ class RunConfig:
     _argument_group_name = "training"
 
     output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned")
+    overwrite_output_dir: bool = flag(
+        "Remove the run that OUTPUT_DIR holds (its result, card, log, checkpoints and validation images; not its knowledge"
+        " bank) and start anew.",
+        False,
+    )
     seed: int | None = flag("Seed of every random draw. Default: a fresh one, written to run_config.json.")
     train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 16)
     num_train_epochs: int = flag("Passes over the target data.", 100)
@@ -231,6 +250,10 @@ class RunConfig:
     )
     hub_token: str | None = flag("Token for the Hub. Default: the one you logged in with.")
     hub_model_id: str | None = flag("Repository on the Hub. Default: the name of output_dir.")
+
+    # No flags: the names of those that were given, and what is to be said about how they were read.
+    given = frozenset[str]()
+    notes = tuple[str, ...]()
 
 
 @dataclass

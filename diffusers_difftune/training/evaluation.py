@@ -14,6 +14,8 @@
 """Measuring while a run trains: when, on which process, and on which held-out data."""
 
 import copy
+import json
+import logging
 from collections.abc import Callable
 
 from ..data.dataset import TargetData, load_target_data
@@ -21,6 +23,19 @@ from ..data.splits import HELD_OUT
 from ..errors import DiffTuneError
 from ..turns import from_main
 from .run import Run
+
+
+logger = logging.getLogger(__name__)
+# The figures that are printed, by what they are called in the log: a name for people, digits, and the figure of its spread.
+SHOWN = {
+    "fid": ("FID", 2, None),
+    "kid": ("KID", 5, "kid_std"),
+    "precision": ("precision", 3, None),
+    "recall": ("recall", 3, None),
+    "clip_score": ("CLIP score", 2, None),
+    "mse": ("mean squared error", 5, None),
+    "ssim": ("1 - SSIM", 4, None),
+}
 
 
 class Evaluation:
@@ -40,10 +55,41 @@ class Evaluation:
         """Whether to measure after this many steps."""
         return step % self.every == 0
 
-    def measure(self) -> dict[str, dict[str, float]]:
-        """The figures of now, under their name; call it on every process."""
+    def measure(self, step: int) -> dict[str, dict[str, float]]:
+        """The figures of now, under their name, which the main process prints; call it on every process.
+
+        Args:
+            step (`int`): How many steps were done.
+
+        Returns:
+            `dict[str, dict[str, float]]`: The figures.
+        """
         with self.run.whole_weights():
-            return {self.name: from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))}
+            figures = from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))
+        if self.run.accelerator.is_main_process:
+            logger.info(self.in_words(step, figures))
+        return {self.name: figures}
+
+    def in_words(self, step: int, figures: dict[str, float]) -> str:
+        """The figures in a line, with those of the start behind them."""
+        words = f"Step {step:,}: {', '.join(shown(name, figures) for name in SHOWN if name in figures)}"
+        start = {} if step == 0 else self.at_start()
+        before = [shown(name, start, named=False) for name in SHOWN if name in figures and name in start]
+        return words + (f" (at the start {', '.join(before)})" if before else "")
+
+    def at_start(self) -> dict[str, float]:
+        """The figures of step 0, by the log; none if they were not measured."""
+        with open(self.run.output_dir / "training_log.jsonl") as file:
+            first = json.loads(file.readline() or "{}")
+        return first.get(self.name, {}) if first.get("step") == 0 else {}
+
+
+def shown(name: str, figures: dict[str, float], named: bool = True) -> str:
+    """A figure as it is printed."""
+    title, digits, spread = SHOWN[name]
+    words = f"{title} " if named else ""
+    words += f"{figures[name]:.{digits}f}"
+    return f"{words} ± {figures[spread]:.{digits}f}" if named and spread in figures else words
 
 
 def open_held_out(run: Run, flag: str) -> TargetData | None:

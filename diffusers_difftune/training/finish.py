@@ -61,12 +61,13 @@ def finish_run(
     """
     accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
     with run.whole_weights():
-        from_main(accelerator, partial(save_result, state.trained, output_dir))
+        files = from_main(accelerator, partial(save_result, state.trained, output_dir))
     validation.make(state.total_steps)
 
     def write_card() -> None:
         repo_id = publisher and publisher.repo_id
         facts = card_facts(run, backbone, state, batches, validation, repo_id)
+        facts["files"] = files
         facts["license"] = inherited_license(dataclasses.asdict(config), config.hub_token)
         write_facts(output_dir, output_dir, facts)
         write_run_card(output_dir, repo_id)
@@ -89,15 +90,16 @@ def end_training(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
-def save_result(trained: Trained, output_dir: Path) -> None:
-    """Writes the result aside and moves it into the run folder, piece by piece, the index last."""
+def save_result(trained: Trained, output_dir: Path) -> list[str]:
+    """Writes the result aside and moves it into the run folder, piece by piece, the index last; returns the names."""
     aside, old = output_dir / ".result.tmp", output_dir / ".result.old"
     for folder in (aside, old):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
     trained.save_result(aside)
     fsync_tree(aside)
-    for path in sorted(aside.iterdir(), key=lambda path: (path.is_file(), path.name)):
+    pieces = sorted(aside.iterdir(), key=lambda path: (path.is_file(), path.name))
+    for path in pieces:
         if (output_dir / path.name).exists():
             os.rename(output_dir / path.name, old / path.name)
         os.rename(path, output_dir / path.name)
@@ -105,3 +107,4 @@ def save_result(trained: Trained, output_dir: Path) -> None:
     aside.rmdir()
     shutil.rmtree(old)
     logger.info("Saved the result in %s", output_dir)
+    return [path.name for path in pieces]

@@ -22,10 +22,10 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import compute_dream_and_update_latents
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from ..adapters import Trained
 from ..backbones import Backbone
+from ..console import progress_bar
 from ..data.batches import Batch, PlannedBatches
 from ..errors import Stopped
 from ..objective import DiffTuningObjective, NoisyBatch
@@ -91,12 +91,12 @@ def train(
             pin_memory=accelerator.device.type == "cuda",
         )
     )
-    progress = tqdm(
+    progress = progress_bar(
+        hidden=not accelerator.is_local_main_process,
         total=total_steps,
         initial=start_step,
         desc="Training",
         unit="step",
-        disable=not accelerator.is_local_main_process,
     )
     left_out = LeftOutSteps(config.skip_nonfinite_steps and accelerator.scaler is None)
     with run.stop, progress:
@@ -139,7 +139,9 @@ def train(
             code = run.stop.exit_code(accelerator)
             if measuring:
                 with log.pause():
-                    code = run.stop.unless_asked(code, accelerator, lambda: log.note(evaluation.measure()))
+                    code = run.stop.unless_asked(
+                        code, accelerator, lambda step=done: log.note(evaluation.measure(step))
+                    )
             has_levels = saving or validating or log.due() or done == total_steps
             if has_levels or code:
                 try:
@@ -166,10 +168,10 @@ def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, eva
     """Measures before the first step, and on resuming makes up for what the stop left out after the last one."""
     step, on_main = state.start_step, partial(from_main, state.run.accelerator)
     if evaluation is not None and step == 0:
-        log.write_start(evaluation.measure())
+        log.write_start(evaluation.measure(step))
     elif evaluation is not None and (evaluation.due(step) or step == state.total_steps):
         if on_main(lambda: log.lacks(step, evaluation.name)):
-            log.add_to(step, evaluation.measure())
+            log.add_to(step, evaluation.measure(step))
     if step and validation.due(step) and not on_main(lambda: validation.is_made(step)):
         validation.make(step)
 

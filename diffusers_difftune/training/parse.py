@@ -28,10 +28,26 @@ import yaml
 from transformers import HfArgumentParser
 
 from ..errors import DiffTuneError, Stopped
+from ..mistakes import tell_mistake
 from .disk import place_trouble
 
 
 Config = TypeVar("Config")
+NOT_GIVEN: Any = object()
+# Flags that decide one thing in several ways. What is decided on the command line (by a flag, or by one of the values beside
+# it) takes the place of what the flags after it say in a file.
+ADAPTER_FLAGS = ("adapter", "rank", "lora_alpha", "lora_dropout", "lora_target_modules")
+BANK_FLAGS = ("samples", "prompts", "steps", "solver", "guidance_scale", "batch_size")
+DECISIONS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("train_data_dir",): ("dataset_name", "dataset_config_name"),
+    ("dataset_name",): ("train_data_dir", "dataset_config_name"),
+    ("train_parameters",): ADAPTER_FLAGS,
+    ("adapter",): ("train_parameters",),
+    ("knowledge_bank",): tuple(f"bank_{name}" for name in BANK_FLAGS),
+    ("objective", "standard"): ("knowledge_bank", "retention_target"),
+    ("num_train_epochs",): ("max_train_steps",),
+    ("validation_epochs",): ("validation_steps",),
+}
 
 
 class Parser(HfArgumentParser):
@@ -77,11 +93,41 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None, desc
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     yaml_file = finder.parse_known_args(argv)[0].config
-    if yaml_file is not None:
-        parser.set_defaults(**read_yaml(Path(yaml_file), parser))
-    values = vars(parser.parse_args(argv))
-    del values["config"]
-    return config_class(**values)
+    defaults = {action.dest: action.default for action in parser._actions}
+    parser.set_defaults(**dict.fromkeys(defaults, NOT_GIVEN))
+    typed = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not NOT_GIVEN}
+    typed.pop("config", None)
+    written = {} if yaml_file is None else read_yaml(Path(yaml_file), parser)
+    notes = replace_choices(typed, written, yaml_file)
+    flags = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    config = config_class(**{name: value for name, value in defaults.items() if name in flags} | written | typed)
+    given = frozenset(typed) | {name for name, value in written.items() if value is not None}
+    for name, value in (("given", given), ("notes", tuple(notes))):
+        setattr(config, name, value)
+    return config
+
+
+def replace_choices(typed: dict[str, Any], written: dict[str, Any], yaml_file: str | None) -> list[str]:
+    """Takes what the command line has decided otherwise out of the flags of a YAML file.
+
+    Args:
+        typed (`dict[str, Any]`): The flags on the command line.
+        written (`dict[str, Any]`): The flags in the file; changed in place.
+        yaml_file (`str`, *optional*): The file.
+
+    Returns:
+        `list[str]`: A sentence for each decision that was replaced.
+    """
+    notes = []
+    for (name, *values), others in DECISIONS.items():
+        if name not in typed or typed[name] == written.get(name) or (values and typed[name] not in values):
+            continue
+        replaced = [other for other in others if other not in typed and written.get(other) is not None]
+        if replaced:
+            told = ", ".join(f"{other}: {written.pop(other)}" for other in replaced)
+            value = " ".join(typed[name]) if isinstance(typed[name], list) else typed[name]
+            notes.append(f"--{name} {value} on the command line replaces {told} of --config {yaml_file}.")
+    return notes
 
 
 def read_yaml(path: Path, parser: argparse.ArgumentParser) -> dict[str, Any]:
@@ -136,7 +182,7 @@ def reports_mistakes(main: Callable) -> Callable:
             with terminated_as_interrupted():
                 return main(*args, **kwargs)
         except DiffTuneError as error:
-            print(f"error: {error}", file=sys.stderr)
+            tell_mistake(f"error: {error}")
             raise SystemExit(error.exit_code) from error
         except Stopped as stopped:
             if stopped.sentence is not None:
@@ -154,7 +200,7 @@ def reports_mistakes(main: Callable) -> Callable:
             sentence = place_trouble(error)
             if sentence is None:
                 raise
-            print(f"error: {sentence}", file=sys.stderr)
+            tell_mistake(f"error: {sentence}")
             raise SystemExit(2) from error
 
     return wrapper

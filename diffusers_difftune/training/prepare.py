@@ -16,33 +16,42 @@
 import dataclasses
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
-from ..bank.build import build_bank
+from ..bank.build import begun_manifest, build_bank, prompts_sha256
 from ..bank.fingerprint import hub_commit, weights_fingerprint
-from ..bank.manifest import MANIFEST_NAME, BankManifest
-from ..bank.prompts import read_prompts
+from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
+from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
 from ..data.batches import PlannedBatches
-from ..data.cache import build_image_cache, build_prompt_cache
+from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.dataset import TargetData, load_target_data
 from ..data.images import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, renamed
 from ..objective import DiffTuningObjective
+from ..turns import from_main
+from .checkpoint import read_settings
 from .checks import uses_bank
+from .config import was_given
+from .differences import FACTS
 from .run import Run
 
 
 if TYPE_CHECKING:
     from ..conditions.bank import BankConditions
+    from .quality_evaluation import QualityEvaluation
 
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
+BANK_FOLDER = "knowledge_bank"
+OWN_BANK = "own_bank"  # in the facts of a checkpoint: how the run that wrote it sampled its bank
+OWN_PROMPTS = ("captions", "classes")  # which change with the data and the model alone
 # The flags that decide the course of a run, beside its seed, model, data and bank.
 DECISIVE_FLAGS = """
     resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
@@ -70,35 +79,125 @@ def bank_size(run: Run, total_steps: int) -> int:
     return max(1, min(LARGEST_DEFAULT_BANK, plan.num_source_rows(total_steps * run.global_batch_size)))
 
 
-def open_bank(run: Run, backbone: Backbone) -> KnowledgeBank | None:
-    """Opens the bank that `--knowledge_bank` names and checks that it belongs to the model; loads no weights.
+def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> KnowledgeBank | None:
+    """Opens the bank that `--knowledge_bank` names, or that a resumed run built, and checks that it belongs to the model;
+    loads no weights. Afterwards the `--bank_…` flags of the config say how the run's bank is sampled, whoever sampled it.
 
     A resumed run takes the bank it built before, also if it is made longer than was planned.
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
+        target: Its captions are the prompts of a bank of the run's own, unless `--bank_prompts` says otherwise.
 
     Returns:
         [`KnowledgeBank`] or `None`: The bank; `None` if one is to be built, or none is used.
 
     Raises:
-        DiffTuneError: The bank is incomplete, damaged, or was made from another model or resolution.
+        DiffTuneError: The bank is incomplete, damaged, was made from another model or resolution, or was sampled
+            otherwise than the flags say.
     """
     config = run.config
-    place = config.knowledge_bank
-    own = run.output_dir / "knowledge_bank"
-    if place is None and run.source_share and run.checkpoint is not None and is_complete_bank(own):
-        place = own
-    if place is None:
+    if not run.source_share:
         return None
+    place: str | Path | None = config.knowledge_bank
+    if place is None:
+        place, sampled = from_main(run.accelerator, lambda: own_bank(run, backbone, target))
+        vars(config).update(sampled)
+        if place is None:
+            return None
     bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
     if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
         raise DiffTuneError(
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
-    return bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+    bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+    if config.knowledge_bank is not None:
+        if unused := other_flags(config, bank.manifest.flags()):
+            logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
+        vars(config).update(bank.manifest.flags())
+    return bank
+
+
+def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> tuple[Path | None, dict[str, Any]]:
+    """The bank that a run built before and goes on with, if it did, and the flags by which the run's bank is sampled.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target: Its captions are the prompts, unless `--bank_prompts` says otherwise.
+
+    Returns:
+        `tuple[Path | None, dict[str, Any]]`: The folder, and the flags by name.
+
+    Raises:
+        DiffTuneError: A flag that was given is not what the run's bank was sampled with; or the folder has a bank that
+            was begun with other settings.
+    """
+    config, folder = run.config, run.output_dir / BANK_FOLDER
+    num_samples = bank_size(run, run.total_steps(len(target)))
+    flags = {name: getattr(config, name) for name in BANK_FLAGS} | {"bank_samples": num_samples}
+    is_whole = is_complete_bank(folder)
+    if run.checkpoint is None:
+        if (folder / MANIFEST_NAME).is_file():
+            check_begun(run, backbone, target, num_samples)
+        return None, flags
+    before = None
+    if is_whole:
+        before = BankManifest.read(folder).flags()
+    else:  # it is sampled again; what an older checkpoint does not say is as the flags say
+        before = read_settings(run.checkpoint).get(FACTS, {}).get(OWN_BANK)
+    if before is None:
+        return None, flags
+    changed = other_flags(config, before)
+    if was_given(config, "bank_prompts") and is_whole and not changed and config.bank_prompts not in OWN_PROMPTS:
+        prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
+        if prompts_sha256(prompts) != BankManifest.read(folder).prompts_sha256:
+            changed = [f"--bank_prompts {config.bank_prompts} has other prompts than it had"]
+    if changed:
+        raise DiffTuneError(
+            f"{'; '.join(changed)}: the run that is resumed goes on with the knowledge bank that it sampled"
+            f"{f', {folder}' if is_whole else ''}; leave the flag out, or start anew in another --output_dir."
+        )
+    return (folder if is_whole else None), before
+
+
+def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
+    """The `--bank_…` flags that were given and are not what a bank was sampled with, as clauses."""
+    return [
+        f"--{name} is {getattr(config, name)}, not {value}"
+        for name, value in sampled.items()
+        if was_given(config, name) and getattr(config, name) not in (None, value)
+    ]
+
+
+def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> None:
+    """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
+    config, folder = run.config, run.output_dir / BANK_FOLDER
+    begun = BankManifest.read(folder)
+    settings = BankSettings.from_flags(config, num_samples, run.seed)
+    prompts = None
+    if not config.streaming:  # whose captions are read when they are needed
+        prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), num_samples, run.seed)
+    wanted = dataclasses.replace(
+        begun,
+        model=config.pretrained_model_name_or_path,
+        weights_fingerprint=fingerprint(run, backbone),
+        solver=settings.solver,
+        steps=settings.steps,
+        guidance_scale=float(settings.guidance_scale),
+        seed=settings.seed,
+        prompt_source=settings.prompt_source,
+        prompts_sha256=begun.prompts_sha256 if prompts is None else prompts_sha256(prompts),
+        num_samples=settings.num_samples,
+        shard_size=settings.batch_size,
+        resolution=settings.resolution,
+        latent_shape=list(backbone.latent_shape(config.resolution)),
+    )
+    said = f"--bank_samples is {num_samples}"
+    with renamed({said: f"{said} (by default as many as the run draws)"} if config.bank_samples is None else {}):
+        begun_manifest(folder, wanted, prompts)
 
 
 def is_complete_bank(folder: Path) -> bool:
@@ -120,17 +219,12 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
     """
     config, accelerator = run.config, run.accelerator
     num_samples = bank_size(run, total_steps)
-    if config.bank_prompts == "captions":
-        prompts = target.first_captions(num_samples) if config.streaming else target.distinct_captions()
-    elif config.bank_prompts == "classes":
-        prompts = backbone.source_classes()
-    else:
-        prompts = backbone.source_prompts(read_prompts(config.bank_prompts))
+    prompts = bank_prompts(run, backbone, target, num_samples)
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     return build_bank(
         pipeline,
-        run.output_dir / "knowledge_bank",
+        run.output_dir / BANK_FOLDER,
         prompts,
         BankSettings.from_flags(config, num_samples, run.seed),
         latent_shape=backbone.latent_shape(config.resolution),
@@ -139,6 +233,16 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         weights_fingerprint=fingerprint(run, backbone),
         accelerator=accelerator,
     )
+
+
+def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> list[str]:
+    """The prompts that `--bank_prompts` names, to draw from."""
+    source = run.config.bank_prompts
+    if source == "captions":
+        return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
+    if source == "classes":
+        return backbone.source_classes()
+    return backbone.source_prompts(read_prompts(source))
 
 
 def fingerprint(run: Run, backbone: Backbone) -> str:
@@ -183,14 +287,14 @@ def make_batches(
     images = prompts = None
     if cached:
         device, dtype = accelerator.device, run.weight_dtype
-        at_once = min(config.train_batch_size, 16)  # a machine that trains with this has the memory to encode it
-        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype, at_once)
+        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
+        check_crops(run, images)
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.proportion_empty_prompts or backbone.renamed_prompts():
             wanted = [*wanted, ""]
-        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype)
+        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
         backbone.release_encoders()
     else:
         backbone.load_encoders(accelerator.device, run.weight_dtype)
@@ -225,10 +329,36 @@ def make_batches(
     )
 
 
+def check_crops(run: Run, images: ImageCache) -> None:
+    """Raises a [`DiffTuneError`] if a run would go on with other crops of its images than it began with."""
+    if run.checkpoint is None or "crops_drawn_from" in read_settings(run.checkpoint):
+        return
+    if drawn := sum(images.has_drawn_crops(row) for row in range(len(images))):
+        raise DiffTuneError(
+            f"--resume_from_checkpoint: {run.checkpoint} was written by an older version, which cropped the {drawn} images that"
+            " are not square at other places; resume with that version, or start anew."
+        )
+
+
 def run_settings(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
+    run: Run,
+    backbone: Backbone,
+    target: TargetData | StreamedTarget,
+    bank: KnowledgeBank | None,
+    quality: "QualityEvaluation | None" = None,
 ) -> dict[str, Any]:
-    """What decides the course of a run, so that a checkpoint is only resumed where it means the same."""
+    """What decides the course of a run, so that a checkpoint is only resumed where it means the same.
+
+    Args:
+        run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        target: The target data.
+        bank ([`KnowledgeBank`], *optional*): The source rows, if they are there already.
+        quality ([`QualityEvaluation`], *optional*): What measures samples; a run may begin or cease to measure.
+
+    Returns:
+        `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
+    """
     config = run.config
     flags = dataclasses.asdict(config)
     unused = (
@@ -245,8 +375,38 @@ def run_settings(
         "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
         "target_data": None if config.streaming else target.content_key,
+        "crops_drawn_from": CROPS_DRAWN_FROM,
         "knowledge_bank": None
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
+        **({} if quality is None else {"evaluation": quality.settings}),
+        FACTS: run_facts(run, backbone, target, bank),
     }
+
+
+def run_facts(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
+) -> dict[str, dict[str, Any]]:
+    """What a person knows of what [`run_settings`] has hashes of. It is kept to be told, and decides nothing."""
+    config = run.config
+    data = {"source": config.dataset_name or config.train_data_dir}
+    if isinstance(target, TargetData):
+        called = "caption" if target.class_names is None else "class"
+        data = {"rows": len(target), "captions": len(target.distinct_captions()), "called": called, **data}
+    facts = {
+        "model": {
+            "name": config.pretrained_model_name_or_path,
+            "revision": hub_commit(backbone.folder) or config.revision,
+        },
+        "target_data": data,
+    }
+    if config.knowledge_bank is not None and bank is not None:
+        facts["knowledge_bank"] = {
+            "samples": len(bank),
+            "model": bank.manifest.model,
+            "source": config.knowledge_bank,
+        }
+    elif run.source_share:
+        facts[OWN_BANK] = {name: getattr(config, name) for name in BANK_FLAGS}
+    return facts

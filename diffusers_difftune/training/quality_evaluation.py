@@ -14,7 +14,8 @@
 """The quality of samples, measured while a run trains: FID, KID, precision and recall against held-out images, and the CLIP
 score."""
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..adapters import Trained
 from ..backbones import Backbone
@@ -29,6 +30,8 @@ from .validation import sampling
 
 if TYPE_CHECKING:
     from ..evaluation.measurement import Measurement
+
+CLIP_MODEL = "evaluation_clip_model"  # a flag of text-to-image scripts alone
 
 
 class QualityEvaluation:
@@ -77,10 +80,7 @@ class QualityEvaluation:
             others = read_images(self.target, drawn_rows(self.target, count), *size)
         with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
-        clip_score, model = (
-            None,
-            getattr(config, "evaluation_clip_model", None),
-        )  # a flag of text-to-image scripts alone
+        clip_score, model = None, getattr(config, CLIP_MODEL, None)
         if model is not None:
             with renamed({"The CLIP model": "--evaluation_clip_model: the CLIP model"}):
                 clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
@@ -95,6 +95,18 @@ class QualityEvaluation:
             batch_size=config.train_batch_size,
             device=self.run.accelerator.device,
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the figures beside the weights: those of one log must be of one kind."""
+        config = self.run.config
+        numbers = {
+            name: getattr(config, f"evaluation_{name}") for name in ("samples", "guidance_scale", "inference_steps")
+        }
+        networks = {"features": config.evaluation_features, "clip_model": getattr(config, CLIP_MODEL, None)}
+        # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
+        named = {name: network and Path(network).name for name, network in networks.items()}
+        return {"data": self.held_out.content_key, **numbers, **named}
 
     def figures(self, trained: Trained) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""

@@ -37,17 +37,19 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 
-from ..atomic import clean_leftovers, write_bytes_atomic
+from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
+from ..console import log_to_terminal
 from ..data.dataset import backbone_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..objective import DiffTuningObjective
-from ..turns import from_main, keep_for_this_run
-from .checkpoint import find_checkpoint, read_settings
+from ..turns import from_main
+from .checkpoint import read_settings
 from .checks import check_flags, uses_bank
+from .folder import clear, take_output_dir
 from .sharding import Sharding, check_is_sharded, sharding_plugin
 from .stopping import StopRequests
 from .zero import ZeRO, untold
@@ -139,7 +141,7 @@ def start_run(config: Any) -> Run:
         )
     check_is_sharded(accelerator)
     quiet = not accelerator.is_local_main_process
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
     for library in (datasets, transformers, diffusers):
         (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()
@@ -148,8 +150,7 @@ def start_run(config: Any) -> Run:
     if config.allow_tf32:
         torch.backends.cuda.matmul.allow_tf32 = True
     output_dir = Path(config.output_dir)
-    from_main(accelerator, lambda: take_output_dir(output_dir))
-    checkpoint = from_main(accelerator, lambda: find_checkpoint(config.resume_from_checkpoint, output_dir))
+    checkpoint = from_main(accelerator, lambda: take_output_dir(config))
     seed = config.seed
     if seed is None:  # a run that is resumed or begun once more goes on with the seed of its checkpoint or bank
         bank = output_dir / "knowledge_bank"
@@ -161,25 +162,6 @@ def start_run(config: Any) -> Run:
     set_seed(seed)
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
-
-
-def take_output_dir(output_dir: Path) -> None:
-    """Makes the run folder, waits for a run that is still writing to it, and removes what one that was killed left.
-
-    Raises:
-        DiffTuneError: The folder cannot be made, or another run does not leave it.
-    """
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
-    keep_for_this_run(output_dir)
-    clean_leftovers(output_dir / "validation", "step-*")
-    for name in clean_leftovers(output_dir, "checkpoint-*"):
-        logger.warning("%s was not written to its end and is removed.", output_dir / name)
-    for leftover in output_dir.glob(".*.tmp"):  # of a single file that was being written anew
-        if leftover.is_file():
-            leftover.unlink()
 
 
 def find_backbone(run: Run) -> Backbone:
@@ -304,6 +286,8 @@ def make_optimizer(run: Run, parameters: list[Any], total_steps: int) -> tuple[A
 def begin_records(run: Run, **facts: Any) -> None:
     """Writes `run_config.json`, every flag and what was found out about the run, and starts the trackers.
 
+    A run that is not resumed has passed every check by now, and what an earlier one left in its folder goes.
+
     The Hub token is in neither.
 
     Args:
@@ -324,6 +308,8 @@ def begin_records(run: Run, **facts: Any) -> None:
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES if is_installed(name)},
         **facts,
     }
+    if run.checkpoint is None:
+        from_main(run.accelerator, lambda: clear(run.output_dir))
     if run.accelerator.is_main_process:
         write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
     # trackers take plain values only

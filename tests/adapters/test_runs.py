@@ -15,6 +15,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +24,14 @@ from diffusers import DiTPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from diffusers_difftune import load_adapter
+from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.adapters.files import LORA_FILE, TENSOR_FILE
 from diffusers_difftune.adapters.settings import KINDS
+from diffusers_difftune.training.adapter import warn_of_small_scale
 from tests.tiny import save_tiny_classes
-from tests.training.runs import FULL, log, losses, run
+from tests.training.runs import FULL, LORA, log, losses, run
+
+from .subjects import Subject
 
 
 DIT = "train_class_conditional_difftune"
@@ -122,27 +127,101 @@ def test_the_adapter_of_a_controlnet_goes_on_bit_for_bit(
     assert expected.keys() == found.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("script", [FULL, CONTROL])
+MIXED = "--lora_target_modules to_q to_k to_v to_out.0 proj_in proj_out conv1 --rank 2 --lora_alpha 6"
+
+
+# That of a DiT is run in tests/test_class_card.py.
+@pytest.mark.parametrize(
+    ("script", "flags", "loads"),
+    [
+        (LORA, f"{MIXED} --prediction_type v_prediction", "pipeline.load_lora_weights("),
+        (LORA, f"{MIXED} --adapter dora", "pipeline.load_lora_weights("),
+        (FULL, "--adapter lokr --rank 2", "load_adapter(pipeline, "),
+        (CONTROL, "--adapter lokr --rank 2", "load_adapter(pipeline, "),
+        (FULL, "", "DiffusionPipeline.from_pretrained("),
+        (CONTROL, "", "ControlNetModel.from_pretrained("),
+    ],
+    ids=["LoRA", "DoRA", "LoKr", "LoKr of a ControlNet", "whole model", "whole ControlNet"],
+)
 def test_the_code_on_the_model_card_makes_an_image(
     script: str,
+    flags: str,
+    loads: str,
     bank: Path,
     tiny_pipeline: Path,
     tiny_conditions: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """And loads all that was trained: its pipeline predicts what that of the run does."""
     shown = "--validation_prompts red"
     if script == CONTROL:
         condition = tiny_conditions / "condition-00.png"
         shown = f"--validation_prompt red --validation_image {condition} --num_validation_images 1"
-    flags = f"--knowledge_bank {bank} --adapter lokr --rank 2 --max_train_steps 1 {shown}"
+    elif script == LORA:
+        shown = "--validation_prompt red --num_validation_images 1"
+    flags = f"--knowledge_bank {bank} {flags} --max_train_steps 2 --learning_rate 1e-2 {shown}"
     folder = run(script, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
     card = (folder / "README.md").read_text()
-    assert "LoKr weights" in card and "| adapter | lokr |" in card
+    if "lokr" in flags:
+        assert "LoKr weights" in card and "| adapter | lokr |" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
     code = code.replace("path/to/this/folder", str(folder)).replace(f'"{tiny_pipeline.name}"', f'"{tiny_pipeline}"')
     code = code.replace("width=16)", "width=16, num_inference_steps=2)")
-    assert f'load_adapter(pipeline, "{folder}")' in code
+    assert f'{loads}"{folder}"' in code
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
+    names: dict[str, Any] = {}
+    exec(code, names)
     assert (tmp_path / "image.png").is_file()
+    if script == LORA:
+        expected = StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None)
+        load_adapter(expected, folder)
+        subject = Subject("unet", tiny_pipeline)
+        with torch.no_grad():
+            assert torch.equal(subject.outputs(names["pipeline"].unet), subject.outputs(expected.unet))
+        prediction_type = names["pipeline"].scheduler.config.prediction_type
+        assert prediction_type == expected.scheduler.config.prediction_type
+        assert prediction_type == ("v_prediction" if "v_prediction" in flags else "epsilon")
+
+
+@pytest.mark.parametrize(
+    ("kind", "rank", "alpha", "said"),
+    [
+        ("lokr", 100_000, 1.0, "alpha / rank = 1e-05"),
+        ("lokr", 10_000, 1.0, "alpha / rank = 0.0001"),
+        ("lora", 128, 1.0, "alpha / rank = 0.0078"),
+        ("dora", 4, 0.001, "alpha / rank = 0.00025"),
+        ("loha", 1_000, 9.0, "alpha / rank = 0.009"),
+        ("lokr", 100_000, None, None),
+        ("lora", 64, 1.0, None),
+        ("lora", 100, 1.0, None),
+        ("lora", 4, 32.0, None),
+        ("oft", 256, None, None),
+    ],
+)
+def test_a_scale_that_leaves_no_effect_is_told(
+    kind: str, rank: int, alpha: float | None, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    warn_of_small_scale(AdapterSettings(kind, rank=rank, alpha=alpha))
+    found = [record.getMessage() for record in caplog.records]
+    if said is None:
+        assert not found
+        return
+    (sentence,) = found
+    assert f"--rank {rank} --lora_alpha {alpha:g}: what a {kind} adds is multiplied by {said}" in sentence
+    assert "leave --lora_alpha out for a scale of 1" in sentence
+
+
+@pytest.mark.parametrize("script", [LORA, CONTROL])
+def test_a_run_tells_of_such_a_scale_once(
+    script: str,
+    bank: Path,
+    tiny_pipeline: Path,
+    tiny_conditions: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    flags = f"--knowledge_bank {bank} --adapter lokr --rank 100000 --lora_alpha 1 --max_train_steps 1"
+    run(script, tiny_pipeline, tiny_conditions, tmp_path, flags)
+    told = [record for record in caplog.records if "alpha / rank" in record.getMessage()]
+    assert len(told) == 1 and told[0].levelname == "WARNING"

@@ -11,6 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
+import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +38,15 @@ def flags(tiny_pipeline: Path, tiny_images: Path, tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def test_build_and_inspect(flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_build_and_inspect(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
     assert main([*flags, "--bank_solver", "dpm++", "--bank_guidance_scale", "3", "--seed", "5"]) == 0
+    told = [record.getMessage() for record in caplog.records]
+    (block,) = [message for message in told if message.startswith("What this command does")]
+    assert "  samples   7 of 16 × 16 pixels, 6 different prompts (captions)\n" in block
+    assert "  sampler   dpm++, 2 steps, guidance 3\n" in block and len(block.splitlines()) <= 8
+    assert any(re.fullmatch(r"The first 4 took \S+ s; the rest takes about \S+ s\.", message) for message in told)
     bank = KnowledgeBank.load(tmp_path / "bank").check()
     assert sorted(bank.prompts()[:6]) == sorted(f"a {name}, number {k}" for k, name in enumerate(
         f"{color} square" for color in ("red", "green", "blue", "yellow", "purple", "pink")

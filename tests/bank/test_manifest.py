@@ -14,6 +14,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from hypothesis import strategies as st
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.manifest import MANIFEST_NAME, BankManifest
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.version import __version__
 
 
 def test_it_survives_writing_and_reading(bank: KnowledgeBank) -> None:
@@ -60,9 +62,38 @@ def test_shards_are_fixed_batches(bank: KnowledgeBank) -> None:
 def test_differences_are_told_by_their_flags(bank: KnowledgeBank) -> None:
     other = dataclasses.replace(bank.manifest, steps=7, model="elsewhere", prompts_sha256="a" * 64)
     clauses = bank.manifest.differences(other)
-    assert clauses[0] == "--bank_steps is 7, not 3"
-    assert clauses[1].startswith("the hash of the prompts is aaaaaaaaaaaa, not ")
-    assert len(clauses) == 2
+    assert clauses == ["--bank_steps is 7, not 3", "the prompts of --bank_prompts captions are others than they were"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "clauses"),
+    [
+        ({"num_samples": 12, "prompts_sha256": "a" * 64}, ["--bank_samples is 12, not 10"]),
+        ({"solver": "euler", "scheduler": {"class": "EulerDiscreteScheduler"}}, ["--bank_solver is euler, not dpm++"]),
+        ({"resolution": 32, "latent_shape": [4, 16, 16]}, ["--resolution is 32, not 16"]),
+        ({"weights_fingerprint": "f" * 64, "model": "user/other"}, ["the model is user/other, not MODEL"]),
+        (
+            {"weights_fingerprint": "f" * 64},
+            ["the weights or the tokenizer of MODEL are others than they were"],
+        ),
+        ({"libraries": {"torch": "9"}}, None),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_differences_are_told_in_words(bank: KnowledgeBank, changes: dict, clauses: list | None) -> None:
+    """Never by a hash, and what follows from another difference not at all."""
+    found = bank.manifest.differences(dataclasses.replace(bank.manifest, **changes))
+    assert not any(re.search("[0-9a-f]{12}", clause) for clause in found)
+    if clauses is None:
+        assert found[0] == f"the version of diffusers-difftune is None, not {__version__}" and len(found) == 4
+    else:
+        assert [clause.replace(bank.manifest.model, "MODEL") for clause in found] == clauses
+
+
+def test_a_changed_scheduler_is_told_by_what_changed(bank: KnowledgeBank) -> None:
+    scheduler = bank.manifest.scheduler | {"beta_end": 0.02}
+    found = bank.manifest.differences(dataclasses.replace(bank.manifest, scheduler=scheduler))
+    assert found == ["the sampling scheduler's beta_end is 0.02, not 0.012"]
 
 
 @pytest.mark.parametrize(

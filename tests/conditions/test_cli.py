@@ -45,7 +45,9 @@ def test_every_kind_is_built(kind: str, tiny_images: Path, tmp_path: Path, cache
     assert np.array_equal(target.conditions[4].convert("RGB"), control(kind, tiny_image(4)[0]))
 
 
-def test_the_flags_of_the_data_have_their_effect(tmp_path: Path, cache: list[str]) -> None:
+def test_the_flags_of_the_data_have_their_effect(
+    tmp_path: Path, cache: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     images = save_tiny_images(tmp_path / "images", count=8)
     file = images / "metadata.jsonl"
     file.write_text(file.read_text().replace('"text"', '"words"'))
@@ -54,6 +56,8 @@ def test_the_flags_of_the_data_have_their_effect(tmp_path: Path, cache: list[str
     flags = ["--kind", "edge", "--caption_column", "words", "--skip_bad_images", "--max_train_samples", "8"]
     flags += ["--resolution", "8", "--batch_size", "3", "--seed", "4"]
     assert main(["conditions", "build", str(images), out, *flags, *cache]) == 0
+    (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
+    assert "  images      7 of " in block and "  conditions  edge, 8 × 8 pixels\n" in block
     target = load_target_data(ControlDataConfig(train_data_dir=out), 0, tmp_path / "cache")
     captions = [target.captions(row)[0] for row in range(7)]
     expected = [tiny_image(index)[1] for index in range(8) if index != 5]

@@ -14,7 +14,6 @@
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -23,15 +22,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Dataset
 from safetensors.torch import load_file, save_file
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.data.cache import build_image_cache, build_prompt_cache, from_arrow, to_arrow
+from diffusers_difftune.data import store
+from diffusers_difftune.data.cache import build_image_cache, build_prompt_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.images import ImageTransform
+from diffusers_difftune.data.store import from_arrow, to_arrow
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import DataConfig
+from tests.data.counting import count_encoded
 from tests.tiny import save_tiny_images, save_tiny_pipeline, tiny_image
 
 
@@ -47,25 +48,17 @@ def backbone(tiny_pipeline):
 @pytest.fixture
 def counted(backbone):
     """The backbone, with a count of the images and prompts that it encodes."""
-    encode_images, encode_prompts = backbone.encode_images, backbone.encode_prompts
-    backbone.images = backbone.prompts = 0
-
-    def count_images(pixel_values):
-        backbone.images += len(pixel_values)
-        return encode_images(pixel_values)
-
-    def count_prompts(prompts):
-        backbone.prompts += len(prompts)
-        return encode_prompts(prompts)
-
-    backbone.encode_images, backbone.encode_prompts = count_images, count_prompts
-    return backbone
+    return count_encoded(backbone)
 
 
-def build(backbone, folder: Path, cache_dir: Path, batch_size: int = 4, **flags):
+def build(backbone, folder: Path, cache_dir: Path, **flags):
     config = DataConfig(train_data_dir=str(folder), **{"resolution": 16} | flags)
     target = load_target_data(config, 0, cache_dir)
-    return build_image_cache(target, backbone, config, cache_dir, batch_size=batch_size)
+    return build_image_cache(target, backbone, config, cache_dir)
+
+
+def arrow_files(cache_dir: Path, kind: str = "images") -> list[Path]:
+    return sorted((cache_dir / "difftune" / "encoded" / kind).glob("*/*.arrow"))
 
 
 def assert_posterior(cache, row: int, crop: int, flip: bool, backbone, pixels: torch.Tensor) -> None:
@@ -100,6 +93,7 @@ def test_images_that_are_not_square_get_several_crops(backbone, tmp_path, caplog
     tiny_image(1)[0].save(folder / "01.png")  # 16 × 16
     cache = build(backbone, folder, tmp_path / "cache", random_flip=True, crops_per_image=3)
     assert [cache.crops(row) for row in range(3)] == [3, 1, 3]
+    assert [cache.has_drawn_crops(row) for row in range(3)] == [True, False, True]
     transform = ImageTransform(16)
     for row in (0, 2):
         lefts = [cache.coordinates(row, crop)[1] for crop in range(3)]
@@ -117,6 +111,7 @@ def test_center_crop_is_one_crop(backbone, tmp_path):
     folder = save_tiny_images(tmp_path / "images", 2, size=(16, 32))
     cache = build(backbone, folder, tmp_path / "cache", center_crop=True)
     assert [cache.crops(row) for row in range(2)] == [1, 1] and cache.coordinates(0) == (8, 0)
+    assert not cache.has_drawn_crops(0)
 
 
 def test_images_of_another_size_are_resized(backbone, tmp_path):
@@ -143,7 +138,6 @@ def test_what_is_cached_is_not_encoded_again(counted, tiny_images, tmp_path):
         {"random_flip": True},
         {"center_crop": True},
         {"crops_per_image": 2},
-        {"max_train_samples": 3},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -168,7 +162,7 @@ def test_an_edited_image_is_encoded_again_and_an_edited_caption_is_not(counted, 
     edited.save(folder / "02.png", format="bmp")
     os.utime(folder / "02.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     cache = build(counted, folder, tmp_path / "cache", verify_cache=True)
-    assert counted.images == 12
+    assert counted.images == 7
     assert_posterior(cache, 2, 0, False, counted, ImageTransform(16).to_tensor(edited, 0, 0, False))
 
 
@@ -189,15 +183,16 @@ def test_other_weights_build_anew(counted, tiny_images, tmp_path):
 
 def test_output_that_is_not_finite_is_refused(backbone, tiny_images, tmp_path):
     def overflow(pixel_values):
-        mean = torch.full((len(pixel_values), *backbone.latent_shape(16)), float("inf"))
+        mean = torch.zeros(len(pixel_values), *backbone.latent_shape(16))
+        mean[1, 0, 0, 0], mean[2] = float("inf"), float("nan")
         return mean, mean
 
     backbone.encode_images = overflow
     with pytest.raises(
-        DiffTuneError, match="The VAE's output is not finite in float32 for some of the images 0 to 5;"
+        DiffTuneError, match="The VAE's output is not finite in float32 for row 1 01.png, row 2 02.png;"
     ):
         build(backbone, tiny_images, tmp_path)
-    assert not list((tmp_path / "difftune" / "images").glob("*/data.arrow"))
+    assert not arrow_files(tmp_path) and not list(tmp_path.rglob("*.tmp"))
 
 
 # --- prompts ---
@@ -213,7 +208,7 @@ def test_each_distinct_prompt_is_encoded_once(counted, tmp_path):
     build_prompt_cache(["a", "", "b"], counted, tmp_path)
     assert counted.prompts == before
     build_prompt_cache(["a", "", "b", "c"], counted, tmp_path)
-    assert counted.prompts == before + 4
+    assert counted.prompts == before + 1
     with pytest.raises(KeyError):
         cache["c"]
 
@@ -236,53 +231,71 @@ def in_child(function) -> multiprocessing.Process:
     return process
 
 
-def test_a_killed_build_is_never_read_as_complete(counted, tiny_images, tmp_path):
-    counted.load_encoders(torch.device("cpu"), torch.float32)
-    encode_images = counted.encode_images
-    beginning = tmp_path / "beginning"
+def interrupted(backbone, marker: Path, after: int):
+    """Makes the backbone go to sleep after so many batches of images, once a marker says so."""
+    encode_images, calls = backbone.encode_images, []
 
     def slow(pixel_values):
-        if beginning.exists():
+        calls.append(0)
+        if len(calls) > after:
+            marker.touch()
             time.sleep(60)
-        beginning.touch()
         return encode_images(pixel_values)
 
-    counted.encode_images = slow
-    process = in_child(lambda: build(counted, tiny_images, tmp_path, batch_size=2))
-    while not beginning.exists():
+    backbone.encode_images = slow
+
+
+@pytest.mark.slow
+def test_a_killed_build_is_never_read_as_complete_and_goes_on(counted, tiny_pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SEGMENT_SECONDS", 0.0)  # each batch is put in place
+    folder = save_tiny_images(tmp_path / "images", 40)
+    counted.load_encoders(torch.device("cpu"), torch.float32)
+
+    def child():
+        interrupted(counted, tmp_path / "asleep", after=1)
+        build(counted, folder, tmp_path)
+
+    process = in_child(child)
+    while not (tmp_path / "asleep").exists():
+        assert process.is_alive()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    images = tmp_path / "difftune" / "images"
-    assert [path.name[0] for path in images.iterdir() if path.is_dir()] == ["."]  # what was written aside
-    counted.encode_images = encode_images
-    assert len(build(counted, tiny_images, tmp_path)) == 6 and counted.images == 6
-    assert [path.name[0] for path in images.iterdir() if path.is_dir()] != ["."]
-    assert len(list(images.iterdir())) == 2  # the folder and its lock: nothing is left of the first attempt
+    assert len(arrow_files(tmp_path)) == 1
+    leftover = arrow_files(tmp_path)[0].with_name(".000002.arrow.tmp")
+    leftover.write_bytes(b"half")  # as if it had been killed while it wrote
+    cache = build(counted, folder, tmp_path)
+    assert len(cache) == 40 and counted.images == 40 - 16 and not leftover.exists()
+    fresh = build(load_backbone(tiny_pipeline), folder, tmp_path / "fresh")
+    assert all(torch.equal(a, b) for row in range(40) for a, b in zip(cache.posterior(row), fresh.posterior(row)))
 
 
-def test_of_several_processes_one_builds(counted, tiny_images, tmp_path):
+@pytest.mark.slow
+def test_of_several_processes_one_encodes_what_is_missing(counted, tmp_path):
+    """Three of one run, and one of another run with other data in part, at the same time."""
     counted.load_encoders(torch.device("cpu"), torch.float32)
-    encode_images = counted.encode_images
-    log = tmp_path / "log"
+    one, other = save_tiny_images(tmp_path / "one", 6), save_tiny_images(tmp_path / "other", 9)
+    encode_images, log = counted.encode_images, tmp_path / "log"
 
     def logged(pixel_values):
         with open(log, "a") as file:
-            file.write(f"{len(pixel_values)}\n")
-        time.sleep(0.1)
+            file.write("".join(f"{pixels.sum():.9f}\n" for pixels in pixel_values.unique(dim=0)))
+        time.sleep(0.2)
         return encode_images(pixel_values)
 
     counted.encode_images = logged
-    processes = [in_child(lambda: build(counted, tiny_images, tmp_path)) for _ in range(3)]
+    processes = [in_child(lambda folder=folder: build(counted, folder, tmp_path)) for folder in (one, one, one, other)]
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    assert sum(map(int, log.read_text().split())) == 6
+    encoded = log.read_text().split()
+    assert len(encoded) == len(set(encoded)) == 9
 
 
 def test_caches_travel_to_workers_as_paths(backbone, tiny_images, tmp_path):
     images, prompts = build(backbone, tiny_images, tmp_path), build_prompt_cache(["a"], backbone, tmp_path)
-    assert len(pickle.dumps((images, prompts))) < 1000
+    mean, _ = images.posterior(0)
+    assert len(pickle.dumps((images, prompts))) < 2000 < 6 * mean.nbytes
     images_again, prompts_again = pickle.loads(pickle.dumps((images, prompts)))
     assert torch.equal(images_again.posterior(3)[0], images.posterior(3)[0])
     assert torch.equal(prompts_again["a"]["encoder_hidden_states"], prompts["a"]["encoder_hidden_states"])
@@ -302,35 +315,33 @@ def test_arrays_go_through_arrow_without_a_copy(shape, dtype):
     assert pa.types.is_fixed_size_list(arrow.type) == (len(shape) > 1)
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut off", "other content", "other columns", "fewer rows"])
-def test_a_damaged_cache_is_told_in_one_sentence(backbone, tiny_images, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["empty", "cut off", "other content", "other columns"])
+def test_a_damaged_cache_is_told_in_one_sentence(counted, tiny_images, tmp_path, damage):
     config = DataConfig(train_data_dir=str(tiny_images), resolution=16)
     target = load_target_data(config, 0, tmp_path)
     for name, make in (
-        ("images", lambda: build_image_cache(target, backbone, config, tmp_path)),
-        ("prompts", lambda: build_prompt_cache(target.distinct_captions(), backbone, tmp_path)),
+        ("images", lambda: build_image_cache(target, counted, config, tmp_path)),
+        ("prompts", lambda: build_prompt_cache(target.distinct_captions(), counted, tmp_path)),
     ):
         make()
-        (file,) = (tmp_path / "difftune" / name).glob("*/data.arrow")
+        (file,) = arrow_files(tmp_path, name)
         content = file.read_bytes()
-        table = Dataset.from_file(str(file)).data.table
-        if damage in ("other columns", "fewer rows"):
-            other = table.slice(0, 2) if damage == "fewer rows" else pa.table({"a": [1]})
-            sink = pa.BufferOutputStream()  # not the file: the table is a view of that
-            with pa.ipc.new_stream(sink, other.schema) as writer:
-                writer.write_table(other)
-            file.unlink()
-            file.write_bytes(sink.getvalue().to_pybytes())
+        if damage == "other columns":
+            table = pa.table({"a": [1]})
+            with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table)
         else:
             file.write_bytes(
                 {"empty": b"", "cut off": content[: len(content) // 3], "other content": b"?" * 999}[damage]
             )
         with pytest.raises(
-            DiffTuneError, match=r"^.*/data.arrow of the cache is damaged \(.*\); delete .*, and it is made"
-        ):
+            DiffTuneError, match=r"^.*/000001.arrow of the cache is damaged \(.*\); delete it, and"
+        ) as told:
             make()
-        shutil.rmtree(file.parent)
+        assert "\n" not in str(told.value)
+        file.unlink()
         make()
+    assert (counted.images, counted.prompts) == (12, 12)
 
 
 def test_what_was_remembered_of_images_is_learned_again_if_it_is_damaged(tiny_images, tmp_path):
@@ -340,4 +351,4 @@ def test_what_was_remembered_of_images_is_learned_again_if_it_is_damaged(tiny_im
     for content in ("", "{", "[]", '{"a": "b"}'):
         file.write_text(content)
         assert len(load_target_data(config, 0, tmp_path)) == 6
-        assert file.read_text() == "{}"
+        assert '"not_good": []' in file.read_text()

@@ -556,7 +556,7 @@ BAD_INPUT = {
     "a link to itself": (
         lambda folder: {"train_data_dir": linked(folder, "01.png")},
         "1 of 3 images of the target data cannot be read: row 1 01.png (*); repair or remove them, or leave them out"
-        " with --skip_bad_images.",
+        " with --skip_bad_images; {folder}/01.png, for one, is not there.",
     ),
     "a link to nothing": (
         lambda folder: {"train_data_dir": linked(folder, "nowhere.png")},

@@ -27,7 +27,9 @@ from PIL import Image
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
+from diffusers_difftune.cli.results import check_is_free
 from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.kid_difference import kid_difference
@@ -62,7 +64,7 @@ def evaluate(place: Place, output: Path, *words: object, features: object = None
     return json.loads(output.read_text())
 
 
-def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
+def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys, caplog):
     words = [tiny_pipeline, place.other, place.held_out, "--num_images", 9, "--seed", 3]
     found = evaluate(place, tmp_path / "e.json", *words, clip=place.clip)
     first, second = found["results"]
@@ -101,6 +103,8 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys):
     for shown in ("FID", "CLIP score", str(place.other), f"{second['fid']:.2f}", "real images (the floor)"):
         assert shown in printed
     assert "9 samples against 9 real images, floor of 9 against 9" in printed
+    (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
+    assert "  samples    9 of each, 16 × 16 pixels, 2 steps, guidance 3\n" in block
     with Image.open(tmp_path / "e.png") as sheet:
         pixels = np.asarray(sheet)
         assert pixels.shape[1] > 8 * 192 and pixels.shape[0] > 3 * 192
@@ -269,3 +273,30 @@ def test_a_mistake_is_one_sentence_before_weights_are_loaded(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.fullmatch(f"difftune: {said}\\.?", error), error
     assert not list(tmp_path.iterdir())
+
+
+def test_the_figures_of_another_measurement_are_not_written_over(tmp_path):
+    file, settings = tmp_path / "e.json", {"data": "held_out", "num_images": 9, "difftune": "1.0"}
+    check_is_free("--output", file, settings, ["a"])
+    result = {"pipeline": "a", "adapter": None}
+    content = {"settings": settings | {"difftune": "0.9"}, "results": [result]}
+    file.write_text(json.dumps(content))
+    check_is_free("--output", file, settings, ["a"])  # the same command, also of a newer version
+    check_is_free("--output", file, settings, ["a", "b"])  # killed after its first pipeline
+    for now, pipelines, said in (
+        (
+            settings | {"num_images": 20, "data": "other"},
+            ["a"],
+            "(data was held_out and is other; num_images was 9 and is 20)",
+        ),
+        (settings, ["b"], "(of a, not of b)"),
+        (settings, ["a + lora"], "(of a, not of a + lora)"),
+    ):
+        with pytest.raises(
+            DiffTuneError, match=re.escape(f"--output: {file} holds the figures of another measurement {said}")
+        ):
+            check_is_free("--output", file, now, pipelines)
+    for other in ("mine", "[]", "{}", '{"settings": 1, "results": [1]}'):
+        file.write_text(other)
+        with pytest.raises(DiffTuneError, match="is there and is no file of such figures; name another one."):
+            check_is_free("--output", file, settings, ["a"])

@@ -136,7 +136,10 @@ def test_a_projection_keeps_the_directions_of_largest_spread(tmp_path, efficient
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("inception", "The features of inception need torchmetrics and torch-fidelity; pip install torchmetrics .*"),
+        (
+            "inception",
+            "The features of inception need torchmetrics and torch-fidelity; install them with `pip install torchmetrics .*",
+        ),
         ("no/such-model", "The features no/such-model are neither inception, dinov2, clip, efficientnet nor .*"),
         ("{folder}", "The features .* are neither inception, .*: Can't load image processor .*"),
         ("{folder}/no.safetensors", "The features .*/no.safetensors cannot be read: No such file or directory.*"),

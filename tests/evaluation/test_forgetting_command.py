@@ -81,13 +81,15 @@ def command(features: Path, tmp_path: Path):
 
 
 def test_a_whole_model(
-    command, tiny_pipeline: Path, full: Path, data: Path, features: Path, bank: KnowledgeBank, capsys
+    command, tiny_pipeline: Path, full: Path, data: Path, features: Path, bank: KnowledgeBank, capsys, caplog
 ) -> None:
     code, out = command(tiny_pipeline, full, data, "--source", bank.folder, "--num_images", 10)
     assert code == 0
     printed = capsys.readouterr().out.splitlines()
     report = json.loads((out / "forgetting.json").read_text())
     assert printed[:5] == report["words"]
+    (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
+    assert "  samples   10 at each of 3 points, 4 steps" in block
     assert [line.split(":")[0] for line in printed[:5]] == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
     settings = report["settings"]
     assert (settings["kind"], settings["num_images"], settings["source_kind"]) == ("full", 10, "bank")
@@ -128,8 +130,17 @@ def test_a_whole_model(
     assert capsys.readouterr().out.splitlines()[:5] == printed[:5]
     after = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
     assert after.keys() - before.keys() == {"data-2.safetensors"} and before.items() <= after.items()
-    # with other settings it does
-    assert command(tiny_pipeline, full, data, "--source", bank.folder, "--seed", 1)[0] == 0
+    # with other settings it does, and does not write over the figures
+    figures, other = out / "forgetting.json", (tiny_pipeline, full, data, "--source", bank.folder, "--seed", 1)
+    kept_figures = figures.read_bytes()
+    assert command(*other)[0] == 2 and figures.read_bytes() == kept_figures
+    said = capsys.readouterr().err
+    assert (
+        f"--output_dir: {figures} holds the figures of another measurement (seed was 0 and is 1; num_images was 10"
+        in said
+    )
+    figures.unlink()
+    assert command(*other)[0] == 0
     assert len(list((out / "features").iterdir())) == 2
 
 

@@ -35,14 +35,13 @@ def checkpoints(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("checkpoint-*")}
 
 
-def test_the_limit_removes_checkpoints_of_an_earlier_run_first(tiny_pipeline, tiny_images, tmp_path):
-    flags = "--objective standard --checkpointing_steps 1 --checkpoints_total_limit 2"
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 4")
-    assert checkpoints(tmp_path) == {"checkpoint-3", "checkpoint-4"}
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 1")
-    assert checkpoints(tmp_path) == {"checkpoint-1", "checkpoint-4"}
-    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} --max_train_steps 2")
-    assert checkpoints(tmp_path) == {"checkpoint-1", "checkpoint-2"}
+def test_the_limit_removes_later_checkpoints_first_where_a_run_went_back(tiny_pipeline, tiny_images, tmp_path):
+    flags = "--objective standard --checkpointing_steps 1 --max_train_steps 4"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    assert checkpoints(tmp_path) == {f"checkpoint-{step}" for step in (1, 2, 3, 4)}
+    back = f"{flags} --checkpoints_total_limit 2 --resume_from_checkpoint checkpoint-1"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{back} --max_train_steps 2")
+    assert checkpoints(tmp_path) == {"checkpoint-2", "checkpoint-1"}
 
 
 def test_a_checkpoint_that_was_put_aside_is_left_alone(tmp_path):
@@ -225,11 +224,11 @@ def test_two_runs_do_not_write_to_one_folder(
         assert holder.stdout.readline() == "held\n"
         if seconds == 2:
             assert len(log(run(FULL, tiny_pipeline, tiny_images, tmp_path, FLAGS))) == 4
-            assert "Another run is writing to" in caplog.text
+            assert f"is being written to by another run (process {holder.pid}, begun at" in caplog.text
         else:
             with pytest.raises(SystemExit):
                 run(FULL, tiny_pipeline, tiny_images, tmp_path, FLAGS)
-            assert "another run is writing to it; wait for that one to end" in capsys.readouterr().err
+            assert "is writing to it; wait for that one to end" in capsys.readouterr().err
     finally:
         holder.kill()
         holder.wait()

@@ -15,6 +15,7 @@
 
 import importlib.util
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -60,7 +61,8 @@ def evaluated(pipeline: Path, flags: str, output: Path, *more: str) -> dict[str,
 
 
 @pytest.mark.parametrize("script", [FULL, LORA])
-def test_the_weights_that_would_be_saved_are_measured(script, flags, tiny_pipeline, tiny_images, tmp_path):
+def test_the_weights_that_would_be_saved_are_measured(script, flags, tiny_pipeline, tiny_images, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "diffusers_difftune.training.evaluation")
     more = " --use_ema --lr_scheduler constant" if script == FULL else " --rank 2"
     folder = run(script, tiny_pipeline, tiny_images, tmp_path / "run", flags + more)
     found = quality(folder)
@@ -75,15 +77,30 @@ def test_the_weights_that_would_be_saved_are_measured(script, flags, tiny_pipeli
         assert found[0][name] == pytest.approx(start[name], rel=1e-4), f"the pretrained model's {name}"
         assert found[4][name] == pytest.approx(end[name], rel=1e-4), f"the result's {name}"
     assert found[4]["fid"] != found[0]["fid"]
+    first, last = found[0], found[4]
+    told = [record.getMessage() for record in caplog.records if record.name.endswith("training.evaluation")]
+    assert [line.split(":")[0] for line in told] == ["Step 0", "Step 2", "Step 4"], "a line for each measurement"
+    assert told[0] == (
+        f"Step 0: FID {first['fid']:.2f}, KID {first['kid']:.5f} ± {first['kid_std']:.5f}, precision"
+        f" {first['precision']:.3f}, recall {first['recall']:.3f}"
+    )
+    start = f"{first['fid']:.2f}, {first['kid']:.5f}, {first['precision']:.3f}, {first['recall']:.3f}"
+    assert told[2].startswith(f"Step 4: FID {last['fid']:.2f}, KID") and told[2].endswith(f" (at the start {start})")
 
 
-def test_a_resumed_run_measures_on_and_may_cease_to(flags, tiny_pipeline, tiny_images, tmp_path):
+def test_a_resumed_run_measures_on_in_the_same_way_and_may_cease_to(
+    flags, tiny_pipeline, tiny_images, tmp_path, capsys
+):
     whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", flags + " --checkpointing_steps 3")
     measured = quality(whole)
     assert [*measured] == [0, 2, 4]
     resume = f" --resume_from_checkpoint {whole / 'checkpoint-3'}"
     resumed = run(FULL, tiny_pipeline, tiny_images, whole, flags + resume)
     assert quality(resumed) == measured
+    with pytest.raises(SystemExit):  # else the card would compare figures of two kinds
+        run(FULL, tiny_pipeline, tiny_images, whole, f"{flags}{resume} --evaluation_guidance_scale 4.5")
+    said = capsys.readouterr().err
+    assert "belongs to another run: --evaluation_guidance_scale was 2.0 and is 4.5;" in said
     shutil.copytree(whole / "checkpoint-3", tmp_path / "checkpoint-3")
     without = f"--objective standard --resume_from_checkpoint {tmp_path / 'checkpoint-3'}"
     assert len(log(run(FULL, tiny_pipeline, tiny_images, tmp_path / "other", without))) == 1

@@ -16,9 +16,10 @@
 import pytest
 
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
-from diffusers_difftune.training.run import take_output_dir
+from diffusers_difftune.training.folder import take_output_dir
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
+from training_scripts.train_text_to_image_difftune import TextToImageConfig
 
 
 def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):
@@ -50,7 +51,7 @@ def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "validation" / ".step-2.tmp").mkdir(parents=True)
     (tmp_path / ".training_log.jsonl.123.tmp").touch()
     (tmp_path / "mine.tmp").touch()
-    take_output_dir(tmp_path)
+    assert take_output_dir(TextToImageConfig(output_dir=str(tmp_path))) is None
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
     assert left == {"mine.tmp", "validation", ".run.lock"}
 

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Fetch icon sets from the npm registry, rasterise them and write captioned Parquet files.
 
-    pip install resvg_py pycountry datasets
+    pip install -e ".[icons]"
     python examples/icons/make/fetch.py                       # the embedded pipeline's data and the two demo targets
     python examples/icons/make/fetch.py --targets fxemoji     # further target sets, to --raw_dir
 

@@ -1,0 +1,58 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Files of figures that commands write: those of another measurement are not written over."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import DiffTuneError
+
+
+def check_is_free(flag: str, file: Path, settings: dict[str, Any], pipelines: list[str] | None = None) -> None:
+    """Refuses to write over what the same command would not write.
+
+    A command that is repeated, or goes on after it was killed, finds its own settings in the file, and writes it anew.
+
+    Args:
+        flag (`str`): The flag that names the file or its folder, for the message.
+        file (`Path`): The file of figures.
+        settings (`dict`): What is to be measured, and how; the library's version aside.
+        pipelines (`list[str]`, *optional*): What is compared, in order, where the file has a result for each.
+
+    Raises:
+        DiffTuneError: There is another file in its place.
+    """
+    if not file.exists():
+        return
+    try:
+        content = json.loads(file.read_bytes())
+        then, results = content["settings"], content.get("results", [])
+        measured = [labelled(each["pipeline"], each["adapter"]) for each in results]
+        changed = [name for name in settings if name != "difftune" and then.get(name) != settings[name]]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DiffTuneError(f"{flag}: {file} is there and is no file of such figures; name another one.") from None
+    clauses = [f"{name} was {then.get(name)} and is {settings[name]}" for name in changed]
+    if pipelines is not None and measured != pipelines[: len(measured)]:
+        clauses.insert(0, f"of {', '.join(measured)}, not of {', '.join(pipelines)}")
+    if clauses:
+        raise DiffTuneError(
+            f"{flag}: {file} holds the figures of another measurement ({'; '.join(clauses)}), which would be overwritten; name"
+            " another place, or delete it."
+        )
+
+
+def labelled(pipeline: str, adapter: str | None) -> str:
+    """How a pipeline is called in a comparison, with the adapter on it."""
+    return pipeline if adapter is None else f"{pipeline} + {adapter}"

@@ -1,0 +1,120 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What people see in a terminal: log lines above the progress bars, the bars, and blocks of labelled lines."""
+
+import logging
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from tqdm.auto import tqdm
+
+
+WIDEST = 120  # longer lines are hard to read
+NARROWEST = 60
+MOST_LINES = 25  # a screen
+
+
+class AboveBars(logging.StreamHandler):
+    """Writes log records above the progress bars, which stay whole, and not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record."""
+        try:
+            tqdm.write(self.format(record), file=self.stream)
+            self.flush()
+        except Exception:
+            self.handleError(record)
+
+
+def log_to_terminal(line_format: str) -> None:
+    """Sends log records to stderr, unless the program that calls this library has said where they go.
+
+    Args:
+        line_format (`str`): What a line looks like; see `logging.Formatter`.
+    """
+    logging.basicConfig(format=line_format, datefmt="%H:%M:%S", handlers=[AboveBars()])
+
+
+def progress_bar(hidden: bool = False, **options: Any) -> tqdm:
+    """A progress bar, which `TQDM_DISABLE=1` hides as it does all others.
+
+    Args:
+        hidden (`bool`, *optional*, defaults to `False`): Do not show it.
+        options: See `tqdm`.
+    """
+    if hidden:  # said only then, because tqdm lets what is said win over its environment variables
+        options["disable"] = True
+    return tqdm(**options)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal that stderr goes to; of `COLUMNS` if that is set, and 80 where neither is known."""
+    if not os.environ.get("COLUMNS", "").isdigit():
+        try:
+            return clamp(os.get_terminal_size(sys.stderr.fileno()).columns)
+        except (OSError, ValueError, AttributeError):  # stderr is a file, or something of Python's
+            return 80
+    return clamp(shutil.get_terminal_size((80, 24)).columns)
+
+
+def clamp(width: int) -> int:
+    """A width that text can be set in."""
+    return max(NARROWEST, min(WIDEST, width))
+
+
+def labelled_block(title: str, rows: Sequence[tuple[str, str]], width: int, most_lines: int = MOST_LINES) -> str:
+    """A title, and below it texts with their labels in a column before them.
+
+    Args:
+        title (`str`): The first line.
+        rows (`Sequence[tuple[str, str]]`): Labels and texts.
+        width (`int`): No line is longer.
+        most_lines (`int`, *optional*, defaults to 25): There are no more lines; the longest texts are cut for that.
+
+    Returns:
+        `str`: The lines.
+    """
+    column = 2 + max(len(label) for label, _ in rows) + 2
+    lines: list[str] = []
+    for most in range(most_lines, 0, -1):
+        lines = [title]
+        for label, text in rows:
+            first, *more = textwrap.wrap(
+                " ".join(text.split()), width - column, max_lines=most, placeholder=" …", break_on_hyphens=False
+            ) or [""]
+            lines.append(f"  {label}".ljust(column) + first)
+            lines += [" " * column + line for line in more]
+        if len(lines) <= most_lines:
+            break
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def shortened(path: str, longest: int) -> str:
+    """A path or an id of at most so many characters, with an ellipsis in its middle if it is longer; its end says more."""
+    if len(path) <= longest:
+        return path
+    end = (longest - 1) * 2 // 3
+    return f"{path[: longest - 1 - end]}…{path[-end:]}"
+
+
+def duration(seconds: float) -> str:
+    """A time as people say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

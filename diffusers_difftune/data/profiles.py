@@ -1,0 +1,157 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Colour profiles: from the colours of a file to those of sRGB, which every pretrained model was trained on."""
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms, features
+
+
+# What counts as sRGB: a profile that changes no colour by more than rounding does. Names are no guide; there are
+# profiles with sRGB in their names that are linear, and sRGB profiles of any name.
+LARGEST_ROUNDING = 2
+# What an image must be for a profile of each kind.
+MODES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK"}
+
+
+class BrokenProfile(ValueError):
+    """A colour profile that cannot be used, with the reason."""
+
+
+def can_convert() -> bool:
+    """Whether this Pillow was built with LittleCMS, which converts colours."""
+    return bool(features.check("littlecms2"))
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """An image in sRGB, by its colour profile; transparency stays. Without a profile, or with one that cannot be used, the
+    image as it is."""
+    try:
+        transform = transform_of(image)
+    except BrokenProfile:
+        return image
+    if transform is None:
+        return image
+    image = straight(image)
+    alpha = image.getchannel("A") if "A" in image.getbands() else None
+    result = transform.apply(image.convert(transform.input_mode))
+    if alpha is not None:
+        result.putalpha(alpha)
+    return result
+
+
+def profile_note(image: Image.Image) -> tuple[str, str] | None:
+    """What happens to an image because of its colour profile: `("converted", name)`, `("ignored", reason)`, or nothing."""
+    try:
+        if transform_of(image) is None:
+            return None
+        return "converted", profile_name(image.info["icc_profile"])
+    except BrokenProfile as error:
+        return "ignored", str(error)
+
+
+def transform_of(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """What turns an image of a profile's kind into sRGB; `None` if it has no profile, or that of sRGB.
+
+    Raises:
+        BrokenProfile: The profile cannot be used.
+    """
+    profile = image.info.get("icc_profile")
+    return transform_from(profile, kind_of(image)) if profile else None
+
+
+def kind_of(image: Image.Image) -> str:
+    """The kind of profile that describes the colours of an image."""
+    if image.mode == "CMYK":
+        return "CMYK"
+    return "GRAY" if image.mode in ("1", "L", "LA", "La") else "RGB"
+
+
+@lru_cache(maxsize=64)
+def transform_from(profile: bytes, kind: str) -> ImageCms.ImageCmsTransform | None:
+    """The transform of a profile to sRGB, or `None` if it changes nothing."""
+    if not can_convert():
+        raise BrokenProfile("this Pillow was built without LittleCMS")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        described = source.profile.xcolor_space.strip()
+        if described != kind and not (kind == "GRAY" and described == "RGB"):  # grey images often keep the RGB profile
+            raise BrokenProfile(f"it is for {described or 'unknown'} images, and the image is {kind}")
+        mode = MODES[described]
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION | ImageCms.Flags.NOCACHE,  # threads share it
+        )
+    except (OSError, ImageCms.PyCMSError) as error:
+        raise BrokenProfile(f"it is damaged ({error})") from None
+    return None if mode != "CMYK" and changes_nothing(transform) else transform
+
+
+def changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether colours all over the cube, or all greys, stay as they are."""
+    levels = np.arange(0, 256, 1 if transform.input_mode == "L" else 15, dtype=np.uint8)
+    if transform.input_mode == "L":
+        colors = Image.fromarray(levels[None])
+    else:
+        cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1)
+        colors = Image.fromarray(cube.reshape(len(levels), -1, 3))
+    before, after = (np.asarray(image, dtype=np.int16) for image in (colors.convert("RGB"), transform.apply(colors)))
+    return bool(np.abs(before - after).max() <= LARGEST_ROUNDING)
+
+
+def profile_name(profile: bytes) -> str:
+    """What a profile calls itself."""
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+    except (OSError, ImageCms.PyCMSError):
+        name = ""
+    return " ".join(name.split())[:60] or "without a name"
+
+
+def lab_to_rgb(image: Image.Image) -> Image.Image:
+    """A CIELAB image (white point D50, as TIFF has it) in sRGB; Pillow's own conversion gives other colours."""
+    transform = lab_transform()
+    result = transform.apply(image)
+    result.info = {name: value for name, value in image.info.items() if name != "icc_profile"}
+    return result
+
+
+@lru_cache(maxsize=1)
+def lab_transform() -> ImageCms.ImageCmsTransform:
+    return ImageCms.buildTransform(
+        ImageCms.createProfile("LAB"),
+        ImageCms.createProfile("sRGB"),
+        "LAB",
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.NOCACHE,
+    )
+
+
+def straight(image: Image.Image) -> Image.Image:
+    """The same picture in mode L, LA, RGB, RGBA or CMYK: no palette, and colours not multiplied by their opacity."""
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(f"{image.mode[:-1]}A")
+    if image.mode in ("LA", "RGBA", "CMYK"):
+        return image
+    grey = image.mode in ("1", "L")
+    if image.has_transparency_data:
+        return image.convert("LA" if grey and image.mode == "L" else "RGBA")
+    return image.convert("L" if grey else "RGB")

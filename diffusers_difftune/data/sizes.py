@@ -1,0 +1,74 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""How large the target images are, by their headers."""
+
+import io
+import statistics
+from dataclasses import dataclass
+
+from PIL import Image
+
+from .dataset import ImageColumn
+from .images import known_formats
+
+
+MOST_READ = 2000  # reading every header of a million images would take minutes
+
+
+@dataclass(frozen=True)
+class ImageSides:
+    """The shorter sides of images, in pixels.
+
+    Attributes:
+        smallest (`int`): The smallest.
+        median (`int`): The median.
+        largest (`int`): The largest.
+        enlarged (`int`): How many images are smaller than they are to be, and so are enlarged.
+        read (`int`): How many images were looked at.
+    """
+
+    smallest: int
+    median: int
+    largest: int
+    enlarged: int
+    read: int
+
+
+def image_sides(images: ImageColumn, resolution: int, most: int = MOST_READ) -> ImageSides | None:
+    """Reads the sizes of images, of very many those of a part, evenly spread over them.
+
+    Args:
+        images ([`ImageColumn`]): The images.
+        resolution (`int`): The shorter side that they are resized to.
+        most (`int`, *optional*, defaults to 2000): How many to look at.
+
+    Returns:
+        [`ImageSides`] or `None`: The sizes; `None` if no image has a header that can be read.
+    """
+    step = max(1, -(-len(images) // most))
+    sides = [side for row in range(0, len(images), step) if (side := shorter_side(images.stored(row))) is not None]
+    if not sides:
+        return None
+    enlarged = sum(side < resolution for side in sides)
+    return ImageSides(min(sides), round(statistics.median(sides)), max(sides), enlarged, len(sides))
+
+
+def shorter_side(stored: dict | None) -> int | None:
+    """The shorter side of an image as `datasets` stores it; `None` if its header cannot be read."""
+    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
+    try:
+        with Image.open(io.BytesIO(content) if content is not None else str(path), formats=known_formats()) as image:
+            return min(image.size)
+    except Exception:  # whoever decodes it says what is wrong with it
+        return None

@@ -1,0 +1,339 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The summary at the start of a run, and what is said of flags that have no effect."""
+
+import json
+import logging
+import subprocess
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from diffusers_difftune.console import labelled_block
+from diffusers_difftune.training.idle_flags import idle_flags
+from diffusers_difftune.training.parse import parse_config
+from diffusers_difftune.training.summary_text import summary_rows
+from diffusers_difftune.training.validation import validation_steps
+from tests.tiny import save_tiny_conditions
+from tests.training.runs import CLASS, FULL, LORA, arguments, environment, launch, log, run
+from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
+from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
+from training_scripts.train_text_to_image_difftune import TextToImageConfig
+from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
+
+
+CONTROL = "train_controlnet_difftune"
+TITLE = "Summary of this run"
+
+
+def block(summary: dict, width: int) -> list[str]:
+    return labelled_block(TITLE, summary_rows(summary, width), width).splitlines()
+
+
+def row(lines: list[str], label: str) -> str:
+    """The text of a row, on one line."""
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"  {label} "))
+    column = len(lines[start]) - len(lines[start][2 + len(label) :].lstrip())
+    rest = lines[start + 1 :]
+    more = [line.strip() for line in rest[: next((i for i, x in enumerate(rest) if x[2:3] != " "), len(rest))]]
+    return " ".join([lines[start][column:], *more])
+
+
+def num_weights(file: Path) -> int:
+    return sum(tensor.numel() for tensor in load_file(file).values())
+
+
+@pytest.mark.parametrize("script", [FULL, LORA, CONTROL, CLASS])
+def test_a_run_says_what_it_will_do_before_it_does_it(
+    script, tiny_pipeline, tiny_dit, tiny_conditions, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    caplog.set_level(logging.INFO, "diffusers_difftune")
+    flags = "--max_train_steps 3 --lr_scheduler cosine --lr_warmup_steps 1 --checkpointing_steps 2 --bank_samples 5"
+    if script == LORA:
+        flags += " --validation_prompt tree --num_validation_images 1 --validation_steps 2"
+    folder = run(script, tiny_dit if script == CLASS else tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
+
+    told = [record.getMessage() for record in caplog.records]
+    (shown,) = [message for message in told if message.startswith(TITLE)]
+    assert told.index(shown) < next(
+        i for i, message in enumerate(told) if message.startswith("Sampling a knowledge bank")
+    )
+    lines = shown.splitlines()
+    assert len(lines) <= 25 and max(map(len, lines)) <= 80
+    summary = json.loads((folder / "run_config.json").read_text())["summary"]
+    assert lines == block(summary, 80), "the file has what was shown"
+
+    model = summary["model"]
+    if script == LORA:
+        trained = num_weights(folder / "pytorch_lora_weights.safetensors")
+        assert row(lines, "trains").startswith(f"lora of rank 4 on to_k to_q to_v to_out.0: {trained:,} parameters")
+        assert row(lines, "validates") == "1 image after step 2, and after the last step"
+    else:
+        part = {FULL: "unet", CLASS: "transformer", CONTROL: "."}[script]
+        trained = num_weights(folder / part / "diffusion_pytorch_model.safetensors")
+        what = {FULL: "the unet", CLASS: "the transformer", CONTROL: "a ControlNet made from the denoiser"}[script]
+        assert row(lines, "trains") == f"all of {what}: {trained:,} parameters"
+        assert row(lines, "validates") == "no images (no validation prompts)"
+    assert model["trainable_parameters"] == trained
+    whole = tiny_dit / "transformer" if script == CLASS else tiny_pipeline / "unet"
+    assert model["parameters"] == num_weights(whole / "diffusion_pytorch_model.safetensors")
+
+    data = summary["data"]
+    assert data["rows"] == 6 and str(data["name"]) == str(tiny_conditions)
+    assert "6 rows of " in row(lines, "data")
+    if script == CLASS:
+        assert data["classes"] == 3 and row(lines, "classes") == "3 classes"
+    else:
+        assert row(lines, "captions").startswith("6 distinct")
+    assert row(lines, "images") == "at 16 × 16, from shorter sides of 16"
+    assert row(lines, "steps") == "3 steps; 1.6 epochs of 6 rows; 4 rows a step (3.2 target, 0.8 source)"
+
+    rates, curve = [line["lr"] for line in log(folder)], summary["learning_rate"]
+    assert (curve["first"], curve["highest"], curve["last"]) == (rates[0], max(rates), rates[-1])
+    assert curve["highest_step"] == 1 + rates.index(max(rates))
+    assert row(lines, "learning rate").startswith("cosine with 1 warm-up step: first 0, highest 0.001 (step 2), last ")
+
+    bank = row(lines, "bank")
+    assert bank.startswith("5 samples of ") and "2 steps of dpm++, guidance 1" in bank
+    assert summary["bank"]["network_outputs"] == 10 and summary["bank"]["as_training_steps"] == round(10 / 3 / 4, 1)
+    assert row(lines, "saves") == "a checkpoint after step 2; the result after the last step"
+    assert row(lines, "computes") == "in float32 on 1 process (cpu, 1 thread)"
+    assert "run_config.json" in row(lines, "results")
+
+
+def test_small_images_are_counted_and_a_built_bank_is_reused(tiny_pipeline, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "diffusers_difftune")
+    images = save_tiny_conditions(tmp_path / "images", 5, (20, 12))
+    flags = "--bank_samples 4 --max_train_steps 1"
+    folder = run(FULL, tiny_pipeline, images, tmp_path / "run", flags)
+    summary = json.loads((folder / "run_config.json").read_text())["summary"]
+    expected = {"smallest": 12, "median": 12, "largest": 12, "enlarged": 5, "read": 5}
+    assert summary["data"]["image_sides"] == expected
+    assert row(block(summary, 120), "images") == "at 16 × 16, from shorter sides of 12; 5 are smaller and enlarged"
+    bank = folder / "knowledge_bank"
+    again = run(FULL, tiny_pipeline, images, tmp_path / "again", f"{flags} --knowledge_bank {bank}")
+    summary = json.loads((again / "run_config.json").read_text())["summary"]
+    assert summary["bank"]["there"] == summary["bank"]["samples"] == 4
+    assert row(block(summary, 120), "bank").startswith("4 samples that are there in ")
+
+
+def large_summary() -> dict:
+    """Of a run with long names, many files and many things left out."""
+    file = {"split": "train", "file": "a/" * 40 + "part.parquet", "rows": 1_234_567, "used": True}
+    return {
+        "model": {
+            "name": "/srv/" + "very/long/" * 20 + "pipeline",
+            "pipeline": "StableDiffusionPipeline",
+            "denoiser": "UNet2DConditionModel",
+            "parameters": 859_520_964,
+            "trained": "unet",
+            "trained_of": 859_520_964,
+            "adapter": "lora",
+            "rank": 128,
+            "modules": [f"block.{i}.attention.to_q" for i in range(60)],
+            "train_parameters": [],
+            "trainable_parameters": 12_345_678,
+            "ema": False,
+        },
+        "objective": {
+            "name": "difftune",
+            "prediction_type": "v_prediction",
+            "source_share": 0.2,
+            "snr_gamma": 5.0,
+            "reconsolidation_power": 1.0,
+            "coefficients": "weighted",
+            "retention_power": 1.0,
+            "retention_weight": 0.1,
+            "retention_target": "pretrained",
+            "retention_prompts": "empty",
+        },
+        "data": {
+            "name": "/data/" + "folder/" * 30,
+            "rows": 2_469_134,
+            "files": [file, file | {"split": "validation", "used": False}, file | {"split": "test", "used": False}]
+            * 4,
+            "left_out": [f"{i} files of a format that is not read, such as {'x' * 90}.avif" for i in range(9)],
+            "max_train_samples": 1_000_000,
+            "resolution": 1024,
+            "distinct_captions": 2_000_000,
+            "image_sides": {"smallest": 64, "median": 512, "largest": 4096, "enlarged": 1200, "read": 2000},
+        },
+        "steps": {
+            "total": 1_500_000,
+            "start": 1_000_000,
+            "epochs": 1234.5,
+            "rows": 4096,
+            "target_rows": 3276.8,
+            "source_rows": 819.2,
+            "train_batch_size": 16,
+            "processes": 64,
+            "gradient_accumulation_steps": 4,
+        },
+        "learning_rate": {
+            "schedule": "cosine_with_restarts",
+            "warmup_steps": 10_000,
+            "first": 0.0,
+            "highest": 1.23456e-4,
+            "highest_step": 10_001,
+            "last": 1e-12,
+            "constant": False,
+        },
+        "bank": {
+            "folder": "/out/" + "run/" * 30,
+            "samples": 100_000,
+            "there": 160,
+            "prompts": "/prompts/" + "x" * 120 + ".txt",
+            "distinct_prompts": 99_999,
+            "guidance_scale": 7.5,
+            "steps": 50,
+            "solver": "unipc",
+            "batch_size": 16,
+            "network_outputs": 9_984_000,
+            "as_training_steps": 812.5,
+        },
+        "events": {
+            "checkpoints": {"first": 500, "every": 500, "times": 3000},
+            "checkpoints_total_limit": 3,
+            "validation": {"images": 4, "first": 123, "every": 1230, "times": 1219},
+            "evaluation": {
+                "name": "evaluation",
+                "data": "/held_out/" + "folder/" * 30,
+                "samples": 10_000,
+                "first": 500,
+                "every": 500,
+                "times": 3000,
+            },
+        },
+        "machine": {
+            "mixed_precision": "bf16",
+            "processes": 64,
+            "device": "NVIDIA H200",
+            "threads": None,
+            "distribution": "FSDP",
+        },
+        "output_dir": "/out/" + "run/" * 40,
+        "report_to": "tensorboard",
+        "push_to_hub": True,
+        "notes": [],
+    }
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_summary_fits_on_a_screen_whatever_the_run(width):
+    lines = block(large_summary(), width)
+    assert len(lines) <= 25 and max(map(len, lines)) <= width
+    assert [line[2:].split("  ")[0] for line in lines[1:] if line[2:3] != " "] == [
+        *("model", "trains", "objective", "data", "left out", "captions", "images", "steps", "learning rate", "bank"),
+        *("saves", "validates", "measures", "computes", "results"),
+    ]
+
+
+def test_numbers_are_not_written_as_powers_of_ten():
+    rows = dict(summary_rows(large_summary(), 120))
+    assert "1,234 epochs" in rows["steps"] and "4,096 rows a step" in rows["steps"]
+    assert "812 training steps" in rows["bank"]
+
+
+@pytest.mark.slow
+def test_two_processes_show_it_once_and_no_bar_if_bars_are_off(tiny_pipeline, tiny_images, tmp_path):
+    flags = "--max_train_steps 1 --bank_samples 4 --train_batch_size 2"
+    command = launch(2, FULL, *arguments(tiny_pipeline, tiny_images, tmp_path / "run", flags))
+    quiet = environment() | {"TQDM_DISABLE": "1"}
+    done = subprocess.run(command, env=quiet, capture_output=True, text=True, timeout=250)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(TITLE) == 1 and " 2 processes " in done.stderr
+    assert "\r" not in done.stderr and "Training:" not in done.stderr and "%|" not in done.stderr
+
+
+def test_when_validation_images_are_made():
+    def steps(*argv: str) -> list[int]:
+        return list(validation_steps(parse_config(TextToImageConfig, [*argv]), 4, 20))
+
+    assert steps("--validation_epochs", "2") == [4, 12, 20], "after the first of every two epochs"
+    assert steps("--validation_steps", "7", "--validation_epochs", "2") == [7, 14]
+    assert steps("--streaming") == []
+
+
+# Flags that have no effect
+
+
+FLAGS = {
+    "--lr_warmup_steps 4": "--lr_warmup_steps 4 has no effect: the constant schedule does not warm up",
+    "--num_train_epochs 3 --max_train_steps 9": "--num_train_epochs 3 has no effect: --max_train_steps 9 says",
+    "--validation_epochs 2": "--validation_epochs 2 has no effect: there is nothing to make",
+    "--validation_prompts a --validation_epochs 2 --validation_steps 3": "--validation_epochs 2 has no effect: --validation_steps 3",
+    "--validation_prompts a --validation_epochs 2 --streaming": "--validation_epochs 2 has no effect: --streaming does not know",
+    "--evaluation_samples 9 --evaluation_guidance_scale 2": "--evaluation_samples 9, --evaluation_guidance_scale 2.0 have no",
+    "--objective standard --source_share 0.5": "--source_share 0.5 has no effect: they are settings of --objective difftune",
+    "--source_share 0 --retention_weight 1": "--retention_weight 1.0 has no effect: there are no source rows",
+    "--offload_ema": "--offload_ema has no effect: there is no moving average",
+    "--dream_detail_preservation 2": "--dream_detail_preservation 2.0 has no effect: it is a setting of --dream_training",
+    "--crops_per_image 2 --center_crop": "--crops_per_image 2 has no effect",
+    "--hub_model_id me/it": "--hub_model_id me/it has no effect: nothing is uploaded",
+    "--report_to none --logging_dir here": "--logging_dir here has no effect",
+}
+
+
+@pytest.mark.parametrize("argv", FLAGS)
+def test_flags_without_effect_are_told(argv):
+    (told,) = idle_flags(parse_config(TextToImageConfig, argv.split()))
+    assert told.startswith(FLAGS[argv]) and told.endswith(".")
+
+
+def test_flags_of_the_controlnet_script_without_effect_are_told():
+    told = idle_flags(
+        parse_config(
+            ControlNetScriptConfig,
+            [
+                "--lr_power",
+                "2",
+                "--lr_num_cycles",
+                "3",
+                "--control_evaluation_samples",
+                "9",
+                "--num_validation_images",
+                "2",
+            ],
+        )
+    )
+    assert [sentence.split(" has")[0] for sentence in told] == [
+        *("--lr_num_cycles 3", "--lr_power 2.0", "--num_validation_images 2", "--control_evaluation_samples 9"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "config_class", [TextToImageConfig, TextToImageLoraConfig, ControlNetScriptConfig, ClassConditionalScriptConfig]
+)
+def test_nothing_is_said_of_flags_that_were_not_given_or_have_an_effect(config_class):
+    assert idle_flags(parse_config(config_class, [])) == []
+    assert idle_flags(parse_config(config_class, ["--objective", "standard"])) == []
+    assert idle_flags(parse_config(config_class, ["--lr_scheduler", "linear", "--lr_warmup_steps", "4"])) == []
+
+
+def test_a_default_that_was_given_counts_as_given(tmp_path):
+    assert len(idle_flags(parse_config(TextToImageConfig, ["--lr_warmup_steps", "500"]))) == 1
+    file = tmp_path / "run.yaml"
+    file.write_text("lr_warmup_steps: 500\n")
+    assert len(idle_flags(parse_config(TextToImageConfig, ["--config", str(file)]))) == 1
+
+
+def test_a_warm_up_that_outlasts_the_run_is_told(tiny_pipeline, tiny_images, tmp_path, caplog):
+    flags = "--objective standard --lr_scheduler cosine --max_train_steps 2 --lr_warmup_steps 500"
+    folder = run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", flags)
+    (told,) = [r.getMessage() for r in caplog.records if "warmed up" in r.getMessage()]
+    assert "it reaches 2e-06, because --lr_warmup_steps is 500 and the run has 2 steps." in told
+    assert max(line["lr"] for line in log(folder)) == pytest.approx(2e-6)
+    assert json.loads((folder / "run_config.json").read_text())["summary"]["notes"] == [told]
