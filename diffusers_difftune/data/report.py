@@ -59,7 +59,7 @@ class DataReport:
             unclear = any(file.split == NO_SPLIT and not file.used for file in self.files)
             logger.log(
                 logging.WARNING if unclear else logging.INFO,
-                f"Rows that are read: {used}; held out or not asked for: {', '.join(summed(self.files, used=False))}.",
+                f"Rows used: {used}; left out: {', '.join(summed(self.files, used=False))}.",
             )
         if self.left_out:
             logger.warning(f"Not read: {'; '.join(self.left_out)}.")

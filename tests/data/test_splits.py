@@ -185,7 +185,7 @@ def test_what_is_held_out_is_said(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", "diffusers_difftune")
     load(tmp_path, train_data_dir=parquet(tmp_path / "data", *SHARDS))
     assert (
-        "Rows that are read: 2 of train (data/train-00000-of-00001.parquet); held out or not asked for: 2 of test"
+        "Rows used: 2 of train (data/train-00000-of-00001.parquet); left out: 2 of test"
         " (data/test-00000-of-00001.parquet), 2 of validation (data/validation-00000-of-00001.parquet)." in caplog.text
     )
 
@@ -193,7 +193,7 @@ def test_what_is_held_out_is_said(tmp_path: Path, caplog) -> None:
 def test_files_of_no_split_that_are_left_out_are_warned_of(tmp_path: Path, caplog) -> None:
     load(tmp_path, train_data_dir=images(tmp_path / "data", "train", "more"))
     assert (
-        "2 of train (train/metadata.jsonl); held out or not asked for: 2 of no split (more/metadata.jsonl)."
+        "2 of train (train/metadata.jsonl); left out: 2 of no split (more/metadata.jsonl)."
         in caplog.text
     )
     with pytest.raises(
