@@ -58,9 +58,10 @@ class ImageDataConfig:
     """The images to train on, as every script takes them; the scripts' own groups build on it."""
 
     dataset_name: str | None = flag("A dataset on the Hub, or a folder that `datasets` can load.")
-    dataset_config_name: str | None = flag("The configuration of the dataset, if it has several.")
+    dataset_config_name: str | None = flag("The configuration of the dataset or of the folder, if it has several.")
     train_data_dir: str | None = flag(
-        "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a folder of Parquet files."
+        "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a .txt beside each image, or a"
+        " folder of Parquet files."
     )
     image_column: str = flag("The column that holds the image.", "image")
     max_train_samples: int | None = flag("Train on this many rows only, drawn with the seed.")
