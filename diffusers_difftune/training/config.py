@@ -237,6 +237,15 @@ class EmaFlags:
     """The moving average of a model that trains whole."""
 
     use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
+    ema_decay: float | None = flag(
+        "Highest decay of the moving average; with --ema_warmup none, the decay of every step. Default: 0.9999."
+    )
+    ema_warmup: str = flag(
+        "ramp, as diffusers' scripts have it, forgets the pretrained weights: the decay rises from 0. none keeps the decay from"
+        " the first step on, so that --ema_decay to the power of the steps remains of them.",
+        "ramp",
+        choices=["ramp", "none"],
+    )
     offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
     foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
 
