@@ -241,8 +241,8 @@ class EmaFlags:
         "Highest decay of the moving average; with --ema_warmup none, the decay of every step. Default: 0.9999."
     )
     ema_warmup: str = flag(
-        "ramp, as diffusers' scripts have it, forgets the pretrained weights: the decay rises from 0. none keeps the decay from"
-        " the first step on, so that --ema_decay to the power of the steps remains of them.",
+        "ramp, as in diffusers' scripts: the decay rises from 0, and the pretrained weights are forgotten. none: it is"
+        " constant from the first step, and they stay a part of the average.",
         "ramp",
         choices=["ramp", "none"],
     )
