@@ -239,6 +239,10 @@ ROWS: dict[str, tuple] = {
         lambda place: {CONTROLNET: controlnet(place, _class_name="SD3ControlNetModel")},
         f"--{CONTROLNET} .*/controlnet is a SD3ControlNetModel; this pipeline needs a ControlNetModel",
     ),
+    "a ControlNet that asks for classes": (
+        lambda place: {CONTROLNET: controlnet(place, num_class_embeds=10)},
+        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the unet's is None",
+    ),
     "ControlNet for another text encoder": (
         lambda place: {CONTROLNET: controlnet(place, cross_attention_dim=768)},
         f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the unet's is 32",

@@ -261,6 +261,15 @@ class EmaFlags:
     """The moving average of a model that trains whole."""
 
     use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
+    ema_decay: float | None = flag(
+        "Highest decay of the moving average; with --ema_warmup none, the decay of every step. Default: 0.9999."
+    )
+    ema_warmup: str = flag(
+        "ramp, as in diffusers' scripts: the decay rises from 0, and the pretrained weights are forgotten. none: it is"
+        " constant from the first step, and they stay a part of the average.",
+        "ramp",
+        choices=["ramp", "none"],
+    )
     offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
     foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
 
