@@ -74,6 +74,7 @@ def test_the_result_of_half_precision_weights_loads_in_one_precision(
     assert pipeline("x", num_inference_steps=1, height=16, width=16, output_type="np").images.shape == (1, 16, 16, 3)
 
 
+@pytest.mark.slow
 def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
     hub_server: HubServer, half_precision: Path, tiny_pipeline: Path, tmp_path: Path
 ) -> None:
@@ -106,6 +107,7 @@ FROM_THE_HUB = """
 """
 
 
+@pytest.mark.slow
 def test_neither_pickles_nor_code_come_from_the_hub(hub_server: HubServer, tiny_pipeline: Path) -> None:
     """They are refused before anything of them is downloaded."""
     plain = {str(p.relative_to(tiny_pipeline)): p.read_bytes() for p in tiny_pipeline.rglob("*") if p.is_file()}

@@ -45,6 +45,7 @@ def harness(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harness]:
         yield harness
 
 
+@pytest.mark.slow
 def test_killed_runs_end_as_if_they_had_not_been_killed(harness: Harness) -> None:
     runs = harness.killed_runs((LORA, DIT), kills=6, least=0)
     summary = summarise(runs, (LORA, DIT))
@@ -59,6 +60,7 @@ def in_the_second_checkpoint(harness: Harness, phase: str) -> dict:
     return {"phase": phase, "kind": "files", "event": events // 2, "delay": 0}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_goes_before_the_new_one_is_there_is_lost(harness: Harness, monkeypatch) -> None:
     monkeypatch.setattr(harness, "breakage", "tests.breakages:old_checkpoints_go_first")
     run = harness.killed(DIT, [in_the_second_checkpoint(harness, "rename_rotation")])
@@ -66,6 +68,7 @@ def test_a_checkpoint_that_goes_before_the_new_one_is_there_is_lost(harness: Har
     assert not all_well(summarise([run], (DIT,)) | {"bit_equal": 1}), "the run began anew, and is the same"
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_otherwise_differs(harness: Harness, monkeypatch) -> None:
     monkeypatch.setattr(harness, "breakage", "tests.breakages:the_schedule_begins_anew")
     run = harness.killed(DIT, [in_the_second_checkpoint(harness, "checkpoint_write")])

@@ -763,6 +763,7 @@ def test_one_run_trains_and_measures(tmp_path, monkeypatch, hashes, small_places
     assert again["resumed"] and again["by_step"] == found["by_step"]
 
 
+@pytest.mark.slow
 def test_the_source_model_is_measured_beside_its_autoencoder(tmp_path, hashes, small_places):
     from benchmarks.transfers import one_run
 

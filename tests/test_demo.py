@@ -34,6 +34,7 @@ def demo(monkeypatch):
     return demo
 
 
+@pytest.mark.slow
 def test_demo_writes_what_it_promises(demo, tiny_pipeline, tmp_path, capsys):
     demo.main(["--quick", "--target", "flat-color-icons", "--pipeline", str(tiny_pipeline), "--output", str(tmp_path)])
 
@@ -75,6 +76,7 @@ def test_samples_do_not_depend_on_the_batch(demo, tiny_pipeline):
     assert (together.int() - apart.int()).abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_the_controlnet_demo_writes_what_it_promises(monkeypatch, tmp_path, capsys):
     monkeypatch.syspath_prepend(ICONS)
     import demo_controlnet

@@ -736,9 +736,19 @@ def files_that_are_no_images(lab: Lab) -> None:
 
 
 CHECKS = list(dict.fromkeys((script, check) for (script, _), check in ROWS.items()))
+# One script shows what a flag does; that the others do it too is for the slow tests.
+OWNERS: dict[Callable, str] = {}
+for script, check in CHECKS:
+    OWNERS.setdefault(check, script)
+PARAMETERS = [
+    pytest.param(script, check, marks=[] if OWNERS[check] == script else [pytest.mark.slow])
+    for script, check in CHECKS
+]
 
 
-@pytest.mark.parametrize(("lab", "check"), CHECKS, indirect=["lab"], ids=lambda part: getattr(part, "__name__", part))
+@pytest.mark.parametrize(
+    ("lab", "check"), PARAMETERS, indirect=["lab"], ids=lambda part: getattr(part, "__name__", part)
+)
 def test_flag_has_an_effect(lab: Lab, check: Callable) -> None:
     check(lab)
 

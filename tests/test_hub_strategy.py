@@ -177,6 +177,7 @@ def test_nothing_is_left_over_and_nothing_private_anywhere(world: World) -> None
     assert world.server.token not in world.stderr
 
 
+@pytest.mark.slow
 def test_an_upload_does_not_keep_a_run_from_stopping(world: World) -> None:
     world.server.faults[:] = [Fault("PUT /lfs/", delay=60)]
     argv = world.arguments("stopped", f"{EVERY_STEP} --hub_strategy checkpoint --max_train_steps 100000")
@@ -223,6 +224,7 @@ BEGIN = """
 """
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_down_stops_a_new_run_and_not_one_that_is_resumed(world: World, tmp_path: Path) -> None:
     client = HubClient(world.server)
     (tmp_path / "model_index.json").write_text("{}")

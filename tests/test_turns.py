@@ -35,6 +35,7 @@ from tests.two_runs import SHARDS
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "killed"), [("conditions", False), ("conditions", True), ("bank", False)])
 def test_the_second_run_waits_and_finds_it_done(kind: str, killed: bool, tiny_pipeline: Path, tmp_path: Path) -> None:
     folder, log = tmp_path / "made", tmp_path / "log"
@@ -59,6 +60,7 @@ def test_the_second_run_waits_and_finds_it_done(kind: str, killed: bool, tiny_pi
     assert names == [] and len(list((folder / "data").iterdir())) == SHARDS
 
 
+@pytest.mark.slow
 def test_processes_of_one_run_wait_together(tmp_path: Path) -> None:
     images, out = save_tiny_images(tmp_path / "images", count=40, size=8), tmp_path / "out"
     out.mkdir()
@@ -113,6 +115,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tiny_pipeline: Path, tmp_pat
         small_bank(load_pipeline(tiny_pipeline), tiny_pipeline, folder)
 
 
+@pytest.mark.slow
 def test_a_failure_of_the_main_process_ends_the_others_with_its_cause(
     tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path
 ) -> None:

@@ -57,6 +57,7 @@ def test_columns_may_have_any_name(script: str, how: str, tiny_pipeline: Path, t
     assert len(log(run(script, tiny_pipeline, images, tmp_path / "run", flags))) == 1
 
 
+@pytest.mark.slow
 def test_on_several_processes_the_schedule_ends_with_the_run_and_all_of_them_save(
     tiny_pipeline: Path, tiny_conditions: Path, tmp_path: Path
 ) -> None:

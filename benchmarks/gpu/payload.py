@@ -16,7 +16,8 @@
     python benchmarks/gpu/payload.py                    # downloads the wheels to weigh them
     python benchmarks/gpu/payload.py --wheels FOLDER    # and keeps them there
 
-On that machine: `pip install --no-index --no-deps FOLDER/*.whl`, and then `first_light.py` from the tree.
+On that machine, pip installs them without an index and without dependencies (`--no-index --no-deps FOLDER/*.whl`); then
+`first_light.py` runs from the tree.
 """
 
 import argparse

@@ -223,6 +223,16 @@ def is_image_file(path: str | Path) -> bool:
     return Path(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def stored_size(stored: dict | None) -> tuple[int, int] | None:
+    """The width and height of an image as `datasets` stores it, by its header; `None` if that cannot be read."""
+    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
+    try:
+        with Image.open(str(path) if content is None else io.BytesIO(content), formats=known_formats()) as image:
+            return image.size
+    except Exception:  # whoever decodes it says what is wrong with it
+        return None
+
+
 def known_formats() -> list[str]:
     """Those of `FORMATS` that this PIL was built with."""
     Image.init()

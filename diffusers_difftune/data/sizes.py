@@ -13,14 +13,11 @@
 # limitations under the License.
 """How large the target images are, by their headers."""
 
-import io
 import statistics
 from dataclasses import dataclass
 
-from PIL import Image
-
 from .dataset import ImageColumn
-from .images import known_formats
+from .images import stored_size
 
 
 MOST_READ = 2000  # reading every header of a million images would take minutes
@@ -57,18 +54,9 @@ def image_sides(images: ImageColumn, resolution: int, most: int = MOST_READ) -> 
         [`ImageSides`] or `None`: The sizes; `None` if no image has a header that can be read.
     """
     step = max(1, -(-len(images) // most))
-    sides = [side for row in range(0, len(images), step) if (side := shorter_side(images.stored(row))) is not None]
+    sizes = [stored_size(images.stored(row)) for row in range(0, len(images), step)]
+    sides = [min(size) for size in sizes if size is not None]
     if not sides:
         return None
     enlarged = sum(side < resolution for side in sides)
     return ImageSides(min(sides), round(statistics.median(sides)), max(sides), enlarged, len(sides))
-
-
-def shorter_side(stored: dict | None) -> int | None:
-    """The shorter side of an image as `datasets` stores it; `None` if its header cannot be read."""
-    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
-    try:
-        with Image.open(io.BytesIO(content) if content is not None else str(path), formats=known_formats()) as image:
-            return min(image.size)
-    except Exception:  # whoever decodes it says what is wrong with it
-        return None

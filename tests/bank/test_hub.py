@@ -75,6 +75,7 @@ def test_there_and_back(hub_server: HubServer, bank: KnowledgeBank, tmp_path: Pa
         assert data == there[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, token, message",
     [
@@ -105,6 +106,7 @@ BUILD = """
 """
 
 
+@pytest.mark.slow
 def test_a_bank_is_built_for_the_hub(hub_server: HubServer, tiny_pipeline: Path, tmp_path: Path) -> None:
     hub_server.faults += [Fault("/user/refused/commit/", 503), Fault("/team/built/commit/", 503, times=1)]
     folder = tmp_path / "bank"

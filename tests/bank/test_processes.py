@@ -29,6 +29,9 @@ from tests.bank.building import contents
 from tests.killing import Zygote
 
 
+pytestmark = pytest.mark.slow
+
+
 NUM_SAMPLES = 120  # 30 shards
 ROOT = Path(__file__).parents[2]
 

@@ -239,6 +239,7 @@ FROM_THE_HUB = textwrap.dedent(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MODEL_KINDS)
 def test_the_commit_on_the_hub_is_pinned(
     kind: str, hub_server: HubServer, models: dict[str, Path], tiny_images: Path, tmp_path: Path

@@ -32,6 +32,9 @@ from tests.killing import Zygote
 from tests.tiny import save_tiny_images
 
 
+pytestmark = pytest.mark.slow
+
+
 ROOT = Path(__file__).parents[2]
 TWO = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 

@@ -192,10 +192,7 @@ def test_what_is_held_out_is_said(tmp_path: Path, caplog) -> None:
 
 def test_files_of_no_split_that_are_left_out_are_warned_of(tmp_path: Path, caplog) -> None:
     load(tmp_path, train_data_dir=images(tmp_path / "data", "train", "more"))
-    assert (
-        "2 of train (train/metadata.jsonl); left out: 2 of no split (more/metadata.jsonl)."
-        in caplog.text
-    )
+    assert "2 of train (train/metadata.jsonl); left out: 2 of no split (more/metadata.jsonl)." in caplog.text
     with pytest.raises(
         DiffTuneError, match="has the split train and files of no split; give the folder or the file of the"
     ):

@@ -211,6 +211,7 @@ time.sleep(float(sys.argv[2]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [2, 600])
 def test_two_runs_do_not_write_to_one_folder(
     seconds, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys, caplog

@@ -305,6 +305,7 @@ def test_accumulation_does_not_change_the_run(whole: Path, tiny_dit: Path, tiny_
     assert_same_run(run(CLASS, tiny_dit, tiny_classes, tmp_path, flags), whole)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_run(whole: Path, tiny_dit: Path, tiny_classes: Path, tmp_path: Path) -> None:
     folder = run_on_processes(2, CLASS, tiny_dit, tiny_classes, tmp_path, "--train_batch_size 4")
     assert json.loads((folder / "run_config.json").read_text())["num_processes"] == 2

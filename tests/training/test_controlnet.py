@@ -193,6 +193,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(flags, tiny_pipeline, tiny_condi
     assert losses(whole) == losses(resumed)
 
 
+@pytest.mark.slow
 def test_layouts_of_a_batch_and_processes_do_not_change_a_run(tiny_pipeline, tiny_conditions, tmp_path):
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "bank", "--max_train_steps 1 --train_batch_size 10")
     flags = f"--knowledge_bank {tmp_path / 'bank' / 'knowledge_bank'}"

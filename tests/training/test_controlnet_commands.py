@@ -95,6 +95,7 @@ def words(command: str, pipeline: Path, output: Path) -> list[str]:
     return shlex.split(command.replace("$MODEL_DIR", str(pipeline)).replace("$OUTPUT_DIR", str(output)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["first", "20 GB"])
 def test_the_first_two_commands_run(name: str, place: Path, tiny_pipeline: Path) -> None:
     """Through a shell and `accelerate launch`."""

@@ -46,9 +46,13 @@ runpy.run_path(script, run_name="__main__")
 """
 SCRIPT = str(SCRIPTS / f"{FULL}.py")
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() == 0 and shutil.which("setpriv") is None, reason="root may write everywhere, and setpriv is missing"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.geteuid() == 0 and shutil.which("setpriv") is None,
+        reason="root may write everywhere, and setpriv is missing",
+    ),
+]
 
 
 def start(command: list[str], **more: str) -> subprocess.CompletedProcess:

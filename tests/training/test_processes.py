@@ -34,6 +34,9 @@ from tests.training.runs import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_pipeline, tiny_images, tmp_path_factory):
     """A run with the global batch of 12 in one piece."""

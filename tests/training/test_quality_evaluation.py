@@ -106,6 +106,7 @@ def test_a_resumed_run_measures_on_in_the_same_way_and_may_cease_to(
     assert len(log(run(FULL, tiny_pipeline, tiny_images, tmp_path / "other", without))) == 1
 
 
+@pytest.mark.slow
 def test_two_processes_measure_once_and_go_on(flags, tiny_pipeline, tiny_images, tmp_path):
     flags += " --max_train_steps 1"
     one = run(FULL, tiny_pipeline, tiny_images, tmp_path / "one", flags)

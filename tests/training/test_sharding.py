@@ -48,6 +48,9 @@ from tests.training.runs import (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 CONTROL = "train_controlnet_difftune"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WORKER = Path(__file__).with_name("sharded.py")

@@ -213,6 +213,7 @@ def launched(command: list[str], folder: Path, steps: int = 10) -> subprocess.Po
 MANY = "--objective standard --max_train_steps {} --checkpointing_steps 100000"
 
 
+@pytest.mark.slow
 def test_a_worker_whose_launcher_was_killed_saves_its_step(tiny_pipeline, tiny_images, tmp_path):
     """`accelerate launch` of one process dies of SIGTERM and tells its worker nothing."""
     stopped = tmp_path / "stopped"
@@ -235,6 +236,7 @@ def test_a_worker_whose_launcher_was_killed_saves_its_step(tiny_pipeline, tiny_i
     same_weights(resumed, whole)
 
 
+@pytest.mark.slow
 def test_processes_stop_after_the_same_step_whichever_of_them_was_asked(tiny_pipeline, tiny_images, tmp_path):
     stopped = tmp_path / "stopped"
     flags = "--train_batch_size 2 " + MANY

@@ -46,6 +46,9 @@ from tests.training.runs import (
 from tests.training.test_not_finite import spoil
 
 
+pytestmark = pytest.mark.slow
+
+
 CONTROL = "train_controlnet_difftune"
 WORKER = Path(__file__).with_name("sharded.py")
 FLAGS = (
