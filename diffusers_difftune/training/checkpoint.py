@@ -285,7 +285,7 @@ class TrainingState:
             (folder / STATE_FILE).write_text(json.dumps(state, indent=2))
         logger.info("Saved %s", output_dir / f"checkpoint-{step}")
         if self.run.config.checkpoints_total_limit is not None:
-            # Later steps than this one are of an earlier run in the same folder, so those are the old ones.
+            # Later steps than this one are from before the run went back to an earlier checkpoint, so those are the old ones.
             oldest_first = sorted(list_checkpoints(output_dir), key=lambda path: step_of(path) <= step)
             for old in oldest_first[: -self.run.config.checkpoints_total_limit]:
                 remove_folder(old)

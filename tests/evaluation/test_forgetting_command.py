@@ -136,7 +136,7 @@ def test_a_whole_model(
     assert command(*other)[0] == 2 and figures.read_bytes() == kept_figures
     said = capsys.readouterr().err
     assert (
-        f"--output_dir: {figures} holds the figures of another measurement (seed was 0 and is 1; num_images was 10"
+        f"--output_dir: {figures} holds the figures of another measurement (num_images was 10 and is 12; seed was 0"
         in said
     )
     figures.unlink()
