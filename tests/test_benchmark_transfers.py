@@ -14,6 +14,7 @@
 """The parts of the transfer benchmark that its figures depend on; the runs themselves are made by hand."""
 
 import argparse
+import hashlib
 import importlib.util
 import io
 import json
@@ -189,6 +190,35 @@ def test_source_model_is_small_and_starts_at_nothing(tmp_path):
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
     source.save_pipeline(tmp_path, ["noto: Flags", "logos: cluster 0"], model)
     assert DiTPipeline.from_pretrained(tmp_path).labels == {"noto: Flags": 0, "logos: cluster 0": 1}
+
+
+def test_untrained_rows_of_class_tables_are_drawn_again(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    from benchmarks.transfers import source
+
+    trained = source.new_transformer(seed=3).state_dict()
+    table = "transformer_blocks.2.norm1.emb.class_embedder.embedding_table.weight"
+    trained[table][[0, 7, 114]] += 1
+    trained["proj_out_2.bias"] += 0.5
+    (tmp_path / "trained").mkdir()
+    save_file(trained, tmp_path / "trained" / source.WEIGHTS_FILE)
+    monkeypatch.setattr(source, "SOURCE_WEIGHTS", tmp_path / "kept")
+    source.save_weights(tmp_path / "trained", seed=3)
+    loaded = source.load_weights().state_dict()
+    assert loaded.keys() == trained.keys()
+    assert all(torch.equal(loaded[name], trained[name].half().float()) for name in trained)
+    assert (tmp_path / "kept" / source.WEIGHTS_FILE).stat().st_size < 9.6e6
+
+
+def test_committed_source_model_is_the_one_of_the_results():
+    """Its weights hash to what they were when the runs were made; the draws of torch have not changed since."""
+    from benchmarks.transfers import source
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(source.load_weights().state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    assert digest.hexdigest() == "41ef314a17deed76971e5b9bffe2c4ff2d69bc2fc1eeedb42b1b8ab1836757ca"
 
 
 def test_recipe_of_the_source_model_is_what_the_script_takes(tmp_path):

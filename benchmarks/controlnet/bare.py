@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 from settings import DATA, GUIDANCE, PIPELINE, ROOT, Size, bare_settings
-from transformers import CLIPModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 
 sys.path[:0] = [str(ROOT / "examples" / "icons"), str(ROOT / "examples" / "icons" / "make")]
+from contrastive_model import load_contrastive  # noqa: E402
 from features import NAME, IconFeatures  # noqa: E402
 from finetune import RESOLUTION  # noqa: E402
 from measure import read_drawings, sample_images  # noqa: E402
@@ -33,9 +34,6 @@ from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting  # noqa: E402
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor  # noqa: E402
 from diffusers_difftune.objective import DiffTuningObjective  # noqa: E402
-
-
-CONTRASTIVE = ROOT / "examples" / "icons" / "contrastive"
 
 
 class BlankControl:
@@ -144,8 +142,8 @@ class BareModel:
 
     def quality(self, images: torch.Tensor) -> dict[str, float]:
         """Prompt adherence, and the distance to held-out source drawings."""
-        contrastive = CLIPModel.from_pretrained(CONTRASTIVE, dtype=torch.float32).eval()
-        tokenizer = CLIPTokenizer.from_pretrained(CONTRASTIVE)
+        contrastive = load_contrastive()
+        tokenizer = CLIPTokenizer.from_pretrained(PIPELINE, subfolder="tokenizer")
         found = fid_kid(torch.from_numpy(self.reference["real_features"]), extract_features(IconFeatures(), images))
         top5 = top5_of_100(contrastive, images, self.prompts, tokenizer)
         return {"top5_of_100": top5, "fid": found.fid, "kid": found.kid}

@@ -36,7 +36,8 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,6 +51,8 @@ SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"
 WIDTH, DEPTH, HEADS = 192, 6, 6  # 5.8 million parameters
 NUM_CLASSES = 1000  # rows of the class tables before the null class: DiTPipeline knows no other number
 DEVIATION = 0.02  # of embeddings, as in the DiT paper
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+CLASS_TABLE, ROWS = "embedding_table.weight", ".rows"
 STEPS, BATCH = 32_000, 128  # the loss of held-out drawings falls until 25,000 steps, the FID hardly after that
 IMAGES_PER_SECOND = {"no": 250, "bf16": 380}  # on one thread of an Intel Xeon core with AMX
 
@@ -77,15 +80,42 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.backends.cuda.enable_flash_sdp(False)
         sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
         runpy.run_path(str(SCRIPT), run_name="__main__")
-        save_weights(arguments.output_dir / "transformer")
-    save_pipeline(SOURCE_MODEL, classes, DiTTransformer2DModel.from_pretrained(SOURCE_WEIGHTS).float())
+        save_weights(arguments.output_dir / "transformer", arguments.seed)
+    save_pipeline(SOURCE_MODEL, classes, load_weights())
 
 
-def save_weights(trained: Path) -> None:
-    """Keeps trained weights in half precision, with a config that says nothing of where they were trained."""
-    transformer = empty_transformer(WIDTH, DEPTH, HEADS)
-    transformer.load_state_dict(load_file(trained / "diffusion_pytorch_model.safetensors"))
-    transformer.half().save_pretrained(SOURCE_WEIGHTS)
+def save_weights(trained: Path, seed: int) -> None:
+    """Keeps trained weights in half precision, with a config that says nothing of where they were trained. Of the class
+    tables only the rows that were trained are kept: the others still are what the seed drew.
+
+    Args:
+        trained (`Path`): The folder of the trained transformer.
+        seed (`int`): What its weights were drawn with before training.
+    """
+    weights = load_file(trained / "diffusion_pytorch_model.safetensors")
+    drawn = new_transformer(seed=seed).state_dict()
+    for name in [name for name in weights if name.endswith(CLASS_TABLE)]:
+        changed = (weights[name] != drawn[name]).any(1)
+        changed[-1] = True  # the null class
+        weights[name], weights[name + ROWS] = weights[name][changed], changed.nonzero().squeeze(1)
+    SOURCE_WEIGHTS.mkdir(parents=True, exist_ok=True)
+    half = {name: tensor if name.endswith(ROWS) else tensor.half() for name, tensor in weights.items()}
+    save_file(half, SOURCE_WEIGHTS / WEIGHTS_FILE, metadata={"format": "pt", "seed": str(seed)})
+
+
+def load_weights() -> DiTTransformer2DModel:
+    """The source model, float32 from half precision; the rows of class tables that are not kept are drawn again."""
+    file = SOURCE_WEIGHTS / WEIGHTS_FILE
+    with safe_open(file, "pt") as opened:
+        seed = int(opened.metadata()["seed"])
+    weights = load_file(file)
+    transformer = new_transformer(seed=seed).half()
+    tables = transformer.state_dict()
+    for name in [name for name in weights if name.endswith(CLASS_TABLE)]:
+        tables[name][weights.pop(name + ROWS)] = weights[name]
+        weights[name] = tables[name]
+    transformer.load_state_dict(weights)
+    return transformer.float()
 
 
 def training_flags(arguments: argparse.Namespace) -> list[str]:

@@ -122,7 +122,7 @@ class KnowledgeBank:
             )
         if fingerprint is not None and fingerprint != manifest.weights_fingerprint:
             return (
-                f"was sampled from other weights than the model's, or with another tokenizer, namely from {origin(manifest)};"
+                f"was sampled from other weights than the model's or with another tokenizer, namely from {origin(manifest)};"
                 " build one from this model"
             )
         if latent_shape is not None and tuple(latent_shape) != tuple(manifest.latent_shape):

@@ -25,6 +25,7 @@ FACTS = "facts"
 # Settings that no flag is called like.
 NAMES = {
     "global_batch_size": "the global batch (rows × processes × accumulation)",
+    "image_reader": "the version of the rules by which images are read (docs/data.md)",
     "extractor": "the extractor of control images",
     "control_evaluation": "--control_evaluation",
     "evaluation": "--evaluation",

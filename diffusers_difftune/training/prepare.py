@@ -31,7 +31,7 @@ from ..data.batches import PlannedBatches
 from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
-from ..data.images import ImageTransform
+from ..data.images import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError, renamed
@@ -390,6 +390,7 @@ def run_settings(
         "source_share": run.source_share,
         "controlnet": "conditioning_image_column" in flags,
         "model": fingerprint(run, backbone),
+        "image_reader": READER_VERSION,
         "target_data": None if config.streaming else target.content_key,
         "crops_drawn_from": CROPS_DRAWN_FROM,
         "knowledge_bank": None

@@ -14,6 +14,7 @@
 """Runs that must be the same run: batch layouts, processes, resuming, retention off."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -96,11 +97,14 @@ def test_a_run_without_a_seed_that_is_begun_again_goes_on_with_its_bank(
     tiny_pipeline, tiny_images, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(runs, "FLAGS", runs.FLAGS.replace("--seed 0", ""))
-    first = losses(run(FULL, tiny_pipeline, tiny_images, tmp_path))
-    (tmp_path / "knowledge_bank" / "data" / "shard-00000.parquet").unlink()  # as if killed before the bank was whole
-    manifest = tmp_path / "knowledge_bank" / "manifest.json"
+    first = run(FULL, tiny_pipeline, tiny_images, tmp_path / "first")
+    killed = tmp_path / "killed"  # before its bank was whole
+    shutil.copytree(first / "knowledge_bank", killed / "knowledge_bank")
+    (killed / "knowledge_bank" / "data" / "shard-00000.parquet").unlink()
+    manifest, record = killed / "knowledge_bank" / "manifest.json", json.loads((first / "run_config.json").read_text())
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"shards": {}}))
-    assert losses(run(FULL, tiny_pipeline, tiny_images, tmp_path)) == first
+    (killed / "run_config.json").write_text(json.dumps({name: record[name] for name in record if name != "card"}))
+    assert losses(run(FULL, tiny_pipeline, tiny_images, killed)) == losses(first)
 
 
 def test_gradients_are_whole_whatever_accelerate_divides_by(tiny_pipeline, tiny_images, tmp_path, monkeypatch):

@@ -24,11 +24,16 @@ it, all weights are written in fp16. `runs/unet/unet` is the averaged UNet that 
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from contrastive_model import save_image_tower  # noqa: E402
 
 
 # Attention, to itself and to the words, at 4x4 positions only: at 8x8 it cost more time than it was worth.
@@ -62,7 +67,11 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True, help="output_dir of train_text_encoder.py")
     parser.add_argument("--unet", type=Path, help="a trained UNet's folder")
     parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--contrastive_dir", type=Path, help="where to put the contrastive model, in fp16, too")
+    parser.add_argument(
+        "--contrastive_dir",
+        type=Path,
+        help="where to put what the contrastive model has beside the text encoder, in fp16",
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -88,8 +97,7 @@ def main() -> None:
         from transformers import CLIPModel
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-        CLIPModel.from_pretrained(args.text / "contrastive").to(torch.float16).save_pretrained(args.contrastive_dir)
-        tokenizer.save_pretrained(args.contrastive_dir)
+        save_image_tower(CLIPModel.from_pretrained(args.text / "contrastive"), args.contrastive_dir)
         half = [0.5] * 3  # images in [-1, 1], as it saw them
         processor = CLIPImageProcessorPil(
             size={"height": 32, "width": 32}, do_center_crop=False, image_mean=half, image_std=half

@@ -39,6 +39,7 @@ from transformers import CLIPModel, CLIPTokenizer
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parent))
+from contrastive_model import PIPELINE, load_contrastive  # noqa: E402
 from features import NAME, IconFeatures  # noqa: E402
 
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid  # noqa: E402
@@ -96,7 +97,6 @@ def picture(images: torch.Tensor, prompts: list[str], columns: int, zoom: int = 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pipeline", type=Path, default=HERE.parent / "pipeline")
-    parser.add_argument("--contrastive", type=Path, default=HERE.parent / "contrastive")
     parser.add_argument("--train", type=Path, default=HERE / "raw" / "source_train.parquet")
     parser.add_argument("--held_out", type=Path, default=HERE.parent / "data" / "source_held_out.parquet")
     parser.add_argument("--output_dir", type=Path, required=True)
@@ -119,8 +119,8 @@ def main() -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(args.pipeline, torch_dtype=torch.float32)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
-    contrastive = CLIPModel.from_pretrained(args.contrastive, dtype=torch.float32).eval()
-    tokenizer = CLIPTokenizer.from_pretrained(args.contrastive)
+    contrastive = load_contrastive()
+    tokenizer = CLIPTokenizer.from_pretrained(PIPELINE, subfolder="tokenizer")
 
     prompts = (
         names + [train["text"][i] for i in plain if i not in set(chosen)][: max(0, args.fid_samples - len(names))]
