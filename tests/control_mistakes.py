@@ -239,6 +239,10 @@ ROWS: dict[str, tuple] = {
         lambda place: {CONTROLNET: controlnet(place, _class_name="SD3ControlNetModel")},
         f"--{CONTROLNET} .*/controlnet is a SD3ControlNetModel; this pipeline needs a ControlNetModel",
     ),
+    "a ControlNet that asks for classes": (
+        lambda place: {CONTROLNET: controlnet(place, num_class_embeds=10)},
+        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the unet's is None",
+    ),
     "ControlNet for another text encoder": (
         lambda place: {CONTROLNET: controlnet(place, cross_attention_dim=768)},
         f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the unet's is 32",
@@ -285,7 +289,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {DATA: damaged(place)},
         r"3 of 5 images of the target data cannot be used: row 1 01.png \(its conditioning image: not an image\), "
         r"row 2 02.png \(its conditioning image: no such file\), row 3 03.png \(it is 16 × 16 and its conditioning image "
-        r"32 × 16\); repair or remove them, or leave them out with --skip_bad_images",
+        r"32 × 16\); repair or remove them, or leave them out with --skip_bad_images; .*, for one, is not there",
     ),
     "fewer control images than images": (
         lambda place: {DATA: rows(place, conditioning_image=2)},
@@ -297,7 +301,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no control image in a stream": (
         lambda place: {DATA: damaged_first(place), "streaming": True},
-        r"The conditioning image of row 0 of the stream cannot be read \(no such file\); --skip_bad_images .*",
+        r"The conditioning image of row 0 of the stream cannot be read \(no such file .*\); --skip_bad_images .*",
     ),
     "control image of another shape in a stream": (
         lambda place: {DATA: wide_first(place), "streaming": True},

@@ -405,6 +405,17 @@ def moving_average(lab: Lab) -> None:
     assert f"checkpoint-2/{denoiser}_ema/diffusion_pytorch_model.safetensors" in average.files
 
 
+@row("ema_decay", "ema_warmup", scripts=WITH_AVERAGE)
+def decay_of_the_moving_average(lab: Lab) -> None:
+    ramp, constant = lab.run(use_ema=True), lab.run(use_ema=True, ema_warmup="none")
+    assert ramp.moved(constant) > 1e-6, "which is nearly the pretrained model"
+    assert lab.run(use_ema=True, ema_decay=0.0).moved(lab.plain) < 1e-6, "nothing is averaged"
+    assert lab.run(use_ema=True, ema_decay=0.5, ema_warmup="none").moved(constant) > 1e-6
+    assert "--ema_decay is 0.9 and needs --use_ema" in lab.refused(ema_decay=0.9)
+    assert "--ema_warmup is none and needs --use_ema" in lab.refused(ema_warmup="none")
+    assert "--ema_decay is 1.0; it must be at least 0 and below 1" in lab.refused(use_ema=True, ema_decay=1.0)
+
+
 @row("offload_ema", "foreach_ema", scripts=WITH_AVERAGE)
 def kinds_of_moving_average(lab: Lab) -> None:
     average = lab.run(use_ema=True)

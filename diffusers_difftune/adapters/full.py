@@ -13,8 +13,10 @@
 # limitations under the License.
 """Training every weight of the denoiser."""
 
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -25,6 +27,11 @@ from ..backbones.files import copy_components
 from ..errors import DiffTuneError
 
 
+EMA_DECAY = 0.9999  # diffusers' own, and the reference's
+# What decides how an average goes on, as diffusers writes it down beside one.
+EMA_SETTINGS = ("decay", "min_decay", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
+
+
 class FullDenoiser:
     """Trains every weight of the denoiser, with an optional exponential moving average.
 
@@ -32,6 +39,8 @@ class FullDenoiser:
         backbone ([`Backbone`]): The model family.
         denoiser (`torch.nn.Module`): The pretrained denoiser, float32.
         use_ema (`bool`, *optional*, defaults to `False`): Keep a moving average; it is what is validated and saved.
+        ema_decay (`float`, *optional*, defaults to 0.9999): The average's highest decay.
+        ema_warmup (`str`, *optional*, defaults to `"ramp"`): See [`moving_average`].
         foreach_ema (`bool`, *optional*, defaults to `False`): Use the foreach implementation of the average.
         offload_ema (`bool`, *optional*, defaults to `False`): Keep the average on the CPU, in pinned memory if there is
             a GPU, between steps.
@@ -45,6 +54,8 @@ class FullDenoiser:
         backbone: Backbone,
         denoiser: torch.nn.Module,
         use_ema: bool = False,
+        ema_decay: float = EMA_DECAY,
+        ema_warmup: str = "ramp",
         foreach_ema: bool = False,
         offload_ema: bool = False,
         keep_pretrained: bool = False,
@@ -56,7 +67,8 @@ class FullDenoiser:
         if use_ema:
             # As upstream: of the pipeline's own weights, also if --non_ema_revision trains on from others.
             start = backbone.load_denoiser(dtype=denoiser.dtype).parameters()
-            self.ema = EMAModel(start, model_cls=type(denoiser), model_config=denoiser.config, foreach=foreach_ema)
+            of_model = {"model_cls": type(denoiser), "model_config": denoiser.config, "foreach": foreach_ema}
+            self.ema = moving_average(start, ema_decay, ema_warmup, **of_model)
             if offload_ema and torch.cuda.is_available():
                 self.ema.pin_memory()
         self.pretrained: torch.nn.Module | None = None
@@ -115,10 +127,18 @@ class FullDenoiser:
             ema_folder = folder / f"{self.backbone.denoiser_name}_ema"
             if not ema_folder.is_dir():
                 raise DiffTuneError(f"--use_ema is set, but the checkpoint {folder} was written without it.")
+            config = type(self.model).load_config(ema_folder)
+            mine = self.ema.state_dict()
+            for name in EMA_SETTINGS:
+                if config.get(name, mine[name]) != mine[name]:
+                    raise DiffTuneError(
+                        f"The moving average of {folder} was kept with {name} {config[name]}, and --ema_decay and"
+                        f" --ema_warmup make it {mine[name]}; give the flags that the run began with."
+                    )
             averaged = {n: t for file in ema_folder.glob("*.safetensors") for n, t in load_file(file).items()}
             for (name, _), average in zip(self.model.named_parameters(), self.ema.shadow_params, strict=True):
                 average.copy_(averaged[name])
-            self.ema.optimization_step = type(self.model).load_config(ema_folder)["optimization_step"]
+            self.ema.optimization_step = config["optimization_step"]
 
     def save_result(self, folder: Path) -> None:
         """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""
@@ -142,3 +162,23 @@ class FinalWeights:
     def __exit__(self, *exception) -> None:
         if self.trained.ema is not None:
             self.trained.ema.restore(self.trained.model.parameters())
+
+
+def moving_average(
+    parameters: Iterable[torch.nn.Parameter], decay: float = EMA_DECAY, warmup: str = "ramp", **kwargs: Any
+) -> EMAModel:
+    """An exponential moving average, which begins at `parameters`: m_k = d_k · m_{k−1} + (1 − d_k) · w_k.
+
+    Args:
+        parameters (`Iterable[torch.nn.Parameter]`): The pretrained weights.
+        decay (`float`, *optional*, defaults to 0.9999): The highest d_k.
+        warmup (`str`, *optional*, defaults to `"ramp"`): `"ramp"`, diffusers' own: d_k = min(k / (9 + k), `decay`) after
+            d_1 = 0, so that nothing of the pretrained weights stays. `"none"`: d_k = `decay` from the first step on; after k
+            steps `decay` to the power of k is still the pretrained weights.
+        kwargs: More for [`EMAModel`].
+
+    Returns:
+        [`EMAModel`]: The average.
+    """
+    constant = {"min_decay": decay, "update_after_step": -1} if warmup == "none" else {}
+    return EMAModel(parameters, decay=decay, **constant, **kwargs)

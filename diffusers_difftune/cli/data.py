@@ -19,6 +19,7 @@ from typing import Any
 
 from ..backbones import Backbone
 from ..data.dataset import TargetData, load_target_data
+from ..data.splits import ANY, HELD_OUT
 from ..errors import DiffTuneError, renamed
 from ..evaluation.finetuned import Finetuned
 from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
@@ -30,7 +31,10 @@ def open_data(
     arguments: argparse.Namespace, flag: str, name: str, backbone: Backbone, finetuned: Finetuned | None = None
 ) -> TargetData:
     """Images with captions; with labels, where the model is class-conditional; of a fine-tuned ControlNet, with control
-    images."""
+    images.
+
+    Of data with several splits, what is measured by is the held-out one, and everything else the one named train.
+    """
     values = {each: getattr(arguments, each) for each in DATA_FLAGS}
     config: Any
     if finetuned is not None and finetuned.kind == "controlnet":
@@ -50,4 +54,4 @@ def open_data(
             f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
         )
     with renamed({"--train_data_dir": flag, "--dataset_name": flag, "target data": f"data of {flag}"}):
-        return load_target_data(config, 0, arguments.cache_dir)
+        return load_target_data(config, 0, arguments.cache_dir, HELD_OUT if flag == "DATA" else ANY)

@@ -30,7 +30,7 @@ from ..atomic import remove_folder
 from ..errors import DiffTuneError
 from .dataset import HASHES_OF_ROWS
 from .in_use import IN_USE_NAME, SOURCE_NAME, nobody_else
-from .sources import COPIES
+from .parquet import COPIES
 from .store import FOLDER, LOCK_NAME, SETTINGS_NAME, USES, Use, merge, read_segment, read_use, segments, write_segments
 
 

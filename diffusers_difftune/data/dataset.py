@@ -35,12 +35,14 @@ from tqdm.auto import tqdm
 from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
 from ..filehash import file_sha256
+from .folders import UNREAD_SUFFIXES
 from .images import NO_SUCH_FILE, READER_VERSION, PassingFailure, UnreadableImage, decode, orientation
 from .labels import check_classes, read_labels
 from .plan import Slot
 from .profiles import can_convert, profile_note
 from .report import DataReport
 from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
+from .splits import TO_TRAIN
 
 
 if TYPE_CHECKING:
@@ -174,7 +176,7 @@ class TargetData:
         index_dir (`Path`): Where file hashes, and what was learned about images, are remembered.
         conditions ([`ImageColumn`], *optional*): The control image of each row, for ControlNet training.
         class_names (`list[str]`, *optional*): The classes, if captions are the ids of these.
-        report ([`DataReport`], *optional*): What of the data these rows are, and what is left out.
+        report ([`DataReport`], *optional*): Where the rows come from, and what is left out.
     """
 
     def __init__(
@@ -238,7 +240,9 @@ class TargetData:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> TargetData:
+def load_target_data(
+    config: "DataConfig", seed: int, cache_dir: str | Path | None = None, wanted: str = TO_TRAIN
+) -> TargetData:
     """Opens the target data and checks every row of it; needs no weights.
 
     Images are decoded once to see that they can be; which of them can is remembered by their content, and the others are
@@ -249,6 +253,7 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
         config ([`DataConfig`]): The flags.
         seed (`int`): Draws the rows of `--max_train_samples`, as diffusers' scripts do.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
+        wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`open_source`].
 
     Returns:
         [`TargetData`]: The rows.
@@ -265,12 +270,15 @@ def load_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     except OSError as error:
         raise DiffTuneError(f"--cache_dir: {index_dir} cannot be written to: {error.strerror}.") from None
     with turn:
-        return read_target_data(config, seed, cache_dir, index_dir)
+        return read_target_data(config, seed, cache_dir, index_dir, wanted)
 
 
-def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | None, index_dir: Path) -> TargetData:
+def read_target_data(
+    config: "DataConfig", seed: int, cache_dir: str | Path | None, index_dir: Path, wanted: str
+) -> TargetData:
     """[`load_target_data`] once it is this process's turn."""
-    dataset = open_source(config, cache_dir)
+    dataset, report = open_source(config, cache_dir, wanted=wanted)
+    report.tell(logger)
     rows = np.arange(len(dataset))
     if config.max_train_samples is not None:
         if config.max_train_samples > len(dataset):
@@ -280,6 +288,8 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
             )
         shuffled = Dataset.from_dict({"row": rows}).shuffle(seed=seed)
         rows = np.array(shuffled[: config.max_train_samples]["row"], dtype=np.int64)
+        if spare := len(dataset) - len(rows):
+            report.left_out.append(f"{spare} of {len(dataset)} rows by --max_train_samples")
     if not len(rows):
         raise DiffTuneError("The target data has no rows; --dataset_name or --train_data_dir must name some.")
 
@@ -299,7 +309,7 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
 
     condition_column = getattr(config, "conditioning_image_column", None)  # a flag of the ControlNet script alone
     conditions = None if condition_column is None else column(condition_column)
-    target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names)
+    target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names, report)
 
     bad, profiles = check_images(target, config.verify_cache)
     unusable = "read" if conditions is None else "used"
@@ -307,7 +317,7 @@ def read_target_data(config: "DataConfig", seed: int, cache_dir: str | Path | No
     if bad and not config.skip_bad_images:
         raise DiffTuneError(
             f"{len(bad)} of {len(target)} images of the target data cannot be {unusable}: {listed(reasons)}; "
-            "repair or remove them, or leave them out with --skip_bad_images."
+            f"repair or remove them, or leave them out with --skip_bad_images{looked_for(target, bad)}."
         )
     tell_of_profiles(target, {row: note for row, note in profiles.items() if row not in bad})
     if bad:
@@ -457,14 +467,29 @@ def check_row(target: TargetData, row: int) -> Finding:
     try:
         image = target.image(row)
     except UnreadableImage as error:
-        return Finding(error.reason)
+        return Finding(error.reason + way_out(target.images.stored(row)))
     profile = profile_note(image)
     if target.conditions is None:
         return Finding(None, profile)
     try:
         return Finding(mismatch(image, target.conditions[row]), profile)
     except UnreadableImage as error:
-        return Finding(f"its conditioning image: {error.reason}", profile)
+        return Finding(f"its conditioning image: {error.reason}{way_out(target.conditions.stored(row))}", profile)
+
+
+def way_out(stored: dict | None) -> str:
+    """What to do with an image of a format that is not read, for the end of the reason why it is not."""
+    suffix = Path(stored["path"]).suffix.lower() if stored and stored["path"] else ""
+    return f"; {suffix} is not read, convert it to PNG or JPEG" if suffix in UNREAD_SUFFIXES else ""
+
+
+def looked_for(target: TargetData, bad: dict[int, str]) -> str:
+    """Where the first file that is not there was looked for, for the end of a sentence that lists such rows."""
+    for row, reason in bad.items():
+        column = target.conditions if reason.startswith("its conditioning image") else target.images
+        if "no such file" in reason and column is not None and (stored := column.stored(row)):
+            return f"; {stored['path']}, for one, is not there"
+    return ""
 
 
 def tell_of_profiles(target: TargetData, profiles: dict[int, tuple[str, str]]) -> None:

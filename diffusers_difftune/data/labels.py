@@ -16,14 +16,17 @@
 import logging
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset
+from datasets.data_files import SPLIT_KEYWORDS
 
 from ..errors import DiffTuneError, quoted
+from .folders import Folder, by_suffix, may_be_image
 from .images import is_image_file
+from .report import DataReport, FileRows
+from .splits import TRAIN, splits_named
 
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
-SPLIT_NAMES = frozenset(("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"))
+# What a folder among class folders is called that has what others than training read.
+HELD_OUT_NAMES = frozenset(word for split, words in SPLIT_KEYWORDS.items() if str(split) != TRAIN for word in words)
 
 
 class Labels(NamedTuple):
@@ -124,33 +128,60 @@ def check_classes(names: list[str], num_rows: int, num_all: int, column: str) ->
         )
 
 
-def open_class_folders(folder: Path, files: list[Path], config: "ClassDataConfig") -> Dataset:
+def open_class_folders(folder: Folder, config: "ClassDataConfig", report: DataReport) -> Dataset:
     """The images in the folders of a folder, each named for its class.
 
     Args:
-        folder (`Path`): `--train_data_dir`.
-        files (`list[Path]`): The files in it.
+        folder ([`Folder`]): `--train_data_dir`.
         config ([`ClassDataConfig`]): The flags.
+        report ([`DataReport`]): Told what is read and what is not.
 
     Returns:
         `datasets.Dataset`: Names of files and of classes.
 
     Raises:
-        DiffTuneError: There are no images, or some lie in no class folder, or the folders are splits.
+        DiffTuneError: There are no images, or some lie in no class folder, or a folder has none that can be read, or the
+            folders are splits.
     """
-    images = [file for file in files if is_image_file(file)]
-    loose = [file.name for file in images if folder in (file, file.parent)]
+    images = [file for file in folder.files if is_image_file(file)]
+    loose = [file.name for file in images if folder.path in (file, file.parent)]
     if loose or not images:
         what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"
         raise DiffTuneError(
-            f"--train_data_dir: {folder} has {what}; put the images of each class into a folder named for it, or write a"
+            f"--train_data_dir: {folder.path} has {what}; put the images of each class into a folder named for it, or write a"
             f' metadata.jsonl with a line {{"file_name": "cat.png", "{config.label_column}": "cat"}} for each image.'
         )
-    classes = [file.relative_to(folder).parts[0] for file in images]
-    names = sorted(set(classes))
-    if SPLIT_NAMES.issuperset(name.lower() for name in names):
+    classes = [folder.inner(file).parts[0] for file in images]
+    check_class_folders(folder, sorted(set(classes)))
+    for name, count in Counter(classes).items():
+        report.files.append(FileRows(TRAIN, name, count, True))
+    report.left_out += folder.left_out(images, "", "beside folders of classes, which are read instead")
+    return Dataset.from_dict({config.image_column: [str(file) for file in images], config.label_column: classes})
+
+
+def check_class_folders(folder: Folder, names: list[str]) -> None:
+    """Raises a [`DiffTuneError`] if folders are no classes: those of splits, and those without an image that is read, of
+    which a class would vanish."""
+    if all(splits_named(name) for name in names):
         raise DiffTuneError(
-            f"--train_data_dir: the folders of {folder} are {', '.join(names)}, which are no classes; give the one of them"
+            f"--train_data_dir: the folders of {folder.path} are {', '.join(names)}, which are no classes; give the one of them"
             " that has the folders of the classes to train on."
         )
-    return Dataset.from_dict({config.image_column: [str(file) for file in images], config.label_column: classes})
+    if held_out := [name for name in names if name.lower() in HELD_OUT_NAMES]:
+        raise DiffTuneError(
+            f"--train_data_dir: {folder.path} has the folder {held_out[0]} beside {len(names) - 1} others, as if a class were"
+            " called so; move it elsewhere if it is held out, or call it otherwise if it is a class."
+        )
+    for place in folder.folders:
+        if place.parent != folder.path or place.name in names:
+            continue
+        files = [file for file in folder.files if place in file.parents]
+        if files and not any(may_be_image(file) for file in files):
+            continue  # of tables or of a cache, say; it is counted
+        what = (
+            f"{len(files)} files, {folder.inner(files[0])} for one ({by_suffix(files)})" if files else "nothing at all"
+        )
+        raise DiffTuneError(
+            f"--train_data_dir: the folder {place} has no image of a format that is read, but {what}; convert its images to"
+            " PNG or JPEG, or take the folder away if it is no class."
+        )

@@ -25,6 +25,10 @@ import pyarrow.parquet as pq
 from ..errors import DiffTuneError, first_sentence
 
 
+# What some programs write in place of commas.
+SEPARATORS = (";", "\t", "|")
+
+
 def read_records(file: Path) -> list[dict]:
     """The rows of a metadata file.
 
@@ -58,6 +62,11 @@ def csv_records(file: Path, text: str) -> list[dict]:
     records: list[dict] = []
     try:
         names = next(lines, [])
+        if len(names) == 1 and (other := next((each for each in SEPARATORS if each in names[0]), None)):
+            raise DiffTuneError(
+                f"--train_data_dir: {file} separates its columns by {other!r}; separate them by commas, and put values with"
+                " commas in them into quotation marks."
+            )
         check_once(file, names)
         for values in lines:
             if len(values) > len(names):

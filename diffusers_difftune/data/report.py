@@ -13,7 +13,11 @@
 # limitations under the License.
 """What of a data set is trained on, and what is left out."""
 
+import logging
 from dataclasses import dataclass, field
+
+
+NO_SPLIT = "no split"
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class FileRows:
     """The rows of one file, or of one folder of images.
 
     Attributes:
-        split (`str`): The split it belongs to, `"train"` where the data has none.
+        split (`str`): The split it belongs to; `"train"` where the data has none, `NO_SPLIT` of a file that names none and is
+            left out for that.
         file (`str`): Its path, relative to the data set's folder where it has one.
         rows (`int`, *optional*): How many rows it has; `None` where that is unknown (a stream).
         used (`bool`): Whether its rows are trained on.
@@ -45,3 +50,28 @@ class DataReport:
 
     files: list[FileRows] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+
+    def tell(self, logger: logging.Logger) -> None:
+        """Says in one line which splits and files are read and which are not, if any is not, and in one what else is left
+        out."""
+        if not all(file.used for file in self.files):
+            used = ", ".join(summed(self.files, used=True))
+            unclear = any(file.split == NO_SPLIT and not file.used for file in self.files)
+            logger.log(
+                logging.WARNING if unclear else logging.INFO,
+                f"Rows used: {used}; left out: {', '.join(summed(self.files, used=False))}.",
+            )
+        if self.left_out:
+            logger.warning(f"Not read: {'; '.join(self.left_out)}.")
+
+
+def summed(files: list[FileRows], used: bool) -> list[str]:
+    """`60 of train (data/a.parquet and 2 more files)` for each split."""
+    found = []
+    mine = [file for file in files if file.used == used]
+    for split in dict.fromkeys(file.split for file in mine):
+        these = [file for file in mine if file.split == split]
+        rows = "all" if any(file.rows is None for file in these) else sum(file.rows or 0 for file in these)
+        more = f" and {len(these) - 1} more file{'s' if len(these) > 2 else ''}" if len(these) > 1 else ""
+        found.append(f"{rows} of {split} ({these[0].file}{more})")
+    return found

@@ -13,31 +13,47 @@
 # limitations under the License.
 """Opens what `--dataset_name` or `--train_data_dir` names, as a table of images and captions."""
 
-import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import datasets.config
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset
-from datasets.exceptions import DatasetsError
+from datasets import Dataset, Image, IterableDataset, Value
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
 from ..errors import DiffTuneError, first_sentence, quoted
-from ..filehash import file_sha256
-from .in_use import hold_while_running
-from .labels import as_label, open_class_folders
+from .columns import as_captions, may_be_images, missing_column, named_image_columns, named_text_column
+from .folders import UNREAD_SUFFIXES, Folder, by_suffix
+from .images import is_image_file
+from .labels import open_class_folders
+from .metadata import METADATA_NAMES, read_metadata
+from .named import open_named
+from .parquet import choose_parquet, open_parquet
 from .places import Places
-from .records import check_parquet, read_records
+from .report import DataReport
+from .saved import is_saved, open_saved
+from .splits import ANY, TO_TRAIN, chosen_configuration
+from .text_files import captioned_images, open_captioned_images
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..training.config import ClassDataConfig, DataConfig
 
-COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
-METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+__all__ = ["Opened", "as_captions", "difftune_cache_dir", "named_text_column", "open_source", "source_places"]
+
+
+class Opened(NamedTuple):
+    """Data that were opened.
+
+    Attributes:
+        dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
+        report ([`DataReport`]): Where they come from, and what is left out.
+    """
+
+    dataset: Dataset | IterableDataset
+    report: DataReport
 
 
 def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
@@ -46,25 +62,32 @@ def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
 
 
 def open_source(
-    config: "DataConfig", cache_dir: str | Path | None = None, streaming: bool = False
-) -> Dataset | IterableDataset:
+    config: "DataConfig",
+    cache_dir: str | Path | None = None,
+    streaming: bool = False,
+    wanted: str = TO_TRAIN,
+) -> Opened:
     """The target data with its image column not yet decoded; the image and the caption or label column are there.
 
     Args:
         config ([`DataConfig`]): The flags.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
         streaming (`bool`, *optional*, defaults to `False`): Do not download or copy, read while iterating.
+        wanted (`str`, *optional*, defaults to `TO_TRAIN`):
+            Which split is read of data that have several: train, to train on it; what is held out, to measure by it
+            (`HELD_OUT`); or, of data with a single split, whichever that is (`ANY`).
 
     Returns:
-        `datasets.Dataset` or `datasets.IterableDataset`: The rows.
+        [`Opened`]: The rows.
 
     Raises:
         DiffTuneError: There is no such data, or it lacks a column.
     """
+    report = DataReport()
     if config.dataset_name is not None:
-        dataset = open_named(config, cache_dir, streaming)
+        dataset = open_named(config, cache_dir, streaming, wanted, report)
     elif config.train_data_dir is not None:
-        dataset = open_folder(config, cache_dir, streaming)
+        dataset = open_folder(config, cache_dir, streaming, wanted, report)
     else:
         raise DiffTuneError(
             "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data."
@@ -86,7 +109,7 @@ def open_source(
         dataset = dataset.cast_column(column, Image(decode=False))
     if isinstance(dataset, Dataset):
         check_values(dataset, config, cache_dir)
-    return dataset
+    return Opened(dataset, report)
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
@@ -100,6 +123,8 @@ def column_names(dataset: Dataset | IterableDataset) -> list[str]:
 def check_values(dataset: Dataset, config: "DataConfig", cache_dir: str | Path | None) -> None:
     """Raises a [`DiffTuneError`] if there is text that is no text, or an image that is not in the data but named there."""
     places = source_places(config, cache_dir)
+    place = Path(config.train_data_dir or config.dataset_name or "").expanduser().absolute()
+    similar: Folder | None = None  # looked through only if there is a mistake
     flag, text_column = named_text_column(config)
     for name, column in ({flag: text_column} | named_image_columns(config)).items():
         try:
@@ -111,8 +136,23 @@ def check_values(dataset: Dataset, config: "DataConfig", cache_dir: str | Path |
         named = pc.and_(pc.is_null(pc.struct_field(values, "bytes")), pc.is_valid(pc.struct_field(values, "path")))
         paths = pc.struct_field(values, "path")
         for row in pc.indices_nonzero(named).to_pylist():
-            if problem := places.problem(path := paths[row].as_py()):
+            problem = places.problem(path := paths[row].as_py())
+            near = None
+            if problem is not None or not (config.skip_bad_images or "://" in path or os.path.exists(path)):
+                near = similar.near(place / path) if (similar := similar or folder_of(place)) else None
+            if near is not None:
+                problem = (
+                    f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there); write"
+                    " the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                )
+            if problem is not None:
                 raise DiffTuneError(f"--{name}: the image of row {row}, {quoted(path)}, {problem}.")
+
+
+def folder_of(place: Path) -> Folder | None:
+    """What lies beside the rows, to find what they may mean; a data set on the Hub has no folder here."""
+    place = place.parent if place.is_file() else place
+    return Folder(place) if place.is_dir() else None
 
 
 def source_places(config: "DataConfig", cache_dir: str | Path | None) -> Places:
@@ -125,186 +165,69 @@ def source_places(config: "DataConfig", cache_dir: str | Path | None) -> Places:
     return Places([*own, *([cache_dir] if cache_dir else []), *downloads])
 
 
-def named_image_columns(config: "DataConfig") -> dict[str, str]:
-    """The columns that hold images, by the flags that name them; control images are the ControlNet script's alone."""
-    flags = ("image_column", "conditioning_image_column")
-    return {flag: getattr(config, flag) for flag in flags if getattr(config, flag, None) is not None}
-
-
-def named_text_column(config: "DataConfig") -> tuple[str, str]:
-    """The column that says what is in an image, after the flag that names it; labels are the class-conditional
-    script's alone."""
-    flag = "label_column" if hasattr(config, "label_column") else "caption_column"
-    return flag, getattr(config, flag)
-
-
-def may_be_images(feature: object) -> bool:
-    """Whether `datasets` takes a column for images: images, bytes of files, names of files, or pairs of these."""
-    if isinstance(feature, Value):
-        return feature.dtype in ("string", "large_string", "binary", "large_binary")
-    return isinstance(feature, Image) or (isinstance(feature, dict) and {"bytes", "path"} <= feature.keys())
-
-
-def open_named(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
-    """What `datasets` finds under `--dataset_name`."""
-    try:
-        splits = load_dataset(
-            config.dataset_name,
-            config.dataset_config_name,
-            data_dir=config.train_data_dir,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-            # a file that was edited and given its old time back is noticed only by reading it again
-            download_mode=DownloadMode.REUSE_CACHE_IF_EXISTS if config.verify_cache else None,
-            streaming=streaming,
-        )
-    except Exception as error:  # not found, a wrong configuration, a script …; every loader has errors of its own
-        advice = ""
-        if "scripts are no longer supported" in str(error):  # fusing/fill50k of diffusers' ControlNet example is one
-            advice = (
-                f"; if the Hub has made a Parquet copy, `hf download {config.dataset_name} --repo-type dataset --revision"
-                " refs/convert/parquet --local-dir FOLDER` gets it for --train_data_dir FOLDER"
-            )
-        raise DiffTuneError(
-            f"--dataset_name: {config.dataset_name} cannot be loaded: {first_sentence(cause(error))}{advice}."
-        ) from error
-    if "train" not in splits:
-        raise DiffTuneError(
-            f"--dataset_name: {config.dataset_name} has no split named train; its splits are {', '.join(splits)}."
-        )
-    return splits["train"]
-
-
-def open_folder(config: "DataConfig", cache_dir: str | Path | None, streaming: bool) -> Dataset | IterableDataset:
-    """The images that the metadata files under `--train_data_dir` name, or the Parquet files there."""
-    folder = Path(config.train_data_dir or "").expanduser().absolute()
-    if not folder.exists():
-        raise DiffTuneError(f"--train_data_dir: there is no folder {folder}.")
-    files = [folder] if folder.is_file() else visible_files(folder)
-    if metadata := [path for path in files if path.name in METADATA_NAMES]:
-        dataset = read_metadata(metadata, config, source_places(config, cache_dir))
-        return dataset.to_iterable_dataset() if streaming else dataset
-    if parquet := [path for path in files if path.suffix == ".parquet"]:
-        return open_parquet(parquet, cache_dir, streaming, config.verify_cache)
-    if hasattr(config, "label_column"):
-        return open_class_folders(folder, files, config)
-    found = f"{len(files)} other files, {files[0].relative_to(folder)} for one" if files else "nothing at all"
-    raise DiffTuneError(
-        f"--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but {found}; write a "
-        f'metadata.jsonl with a line {{"file_name": "cat.png", "{config.caption_column}": "a cat"}} for each image.'
-    )
-
-
-def visible_files(folder: Path) -> list[Path]:
-    """The files in a folder and in those beneath it, without hidden ones such as `.ipynb_checkpoints`.
-
-    Links to folders are not followed: what they lead to is in the folder anyway.
-
-    Raises:
-        DiffTuneError: A link leads out of the folder.
-    """
-    places = Places([folder])
-    files = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in (*folders, *names):
-            path = Path(parent, name)
-            if path.is_symlink() and path.exists() and not name.startswith(".") and not places.has(str(path)):
-                raise DiffTuneError(
-                    f"--train_data_dir: {path} is a link that leads out of the folder, to {os.path.realpath(path)}; put a"
-                    " copy or a hard link there."
-                )
-        files += [Path(parent, name) for name in names if not name.startswith(".") and Path(parent, name).is_file()]
-    return sorted(files)
-
-
-def read_metadata(files: list[Path], config: "DataConfig", places: Places) -> Dataset:
-    """Reads metadata files, each of which names images relative to its own folder.
-
-    `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
-    """
-    image_columns = named_image_columns(config)
-    text_flag, text_column = named_text_column(config)
-    images: dict[str, list[str]] = {column: [] for column in image_columns.values()}
-    texts: list = []
-    for file in files:
-        if others := [other.name for other in files if other.parent == file.parent and other != file]:
-            raise DiffTuneError(
-                f"--train_data_dir: {file.parent} has a {file.name} and a {others[0]}; remove one of them."
-            )
-        records = read_records(file)
-        columns = list(dict.fromkeys(name for record in records for name in record))
-        file_columns = {column: name_of_files(column, columns) for column in images}
-        for flag, column in image_columns.items():
-            if records and file_columns[column] not in columns:
-                raise missing_column(flag, file_columns[column], columns, f"{file} has no column")
-        if records and text_column not in columns:
-            raise missing_column(text_flag, text_column, columns, f"{file} has no column")
-        for line, record in enumerate(records, 1):
-            for column, file_column in file_columns.items():
-                name = record.get(file_column)
-                if not isinstance(name, str) or not name:
-                    raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
-                path = str(file.parent / name)
-                if problem := places.problem(path):
-                    raise DiffTuneError(
-                        f"--train_data_dir: row {line} of {file} names {quoted(name)}, which {problem}."
-                    )
-                images[column].append(path)
-            text = record.get(text_column)
-            texts.append(
-                as_captions(text, text_column) if text_flag == "caption_column" else as_label(text, text_column)
-            )
-    if not texts:
-        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
-    return Dataset.from_dict({**images, text_column: texts})
-
-
-def name_of_files(column: str, columns: list[str]) -> str:
-    """Which column of a metadata file names the files of an image column: `file_name` for `image`, and for any other
-    one `<column>_file_name`, as `datasets` has it, or else the column itself."""
-    if column == "image":
-        return "file_name"
-    named = f"{column}_file_name"
-    return named if named in columns or column not in columns else column
-
-
-def open_parquet(
-    files: list[Path], cache_dir: str | Path | None, streaming: bool, verify: bool
+def open_folder(
+    config: "DataConfig", cache_dir: str | Path | None, streaming: bool, wanted: str, report: DataReport
 ) -> Dataset | IterableDataset:
-    """All rows of some Parquet files; `datasets` copies them into an Arrow cache that goes by the files' contents."""
-    names = [str(file) for file in files if check_parquet(file)]  # `datasets` stumbles over files without rows
-    if not names:
-        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
-    try:
-        if streaming:
-            return load_dataset("parquet", data_files=names, split="train", streaming=True)
-        cache_dir = difftune_cache_dir(cache_dir)
-        hashes = " ".join(file_sha256(file, cache_dir, verify) for file in files)
-        cache_dir = cache_dir / COPIES / hashlib.sha256(hashes.encode()).hexdigest()
-        hold_while_running(cache_dir, source=os.path.dirname(names[0]) if len(names) > 1 else names[0])
-        return load_dataset("parquet", data_files=names, split="train", cache_dir=str(cache_dir))
-    except Exception as error:  # `datasets` and pyarrow have many for columns that differ and for damage
-        several = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-        raise DiffTuneError(
-            f"--train_data_dir: {files[0]}{several} cannot be read as Parquet: {first_sentence(cause(error))}."
-        ) from error
+    """The images that the metadata files under `--train_data_dir` name, or the Parquet files there, or what
+    `save_to_disk` wrote there, or the folders of classes, or images with text files beside them."""
+    place = Path(config.train_data_dir or "").expanduser().absolute()
+    if not place.exists():
+        raise DiffTuneError(f"--train_data_dir: there is no folder {place}.")
+    folder = Folder(place)
+    dataset: Dataset
+    if metadata := [path for path in folder.files if path.name in METADATA_NAMES]:
+        dataset = read_metadata(folder, metadata, config, source_places(config, cache_dir), wanted, report)
+    elif parquet := [path for path in folder.files if path.suffix == ".parquet"]:
+        files = choose_parquet(folder, parquet, config, wanted, report)
+        return open_parquet(files, difftune_cache_dir(cache_dir), streaming, config.verify_cache)
+    else:
+        if wanted != ANY:
+            chosen_configuration({}, config.dataset_config_name, None, "train_data_dir", place)
+        dataset = open_plain_folder(folder, config, wanted, report)
+    if folder.system:
+        report.left_out.append(folder.phrase(folder.system, "folder", "of the operating system"))
+    return dataset.to_iterable_dataset() if streaming else dataset
 
 
-def cause(error: BaseException) -> BaseException:
-    """What `datasets` raised its error for: its own says only that there was one."""
-    return cause(error.__cause__) if isinstance(error, DatasetsError) and error.__cause__ else error
+def open_plain_folder(folder: Folder, config: "DataConfig", wanted: str, report: DataReport) -> Dataset:
+    """A folder without metadata and Parquet files."""
+    if is_saved(folder.path):
+        return open_saved(folder, config, wanted, report)
+    if hasattr(config, "label_column"):
+        return open_class_folders(folder, cast("ClassDataConfig", config), report)
+    controlled = hasattr(config, "conditioning_image_column")
+    if not controlled and (captioned := captioned_images(folder)):
+        return open_captioned_images(folder, captioned, config.image_column, config.caption_column, wanted, report)
+    raise nothing_to_read(folder, config.caption_column, controlled)
 
 
-def as_captions(value: object, column: str) -> list[str]:
-    """The captions of a row: a string, a list of strings, or nothing."""
-    captions = [] if value is None else [value] if isinstance(value, str) else value
-    if not isinstance(captions, list) or not all(caption is None or isinstance(caption, str) for caption in captions):
-        raise DiffTuneError(
-            f"--caption_column: the column {column} holds {quoted(value)} of type {type(value).__name__}; "
-            "captions must be strings or lists of strings."
+def nothing_to_read(folder: Folder, caption_column: str, controlled: bool) -> DiffTuneError:
+    """Says what a folder has that cannot be trained on, and what to do with it."""
+    files = folder.files
+    found = f"{len(files)} other files, {folder.inner(files[0])} for one" if files else "nothing at all"
+    where = f"--train_data_dir: {folder.path} has no metadata.jsonl, metadata.csv or Parquet file, but {found}"
+    if folder.is_file:
+        where = f"--train_data_dir: {folder.path} is no metadata.jsonl, metadata.csv or Parquet file"
+    images = [file for file in files if is_image_file(file)]
+    if archives := [file for file in files if file.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")]:
+        tar = " (or give the folder as --dataset_name if they are shards of a WebDataset)"
+        webdataset = tar if archives[0].suffix == ".tar" else ""
+        return DiffTuneError(
+            f"{where}; unpack {folder.inner(archives[0])} and give the folder with its images{webdataset}."
         )
-    return captions
-
-
-def missing_column(flag: str, column: str, columns: list[str], problem: str = "there is no column") -> DiffTuneError:
-    return DiffTuneError(f"--{flag}: {problem} {column}; the columns are {', '.join(columns)}.")
+    if not images and (unread := [file for file in files if file.suffix.lower() in UNREAD_SUFFIXES]):
+        return DiffTuneError(
+            f"{where}; images of these formats are not read ({by_suffix(unread)}), convert them to PNG or JPEG."
+        )
+    tables = [file for file in files if file.suffix.lower() in (".csv", ".jsonl", ".tsv")]
+    if tables and not folder.is_file:
+        name = f"metadata{tables[0].suffix}" if tables[0].suffix in (".csv", ".jsonl") else "metadata.jsonl"
+        return DiffTuneError(
+            f"{where}; if {folder.inner(tables[0])} has the captions, call it {name}, with a column file_name for the images"
+            f" and a column {caption_column}."
+        )
+    beside = "" if controlled else ", or a cat.txt with its caption beside each cat.png"
+    return DiffTuneError(
+        f'{where}; write a metadata.jsonl with a line {{"file_name": "cat.png", "{caption_column}": "a cat"}} for each'
+        f" image{beside}."
+    )

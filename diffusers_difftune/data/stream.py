@@ -13,18 +13,19 @@
 # limitations under the License.
 """Target data of unknown length, read while training."""
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError, first_sentence, quoted
-from .dataset import Example, check_data_flags, has_captions, mismatch
+from .dataset import Example, check_data_flags, has_captions, mismatch, way_out
 from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, open_source, source_places
@@ -32,6 +33,8 @@ from .sources import as_captions, open_source, source_places
 
 if TYPE_CHECKING:
     from ..training.config import DataConfig
+
+logger = logging.getLogger(__name__)
 
 # Rows that are held to be drawn from at random; a stream cannot be shuffled as a whole.
 SHUFFLE_BUFFER = 1000
@@ -59,7 +62,9 @@ class StreamedTarget:
         self._condition_column = getattr(config, "conditioning_image_column", None)
         self._skip_bad = config.skip_bad_images
         self._places = source_places(config, cache_dir)
-        stream = open_source(config, cache_dir, streaming=True)
+        opened = open_source(config, cache_dir, streaming=True)
+        stream, self.report = cast(IterableDataset, opened.dataset), opened.report
+        self.report.tell(logger)
         if config.max_train_samples is not None:
             stream = stream.take(config.max_train_samples)
         for row in self._usable(stream):
@@ -114,14 +119,15 @@ class StreamedTarget:
         try:
             return self._decode(row[self._image_column])
         except UnreadableImage as error:
-            raise bad_row("image", ordinal, f"read ({error.reason})") from None
+            raise bad_row("image", ordinal, f"read ({why(error, row[self._image_column])})") from None
 
     def _condition(self, row: dict, ordinal: int, image: Callable[[], Image.Image]) -> Image.Image:
         """The control image of a row, which must have the shape of the row's image."""
         try:
             condition = self._decode(row[self._condition_column])
         except UnreadableImage as error:
-            raise bad_row("conditioning image", ordinal, f"read ({error.reason})") from None
+            reason = why(error, row[self._condition_column])
+            raise bad_row("conditioning image", ordinal, f"read ({reason})") from None
         if reason := mismatch(image(), condition):
             raise bad_row("image", ordinal, f"used ({reason})")
         return condition
@@ -164,6 +170,12 @@ class StreamedTarget:
             # not by `set_epoch`: the workers of a loader share that number, and would change it for each other
             generator = np.random.default_rng([self._seed, epoch])
             yield from self._usable(self._stream.shuffle(generator=generator, buffer_size=SHUFFLE_BUFFER))
+
+
+def why(error: UnreadableImage, stored: dict | None) -> str:
+    """Why an image cannot be read, with the place where its file was looked for, or what to do with its format."""
+    place = f" {stored['path']}" if stored and error.reason == "no such file" else ""
+    return f"{error.reason}{place}{way_out(stored)}"
 
 
 def bad_row(what: str, ordinal: int, problem: str) -> DiffTuneError:

@@ -56,7 +56,7 @@ SETTINGS = (
     *("class_dropout_prob", "class_embeddings"),
     *("resolution", "center_crop", "random_flip", "learning_rate", "lr_scheduler", "lr_warmup_steps"),
     *("train_batch_size", "gradient_accumulation_steps", "snr_gamma", "noise_offset", "input_perturbation"),
-    *("dream_training", "use_ema", "mixed_precision", "seed"),
+    *("dream_training", "use_ema", "ema_decay", "ema_warmup", "mixed_precision", "seed"),
 )
 # What the card says of a knowledge bank.
 OF_THE_BANK = ("num_samples", "solver", "steps", "guidance_scale", "prompt_source", "seed")
@@ -129,7 +129,7 @@ def model_card(
         "## Use",
         usage(facts, base, repo_id, result, shown, pipeline_class),
         "## Training",
-        table("Setting", {name: facts[name] for name in SETTINGS if facts.get(name) or name == "seed" in facts}),
+        table("Setting", settings_of(facts)),
         bank_text(bank),
         table("Loss at the end of training", losses or {}),
         table("Measured", measured or {}, ("before training", "at the end")),
@@ -138,6 +138,12 @@ def model_card(
         CITATION,
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(part for part in parts if part) + "\n"))
+
+
+def settings_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags worth a line that the run had; those of a moving average only if it kept one."""
+    found = {name: facts[name] for name in SETTINGS if facts.get(name) or name == "seed" in facts}
+    return {name: value for name, value in found.items() if "use_ema" in found or not name.startswith("ema_")}
 
 
 def inside(path: str | Path, folder: str | Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
+from ..adapters.full import EMA_DECAY
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
@@ -135,6 +136,8 @@ def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) 
         backbone,
         load_denoiser(run, backbone),
         use_ema=getattr(config, "use_ema", False),
+        ema_decay=EMA_DECAY if (decay := getattr(config, "ema_decay", None)) is None else decay,
+        ema_warmup=getattr(config, "ema_warmup", "ramp"),
         foreach_ema=getattr(config, "foreach_ema", False),
         offload_ema=getattr(config, "offload_ema", False),
         keep_pretrained=keep_pretrained,

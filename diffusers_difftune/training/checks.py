@@ -191,10 +191,22 @@ def check_conflicts(config: Any) -> None:
         raise DiffTuneError(
             f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
+    check_average(config)
     check_sharding(config)
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
         read_prompts(config.bank_prompts, own)
+
+
+def check_average(config: Any) -> None:
+    decay, warmup = getattr(config, "ema_decay", None), getattr(config, "ema_warmup", "ramp")
+    for name, given in (("ema_decay", decay is not None), ("ema_warmup", warmup != "ramp")):
+        if given and not config.use_ema:
+            raise DiffTuneError(
+                f"--{name} is {getattr(config, name)} and needs --use_ema, the moving average it is of."
+            )
+    if decay is not None and not 0 <= decay < 1:
+        raise DiffTuneError(f"--ema_decay is {decay}; it must be at least 0 and below 1.")
 
 
 def check_adapter(config: Any) -> None:

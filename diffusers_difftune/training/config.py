@@ -58,9 +58,10 @@ class ImageDataConfig:
     """The images to train on, as every script takes them; the scripts' own groups build on it."""
 
     dataset_name: str | None = flag("A dataset on the Hub, or a folder that `datasets` can load.")
-    dataset_config_name: str | None = flag("The configuration of the dataset, if it has several.")
+    dataset_config_name: str | None = flag("The configuration of the dataset or of the folder, if it has several.")
     train_data_dir: str | None = flag(
-        "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a folder of Parquet files."
+        "A folder of images with a metadata.jsonl or metadata.csv that has the captions, or a .txt beside each image, or a"
+        " folder of Parquet files."
     )
     image_column: str = flag("The column that holds the image.", "image")
     max_train_samples: int | None = flag("Train on this many rows only, drawn with the seed.")
@@ -260,6 +261,15 @@ class EmaFlags:
     """The moving average of a model that trains whole."""
 
     use_ema: bool = flag("Keep an exponential moving average of the weights, and save that.", False)
+    ema_decay: float | None = flag(
+        "Highest decay of the moving average; with --ema_warmup none, the decay of every step. Default: 0.9999."
+    )
+    ema_warmup: str = flag(
+        "ramp, as in diffusers' scripts: the decay rises from 0, and the pretrained weights are forgotten. none: it is"
+        " constant from the first step, and they stay a part of the average.",
+        "ramp",
+        choices=["ramp", "none"],
+    )
     offload_ema: bool = flag("Keep the moving average on the CPU during training steps.", False)
     foreach_ema: bool = flag("Use the foreach implementation of the moving average.", False)
 

@@ -19,6 +19,7 @@ import logging
 from collections.abc import Callable
 
 from ..data.dataset import TargetData, load_target_data
+from ..data.splits import HELD_OUT
 from ..errors import DiffTuneError
 from ..turns import from_main
 from .run import Run
@@ -113,7 +114,7 @@ def open_held_out(run: Run, flag: str) -> TargetData | None:
     config.train_data_dir = folder
     config.learns_classes = False
     try:
-        data = load_target_data(config, run.seed, config.cache_dir)
+        data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT)
     except DiffTuneError as error:
         raise DiffTuneError(f"--{flag}_data: {str(error).removeprefix('--train_data_dir: ')}") from error
     if len(data) < samples:

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..adapters.full import EMA_DECAY
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_manifest, build_bank, prompts_sha256
@@ -60,7 +61,8 @@ DECISIVE_FLAGS = """
     objective retention_weight reconsolidation_power retention_power coefficients retention_target retention_prompts
     prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
     learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
-    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon use_8bit_adam max_grad_norm skip_nonfinite_steps use_ema mixed_precision
+    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon use_8bit_adam max_grad_norm skip_nonfinite_steps
+    use_ema ema_decay ema_warmup mixed_precision
     adapter rank lora_alpha lora_dropout lora_target_modules train_parameters
 """.split()  # noqa: SIM905 (a list of forty words would fill forty lines)
 
@@ -377,6 +379,8 @@ def run_settings(
     """
     config = run.config
     flags = dataclasses.asdict(config)
+    if flags.get("use_ema") and flags["ema_decay"] is None:
+        flags["ema_decay"] = EMA_DECAY
     unused = (
         set()
         if uses_bank(config)

@@ -378,12 +378,14 @@ BAD_INPUT = {
     "empty folder": (
         lambda folder: {"train_data_dir": made(folder)},
         "--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but nothing at all; write a "
-        'metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image.',
+        'metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image, or a cat.txt with its '
+        "caption beside each cat.png.",
     ),
     "images without captions": (
         lambda folder: {"train_data_dir": only_images(folder)},
         "--train_data_dir: {folder} has no metadata.jsonl, metadata.csv or Parquet file, but 3 other files, 00.png "
-        'for one; write a metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image.',
+        'for one; write a metadata.jsonl with a line {{"file_name": "cat.png", "text": "a cat"}} for each image, or a '
+        "cat.txt with its caption beside each cat.png.",
     ),
     "metadata without rows": (
         lambda folder: {"train_data_dir": metadata_lines(folder)},
@@ -414,7 +416,7 @@ BAD_INPUT = {
         lambda folder: {"train_data_dir": damaged_images(folder)},
         "3 of 5 images of the target data cannot be read: row 1 01.png (damaged: image file is truncated), row 3 "
         "03.png (not an image), row 4 04.png (no such file); repair or remove them, or leave them out with "
-        "--skip_bad_images.",
+        "--skip_bad_images; {folder}/04.png, for one, is not there.",
     ),
     "no readable image at all": (
         lambda folder: {
@@ -554,12 +556,12 @@ BAD_INPUT = {
     "a link to itself": (
         lambda folder: {"train_data_dir": linked(folder, "01.png")},
         "1 of 3 images of the target data cannot be read: row 1 01.png (*); repair or remove them, or leave them out"
-        " with --skip_bad_images.",
+        " with --skip_bad_images; {folder}/01.png, for one, is not there.",
     ),
     "a link to nothing": (
         lambda folder: {"train_data_dir": linked(folder, "nowhere.png")},
         "1 of 3 images of the target data cannot be read: row 1 01.png (no such file); repair or remove them, or leave"
-        " them out with --skip_bad_images.",
+        " them out with --skip_bad_images; {folder}/01.png, for one, is not there.",
     ),
     "an image elsewhere that a Parquet file names": (
         lambda folder: {"train_data_dir": named_in_parquet(folder, "/etc/passwd")},

@@ -254,6 +254,7 @@ def float_images(folder: Path, names: list[str], highest: float) -> Path:
     for name in names:
         values = np.linspace(0, highest, 256, dtype=np.float32).reshape(16, 16)
         (folder / name).with_suffix(".tif").write_bytes(tiff(values))
+        (folder / name).unlink()
         lines = (folder / "metadata.jsonl").read_text().replace(name, Path(name).with_suffix(".tif").name)
         (folder / "metadata.jsonl").write_text(lines)
     return folder

@@ -15,7 +15,11 @@
 
 import pytest
 
+from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
+from diffusers_difftune.data.cache import build_image_cache
+from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.training.config import DataConfig
 from diffusers_difftune.training.folder import take_output_dir
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, run
@@ -63,8 +67,9 @@ def test_no_tracker_gets_the_token(tracker, tiny_pipeline, tiny_images, tmp_path
     assert f"--report_to {tracker} would upload --hub_token" in capsys.readouterr().err
 
 
-def test_no_more_images_are_encoded_at_once_than_are_trained_on(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
-    """A GPU on which upstream's command line runs must not run out of memory while the cache is made."""
+def test_images_are_encoded_in_batches_of_so_many_pixels(tiny_pipeline, tiny_images, tmp_path, monkeypatch):
+    """A GPU on which upstream's command line runs must not run out of memory while the cache is made; and how an image is
+    encoded must not depend on the training batch, or it could not be found again to the last bit."""
     sizes, encode_images = [], StableDiffusionBackbone.encode_images
 
     def counted(backbone, pixel_values):
@@ -72,6 +77,13 @@ def test_no_more_images_are_encoded_at_once_than_are_trained_on(tiny_pipeline, t
         return encode_images(backbone, pixel_values)
 
     monkeypatch.setattr(StableDiffusionBackbone, "encode_images", counted)
-    flags = f"--objective standard --train_batch_size 2 --max_train_steps 1 --cache_dir {tmp_path / 'cache'}"
-    run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", flags)
-    assert sizes == [2, 2, 2]
+    for batch_size in (1, 4):
+        flags = f"--objective standard --train_batch_size {batch_size} --max_train_steps 1"
+        cache = f"--cache_dir {tmp_path / f'cache-{batch_size}'}"
+        run(FULL, tiny_pipeline, tiny_images, tmp_path / f"run-{batch_size}", f"{flags} {cache}")
+    assert sizes == [16, 16]
+    sizes.clear()
+    config = DataConfig(train_data_dir=str(tiny_images), resolution=512)
+    target = load_target_data(config, 0, tmp_path)
+    build_image_cache(target, load_backbone(tiny_pipeline), config, tmp_path)
+    assert sizes == [4, 4]

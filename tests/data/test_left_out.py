@@ -1,0 +1,146 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What of a folder is not trained on is counted and said, and no class vanishes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from diffusers_difftune.data.dataset import TargetData, load_target_data
+from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.training.config import ClassDataConfig, DataConfig
+from tests.data.test_splits import table
+from tests.tiny import save_tiny_classes, save_tiny_conditions, save_tiny_images, tiny_image
+
+
+def load(folder: Path, cache_dir: Path, **flags) -> TargetData:
+    return load_target_data(DataConfig(train_data_dir=str(folder), **flags), 0, cache_dir)
+
+
+def load_classes(folder: Path, cache_dir: Path, **flags) -> TargetData:
+    return load_target_data(ClassDataConfig(train_data_dir=str(folder), **flags), 0, cache_dir)
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"something")
+
+
+def said(caplog) -> str:
+    return " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_what_the_metadata_do_not_name_is_said(tmp_path: Path, caplog) -> None:
+    folder = save_tiny_images(tmp_path / "data", 3)
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    (folder / "metadata.jsonl").write_text("\n".join(lines[:2]))
+    save_tiny_images(folder / "more", 2)
+    (folder / "more" / "metadata.jsonl").unlink()
+    table("train").to_parquet(folder / "rows.parquet")
+    touch(
+        folder, "a.heic", "b.HEIC", "c.jxl", "00.txt", "images.zip", "README.md", "LICENSE", ".DS_Store", "Thumbs.db"
+    )
+    touch(folder, "@eaDir/00.png", "__MACOSX/00.png", "more/.ipynb_checkpoints/00.png")
+    target = load(folder, tmp_path / "cache")
+    assert len(target) == 2
+    assert target.report.left_out == [
+        "3 images not named by the metadata, 02.png for one",
+        "3 files of formats that are not read (.heic 2, .jxl 1), a.heic for one",
+        "1 Parquet file beside metadata.jsonl, which is read instead, rows.parquet",
+        "1 text file not read as captions, 00.txt",
+        "1 file of other kinds (.zip 1), images.zip",
+        "2 folders of the operating system, @eaDir for one",
+    ]
+    assert said(caplog) == f"Not read: {'; '.join(target.report.left_out)}."
+
+
+def test_nothing_is_said_of_data_that_are_read_whole(tmp_path: Path, caplog) -> None:
+    """Also where control images are not asked for, an image is named twice, or a link leads to it."""
+    folder = save_tiny_conditions(tmp_path / "data", 3)
+    (folder / "originals").mkdir()
+    (folder / "00.png").rename(folder / "originals" / "00.png")
+    (folder / "00.png").symlink_to("originals/00.png")
+    with open(folder / "metadata.jsonl", "a") as file:
+        row = json.loads((folder / "metadata.jsonl").read_text().splitlines()[1])
+        file.write(json.dumps(row | {"file_name": f"./originals/../{row['file_name']}"}))
+    touch(folder, "README.md", "LICENSE", "dataset_infos.json")
+    target = load(folder, tmp_path / "cache")
+    assert len(target) == 4 and target.report.left_out == [] and said(caplog) == ""
+    assert load_classes(save_tiny_classes(tmp_path / "classes"), tmp_path / "cache").report.left_out == []
+
+
+def test_what_lies_beside_parquet_files_is_said(tmp_path: Path, caplog) -> None:
+    (tmp_path / "data").mkdir()
+    table("train").to_parquet(tmp_path / "data" / "rows.parquet")
+    tiny_image(0)[0].save(tmp_path / "data" / "00.png")
+    load(tmp_path / "data", tmp_path / "cache")
+    assert said(caplog) == "Not read: 1 image beside Parquet files, which are read instead, 00.png."
+
+
+def test_rows_that_are_not_drawn_are_counted_and_not_warned_of(tmp_path: Path, caplog) -> None:
+    target = load(save_tiny_images(tmp_path / "data"), tmp_path / "cache", max_train_samples=4)
+    assert target.report.left_out == ["2 of 6 rows by --max_train_samples"] and said(caplog) == ""
+
+
+# --- classes ---
+
+
+@pytest.mark.parametrize("suffix", [".jp2", ".ppm", ".tga", ".jfif", ".avif", ".PNG"])
+def test_a_class_of_any_format_is_a_class(suffix: str, tmp_path: Path) -> None:
+    folder = save_tiny_classes(tmp_path / "data")
+    (folder / "fox").mkdir()
+    format = {".jfif": "JPEG"}.get(suffix)
+    Image.new("RGB", (16, 16), "red").save(folder / "fox" / f"0{suffix}", format)
+    target = load_classes(folder, tmp_path / "cache")
+    assert target.class_names == ["ash", "elm", "fox", "oak"] and target.report.left_out == []
+
+
+@pytest.mark.parametrize("names", [(), ("fox/0.heic", "fox/1.heic"), ("fox/0",), ("fox/a.svg", "fox/b/README.md")])
+def test_a_class_without_an_image_that_is_read_is_refused(names: tuple[str, ...], tmp_path: Path) -> None:
+    folder = save_tiny_classes(tmp_path / "data")
+    (folder / "fox").mkdir()
+    touch(folder, *names)
+    with pytest.raises(DiffTuneError, match="the folder .*/fox has no image of a format that is read, but ") as caught:
+        load_classes(folder, tmp_path / "cache")
+    assert (f"{len(names)} files, {names[0]} for one" if names else "nothing at all") in str(caught.value)
+
+
+def test_folders_of_the_system_and_of_tables_are_no_classes(tmp_path: Path, caplog) -> None:
+    folder = save_tiny_classes(tmp_path / "data")
+    touch(
+        folder, "@eaDir/oak/00.png", "__MACOSX/ash/00.png", ".ipynb_checkpoints/00.png", "oak/@eaDir/01.png/thumb.jpg"
+    )
+    touch(folder, "tables/labels.csv", "tables/notes.txt", "oak/x.heic", "Thumbs.db", "oak/Thumbs.db")
+    target = load_classes(folder, tmp_path / "cache")
+    assert target.class_names == ["ash", "elm", "oak"] and len(target) == 6
+    assert [(file.file, file.rows) for file in target.report.files] == [("ash", 2), ("elm", 2), ("oak", 2)]
+    assert target.report.left_out == [
+        "1 file of formats that are not read (.heic 1), oak/x.heic",
+        "1 text file not read as captions, tables/notes.txt",
+        "1 file of other kinds (.csv 1), tables/labels.csv",
+        "3 folders of the operating system, @eaDir for one",
+    ]
+    assert said(caplog).startswith("Not read: 1 file of formats")
+
+
+def test_a_class_does_not_vanish_by_name_either(tmp_path: Path) -> None:
+    """`datasets` knows fewer formats."""
+    folder = save_tiny_classes(tmp_path / "data")
+    (folder / "fox").mkdir()
+    Image.new("RGB", (16, 16), "red").save(folder / "fox" / "0.avif")
+    with pytest.raises(DiffTuneError, match="`datasets` reads no file in the folder .*/fox .*--train_data_dir"):
+        load_target_data(ClassDataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
