@@ -31,6 +31,9 @@ from tests.hub_server import Fault, HubClient, HubServer, running_hub_server
 from tests.training.runs import CLASS, FULL, LORA, SCRIPTS, arguments, unet
 
 
+pytestmark = pytest.mark.slow
+
+
 RUNS = """
     import json, sys
     from tests.training.runs import load_script
@@ -177,7 +180,6 @@ def test_nothing_is_left_over_and_nothing_private_anywhere(world: World) -> None
     assert world.server.token not in world.stderr
 
 
-@pytest.mark.slow
 def test_an_upload_does_not_keep_a_run_from_stopping(world: World) -> None:
     world.server.faults[:] = [Fault("PUT /lfs/", delay=60)]
     argv = world.arguments("stopped", f"{EVERY_STEP} --hub_strategy checkpoint --max_train_steps 100000")
@@ -224,7 +226,6 @@ BEGIN = """
 """
 
 
-@pytest.mark.slow
 def test_a_hub_that_is_down_stops_a_new_run_and_not_one_that_is_resumed(world: World, tmp_path: Path) -> None:
     client = HubClient(world.server)
     (tmp_path / "model_index.json").write_text("{}")

@@ -33,6 +33,9 @@ from tests.hub_server import Fault, HubServer, Repo, running_hub_server
 from tests.training.runs import FULL, LORA, SCRIPTS, arguments
 
 
+pytestmark = pytest.mark.slow
+
+
 CONTROL = "train_controlnet_difftune"
 TRAINED = "--max_train_steps 2 --checkpointing_steps 1 --bank_samples 2 --report_to tensorboard --cache_dir"
 PROMPT = {FULL: "--validation_prompts red blue", LORA: "--validation_prompt red --num_validation_images 2"}

@@ -187,7 +187,7 @@ def test_names_of_classes_are_the_adapter_s(place, tiny_dit, class_adapter, tmp_
     assert sorted(asked) == ["1"] * 4 + ["2"] * 4
     asked.clear()
     prompts.write_text("dog\n")  # of the pretrained model
-    evaluate(place, tmp_path / "e.json", *words)
+    evaluate(place, tmp_path / "pretrained.json", *words)
     assert asked == ["7"] * 8
     said = r"difftune: --prompts: 'dog' is no class of \S+ \+ \S+; give ids from 0 to 999, or names of its 3 classes, such as ash\."
     for text, expected in (("dog\n", said), ("1000\n", said.replace("dog", "1000"))):

@@ -331,7 +331,7 @@ def test_a_resumed_measurement_goes_on(tiny_pipeline, tiny_conditions, tmp_path,
     assert [(line["step"], line["condition_error"]) for line in log(resumed)] == measured
     with pytest.raises(SystemExit):
         run(CONTROL, tiny_pipeline, tiny_conditions, whole, flags + " --control_evaluation_guidance_scale 2")
-    assert "control_evaluation was" in capsys.readouterr().err
+    assert "--control_evaluation_guidance_scale was 7.5 and is 2.0" in capsys.readouterr().err
     run(CONTROL, tiny_pipeline, tiny_conditions, whole, f"--objective standard {flags[flags.index('--resume') :]}")
 
 
