@@ -151,7 +151,7 @@ def test_it_goes_on_as_it_began(
     message = refused(tiny_pipeline, tiny_images, folder, "--use_ema --ema_decay 0.9 --ema_warmup none", capsys)
     assert "belongs to another run: --ema_decay was 0.5 and is 0.9" in message
     message = refused(tiny_pipeline, tiny_images, folder, "--use_ema --ema_decay 0.5", capsys)
-    assert "belongs to another run: ema_warmup was 'none' and is 'ramp'" in message
+    assert "belongs to another run: --ema_warmup was none and is ramp" in message
 
 
 def test_a_checkpoint_from_before_these_flags(
