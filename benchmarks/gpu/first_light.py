@@ -395,7 +395,7 @@ def tell(report: dict[str, Any]) -> list[str]:
     for worker in ("reference", "device"):
         for name, result in report[worker].items():
             compared = report["comparison"].get(name, {}) if worker == "device" else {}
-            unsupported = report["rehearsal"] and "fp16 mixed precision requires" in result.get("error", "")
+            unsupported = report["rehearsal"] and "fp16" in result.get("error", "")
             failed = (
                 "error" in result
                 or result.get("within_tolerance") is False

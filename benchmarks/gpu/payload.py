@@ -38,8 +38,8 @@ ASSUMED = frozenset(
     """
     accelerate certifi charset-normalizer click contourpy cycler filelock fonttools fsspec h11 hf-xet httpcore httpcore2
     httpx httpx2 huggingface-hub idna jinja2 kiwisolver markupsafe matplotlib mpmath networkx numpy
-    opencv-python-headless packaging pandas peft pillow pip psutil pyarrow pyparsing python-dateutil pyyaml regex requests
-    safetensors setuptools six sympy tokenizers torch torchmetrics tqdm transformers triton typer typing-extensions urllib3
+    opencv-python-headless packaging protobuf pandas peft pillow pip psutil pyarrow pyparsing python-dateutil pyyaml regex requests
+    safetensors scipy setuptools six sympy tokenizers torch torchmetrics tqdm transformers triton typer typing-extensions urllib3
     xxhash anyio sniffio pytz tzdata rich shellingham markdown-it-py mdurl pygments truststore annotated-doc
     """.split()  # noqa: SIM905 (a list of eighty words would fill eighty lines)
 )

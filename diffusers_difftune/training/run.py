@@ -140,6 +140,7 @@ def start_run(config: Any) -> Run:
             fsdp_plugin=sharding_plugin(),
         )
     check_is_sharded(accelerator)
+    check_precision(accelerator)
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -162,6 +163,15 @@ def start_run(config: Any) -> Run:
     set_seed(seed)
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+
+
+def check_precision(accelerator: accelerate.Accelerator) -> None:
+    """Refuses float16 on a processor, where accelerate neither casts nor scales the loss and says nothing."""
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise DiffTuneError(
+            "--mixed_precision is fp16 (the flag's, or that of `accelerate config`), which trains on a GPU only, and this run"
+            " is on the processor; use bf16 or no."
+        )
 
 
 def find_backbone(run: Run) -> Backbone:

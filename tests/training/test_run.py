@@ -23,7 +23,7 @@ from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.training.config import DataConfig
 from diffusers_difftune.training.folder import take_output_dir
 from tests.tiny import save_tiny_images
-from tests.training.runs import FULL, run
+from tests.training.runs import FULL, LORA, run
 from training_scripts.train_text_to_image_difftune import TextToImageConfig
 
 
@@ -33,6 +33,14 @@ def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pip
         run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} v_prediction")
     assert "predicts, epsilon, and --prediction_type is v_prediction" in capsys.readouterr().err
     run(FULL, tiny_pipeline, tiny_images, tmp_path, f"{flags} epsilon --max_train_steps 1")
+
+
+@pytest.mark.parametrize("script", [FULL, LORA])
+def test_float16_is_refused_on_a_processor(script, tiny_pipeline, tiny_images, tmp_path, capsys):
+    """accelerate would train a whole model in float32 there, and an adapter on float16 not at all."""
+    with pytest.raises(SystemExit):
+        run(script, tiny_pipeline, tiny_images, tmp_path, "--objective standard --mixed_precision fp16")
+    assert "--mixed_precision is fp16" in capsys.readouterr().err
 
 
 def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_path, capsys):
