@@ -25,7 +25,8 @@ from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError, first_sentence, quoted
-from .dataset import Example, check_data_flags, has_captions, mismatch, way_out
+from .check_images import mismatch, way_out
+from .dataset import Example, check_data_flags, has_captions
 from .images import UnreadableImage, decode
 from .plan import Slot
 from .sources import as_captions, open_source, source_places

@@ -23,7 +23,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from diffusers_difftune.data.dataset import upright_size
+from diffusers_difftune.data.check_images import upright_size
 from diffusers_difftune.data.images import (
     FORMATS,
     IMAGE_SUFFIXES,
