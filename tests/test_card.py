@@ -109,7 +109,10 @@ def test_card_without_anything(tmp_path: Path) -> None:
 def test_card_of_lora_says_how_to_load_it(tmp_path: Path) -> None:
     card = ModelCard(model_card(tmp_path, CONFIG | {"rank": 4}, repo_id="user/lora", result="lora"))
     assert card.data.base_model_relation == "adapter" and card.data.tags[-1] == "lora"
-    assert 'from_pretrained("org/base")' in card.text and 'load_lora_weights("user/lora")' in card.text
+    assert (
+        'from_pretrained("org/base", dtype=torch.float32)' in card.text
+        and 'load_lora_weights("user/lora")' in card.text
+    )
     assert "| rank | 4 |" in card.text
 
 

@@ -45,7 +45,7 @@ def usage(
         `str`: A block of Markdown.
     """
     this = repo_id or THIS_FOLDER
-    start = this if result == "pipeline" else base or facts.get("pretrained_model_name_or_path") or "the/base/model"
+    start = this if result == "pipeline" else base or placeholder(facts.get("pretrained_model_name_or_path"))
     size = facts.get("resolution")
     prompt, images = next(iter(gallery.items()), ("an example prompt", []))
     arguments = literal(prompt)
@@ -53,7 +53,9 @@ def usage(
         arguments += ", image=condition"
     arguments += f", height={size}, width={size}" if size else ""
     lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
-    load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}).to(device)"]
+    # Said, because the text encoder of a base that is stored in half precision is loaded so, and nothing else of it.
+    precision = "" if result == "pipeline" else ", dtype=torch.float32"
+    load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}{precision}).to(device)"]
     if result == "lora":
         load.append(f"pipeline.load_lora_weights({literal(this)})")
         if prediction_type := facts.get("prediction_type"):  # which a file of LoRA weights cannot tell stock diffusers
@@ -67,7 +69,7 @@ def usage(
         load = [
             f"controlnet = ControlNetModel.from_pretrained({literal(this)})",
             "pipeline = StableDiffusionControlNetPipeline.from_pretrained("
-            f"{literal(start)}, controlnet=controlnet).to(device)",
+            f"{literal(start)}, controlnet=controlnet{precision}).to(device)",
             f"condition = load_image({literal(place + images[0] if images else 'condition.png')})",
         ]
         if result == "controlnet_adapter":
@@ -84,9 +86,15 @@ def usage(
     return "\n".join(["```python", *lines, "```"])
 
 
+def placeholder(name: str | None) -> str:
+    """What stands where a model lies that is not on the Hub, of which a card tells no more than the folder's name."""
+    return f"path/to/{name}" if name else "path/to/the/base/model"
+
+
 def controlnet_before_training(facts: Mapping[str, Any], start: str, this: str) -> str:
     """Code that makes the ControlNet that an adapter was trained on."""
     if name := facts.get("controlnet_model_name_or_path"):
+        name = name if "/" in name else placeholder(name)
         return f"controlnet = ControlNetModel.from_pretrained({literal(name)})"
     channels = f'ControlNetModel.load_config({literal(this)})["conditioning_embedding_out_channels"]'
     return (

@@ -166,7 +166,8 @@ def test_the_code_on_the_model_card_makes_an_image(
     if "lokr" in flags:
         assert "LoKr weights" in card and "| adapter | lokr |" in card
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)[0]
-    code = code.replace("path/to/this/folder", str(folder)).replace(f'"{tiny_pipeline.name}"', f'"{tiny_pipeline}"')
+    code = code.replace("path/to/this/folder", str(folder))
+    code = code.replace(f"path/to/{tiny_pipeline.name}", str(tiny_pipeline))
     code = code.replace("width=16)", "width=16, num_inference_steps=2)")
     assert f'{loads}"{folder}"' in code
     monkeypatch.chdir(tmp_path)
@@ -182,6 +183,11 @@ def test_the_code_on_the_model_card_makes_an_image(
         prediction_type = names["pipeline"].scheduler.config.prediction_type
         assert prediction_type == expected.scheduler.config.prediction_type
         assert prediction_type == ("v_prediction" if "v_prediction" in flags else "epsilon")
+    if str(tiny_pipeline) in code:  # transformers loads a text encoder as it is stored, diffusers the rest in float32
+        StableDiffusionPipeline.from_pretrained(tiny_pipeline).to(torch.float16).save_pretrained(tmp_path / "half")
+        (tmp_path / "image.png").unlink()
+        exec(code.replace(str(tiny_pipeline), str(tmp_path / "half")), {})
+        assert (tmp_path / "image.png").is_file()
 
 
 @pytest.mark.parametrize(
