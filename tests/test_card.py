@@ -116,6 +116,14 @@ def test_card_of_lora_says_how_to_load_it(tmp_path: Path) -> None:
     assert "| rank | 4 |" in card.text
 
 
+def test_a_base_that_is_a_folder_of_this_machine_is_a_path_to_fill_in(tmp_path: Path) -> None:
+    config = {"pretrained_model_name_or_path": str(tmp_path), "lr_scheduler": "constant", "lr_warmup_steps": 500}
+    text = model_card(tmp_path, config, result="lora")
+    assert f'from_pretrained("path/to/{tmp_path.name}", dtype=torch.float32)' in text and str(tmp_path) not in text
+    assert "warmup" not in text, "the schedule that is constant has none"
+    assert "| lr warmup steps | 500 |" in model_card(tmp_path, config | {"lr_scheduler": "cosine"})
+
+
 def test_license_from_the_hub(hub_server: HubServer) -> None:
     hub_server.cards["models/org/base"] = {
         "license": "other",

@@ -107,6 +107,8 @@ def model_card(
     facts = public_facts(dict(config))
     if facts.get("adapter") in ("difffit", "bitfit"):
         facts.pop("rank", None)  # the LoRA script has one by default
+    if facts.get("lr_scheduler") == "constant":
+        facts.pop("lr_warmup_steps", None)  # it takes none, whatever the default
     base, dataset = model_of(config), dataset_of(config)
     shown = {prompt: [inside(path, folder) for path in paths] for prompt, paths in (images or {}).items()}
     licensed: dict[str, Any] = dict(license or {})
