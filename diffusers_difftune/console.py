@@ -27,6 +27,11 @@ from tqdm.auto import tqdm
 WIDEST = 120  # longer lines are hard to read
 NARROWEST = 60
 MOST_LINES = 25  # a screen
+# What libraries warn of that nobody who trains can or should do anything about, by the logger that says it.
+IDLE_WARNINGS = {
+    "transformers.utils.import_utils": "requires torchvision (not installed)",  # PIL reads images here
+    "diffusers.pipelines.pipeline_utils": "Expected types for id2label",  # of every DiT with names of classes
+}
 
 
 class AboveBars(logging.StreamHandler):
@@ -42,12 +47,22 @@ class AboveBars(logging.StreamHandler):
 
 
 def log_to_terminal(line_format: str) -> None:
-    """Sends log records to stderr, unless the program that calls this library has said where they go.
+    """Sends log records to stderr, unless the program that calls this library has said where they go; without warnings
+    of libraries that are of no use.
 
     Args:
         line_format (`str`): What a line looks like; see `logging.Formatter`.
     """
-    logging.basicConfig(format=line_format, datefmt="%H:%M:%S", handlers=[AboveBars()])
+    handler = AboveBars()
+    handler.addFilter(lambda record: not record.name.startswith("huggingface_hub"))  # which shows its own already
+    logging.basicConfig(format=line_format, datefmt="%H:%M:%S", handlers=[handler])
+    for name in IDLE_WARNINGS:
+        logging.getLogger(name).addFilter(is_no_idle_warning)
+
+
+def is_no_idle_warning(record: logging.LogRecord) -> bool:
+    """Whether a record of a library is worth showing; see `IDLE_WARNINGS`."""
+    return IDLE_WARNINGS.get(record.name, "\0") not in record.getMessage()
 
 
 def progress_bar(hidden: bool = False, **options: Any) -> tqdm:

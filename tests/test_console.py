@@ -20,6 +20,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from diffusers_difftune.console import AboveBars, duration, labelled_block, prog
 
 
 PACKAGE = Path(diffusers_difftune.__file__).parent
+VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY")
 
 
 def test_log_lines_are_not_glued_to_a_bar():
@@ -47,6 +49,29 @@ def test_log_lines_are_not_glued_to_a_bar():
     written = re.split(r"[\r\n]", screen.getvalue())
     assert [line for line in written if "WARNING" in line] == [f"WARNING after step {step}" for step in (1, 2, 3)]
     assert any(line.startswith("Training: 100%") for line in written)
+
+
+def test_libraries_are_heard_once_and_not_without_need():
+    code = """
+        import logging
+        import huggingface_hub, transformers
+        from diffusers_difftune.console import log_to_terminal
+        log_to_terminal("%(message)s")
+        import diffusers
+        print("shown", diffusers.StableDiffusionPipeline, diffusers.DiTPipeline)
+        logging.getLogger("huggingface_hub.utils").warning("retrying")
+        logging.getLogger("transformers.utils.import_utils").warning("something else")
+        logging.getLogger("diffusers.pipelines.pipeline_utils").warning("Expected types for id2label: none.")
+        logging.getLogger("diffusers.pipelines.pipeline_utils").warning("Expected types for vae: none.")
+    """
+    variables = {"PYTHONPATH": str(PACKAGE.parent)} | dict.fromkeys(VERBOSITY, "warning")
+    program = [sys.executable, "-c", textwrap.dedent(code)]
+    ended = subprocess.run(program, env=os.environ | variables, capture_output=True, text=True)
+    assert ended.stdout.startswith("shown") and ended.returncode == 0
+    told = [line for line in ended.stderr.splitlines() if line]
+    assert [line.removeprefix("[transformers] ") for line in told] == [
+        *("retrying", "something else", "Expected types for vae: none.")
+    ]
 
 
 def test_the_variable_that_turns_tqdm_off_turns_our_bars_off():
