@@ -46,6 +46,7 @@ from .validation import num_validation_images, validation_steps
 logger = logging.getLogger(__name__)
 # A training step computes an output and the gradients to its inputs and to its weights: three times what an output takes.
 OUTPUTS_PER_TRAINED_ROW = 3
+FIRST_CLASSES = 5  # that are named
 
 
 def tell_summary(
@@ -194,7 +195,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
         return facts
     facts["rows"] = len(target)
     if target.class_names is not None:
-        facts["classes"] = len(target.class_names)
+        facts |= {"classes": len(target.class_names), "class_names": target.class_names[:FIRST_CLASSES]}
     else:
         facts["distinct_captions"] = len(target.distinct_captions())
         facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)

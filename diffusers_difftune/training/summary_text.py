@@ -46,7 +46,10 @@ def summary_rows(summary: dict[str, Any], width: int) -> list[tuple[str, str]]:
         ("learning rate", rate_words(summary["learning_rate"], summary["steps"]["total"])),
         ("bank", bank_words(summary["bank"], longest)),
         ("saves", save_words(summary["events"])),
-        ("validates", validation_words(summary["events"]["validation"])),
+        (
+            "validates",
+            validation_words(summary["events"]["validation"], "classes" if "classes" in data else "prompts"),
+        ),
         ("measures", evaluation_words(summary["events"]["evaluation"], longest)),
         ("computes", machine_words(summary["machine"])),
         ("results", result_words(summary, longest)),
@@ -80,11 +83,10 @@ def trained_words(model: dict[str, Any], longest: int) -> str:
 def objective_words(objective: dict[str, Any]) -> str:
     words = f"{'standard fine-tuning' if objective['name'] == 'standard' else 'Diff-Tuning'}, predicts {objective['prediction_type']}"
     if "reconsolidation_power" in objective:
-        words += f"; target rows at noise levels t^{objective['reconsolidation_power']:g}"
+        words += f"; target rows {level_words('high', 't', objective['reconsolidation_power'])}"
     if "retention_power" in objective:
-        words += (
-            f", source rows at (1 - t)^{objective['retention_power']:g} with weight {objective['retention_weight']:g}"
-        )
+        words += f", source rows {level_words('low', '(1 - t)', objective['retention_power'])}"
+        words += f" with weight {objective['retention_weight']:g}"
         if objective["retention_target"] == "pretrained":
             words += ", held to the pretrained model's output"
     if objective.get("coefficients") == "weighted":
@@ -92,6 +94,11 @@ def objective_words(objective: dict[str, Any]) -> str:
     if objective["snr_gamma"] is not None:
         words += f"; min-SNR γ {objective['snr_gamma']:g}"
     return words
+
+
+def level_words(end: str, base: str, power: float) -> str:
+    """At which noise levels rows are trained."""
+    return f"mostly at {end} noise ({base}^{power:g})" if power else "at all noise levels alike"
 
 
 def data_words(data: dict[str, Any], longest: int) -> str:
@@ -125,7 +132,9 @@ def files_words(split: str, files: list[dict[str, Any]]) -> str:
 
 def caption_words(data: dict[str, Any]) -> str:
     if "classes" in data:
-        return counted(data["classes"], "class", "classes")
+        names = ", ".join(shortened(name, 30) for name in data.get("class_names", []))
+        more = " …" if data["classes"] > len(data.get("class_names", [])) else ""
+        return f"{data['classes']:,}: {names}{more}" if names else f"{data['classes']:,}"
     if "distinct_captions" not in data:
         return ""
     words = f"{data['distinct_captions']:,} distinct"
@@ -205,9 +214,9 @@ def save_words(events: dict[str, Any]) -> str:
     return f"a checkpoint {when(checkpoints)}{kept}; the result after the last step"
 
 
-def validation_words(validation: dict[str, Any] | None) -> str:
+def validation_words(validation: dict[str, Any] | None, made_of: str) -> str:
     if validation is None:
-        return "no images (no validation prompts)"
+        return f"no images (no validation {made_of})"
     if not validation["images"]:
         return "no images (--num_validation_images 0)"
     if not validation["times"]:

@@ -87,16 +87,20 @@ def test_a_run_says_what_it_will_do_before_it_does_it(
         trained = num_weights(folder / part / "diffusion_pytorch_model.safetensors")
         what = {FULL: "the unet", CLASS: "the transformer", CONTROL: "a ControlNet made from the denoiser"}[script]
         assert row(lines, "trains") == f"all of {what}: {trained:,} parameters"
-        assert row(lines, "validates") == "no images (no validation prompts)"
+        assert row(lines, "validates") == f"no images (no validation {'classes' if script == CLASS else 'prompts'})"
     assert model["trainable_parameters"] == trained
     whole = tiny_dit / "transformer" if script == CLASS else tiny_pipeline / "unet"
     assert model["parameters"] == num_weights(whole / "diffusion_pytorch_model.safetensors")
 
+    assert (
+        "; target rows mostly at high noise (t^1), source rows mostly at low noise ((1 - t)^1) with weight 0.1"
+        in row(lines, "objective")
+    )
     data = summary["data"]
     assert data["rows"] == 6 and str(data["name"]) == str(tiny_conditions)
     assert "6 rows of " in row(lines, "data")
     if script == CLASS:
-        assert data["classes"] == 3 and row(lines, "classes") == "3 classes"
+        assert data["classes"] == 3 and row(lines, "classes") == "3: ash, elm, oak"
     else:
         assert row(lines, "captions") == "6 distinct; none is longer than the 32 tokens that are read"
     assert row(lines, "images") == "at 16 × 16, from shorter sides of 16"
