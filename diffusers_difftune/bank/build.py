@@ -146,11 +146,9 @@ def fill_bank(
 
     bank = KnowledgeBank(folder, manifest)
     if is_main:
-        logger.info(
-            f"Sampling a knowledge bank of {manifest.num_samples} in {folder} on {world}"
-            f" process{'es' if world > 1 else ''} ({manifest.solver}, {manifest.steps} steps, guidance"
-            f" {manifest.guidance_scale}); {bank.num_built()} are there already."
-        )
+        there = bank.num_built()
+        already = f"; {there} are there already" if there else ""
+        logger.info(f"Sampling a knowledge bank of {manifest.num_samples} in {folder}{already}.")
     started, made = time.perf_counter(), 0
     with progress_bar(
         hidden=not (progress and is_main),
