@@ -59,7 +59,7 @@ class ClipScore:
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
             raise DiffTuneError(
                 f"The CLIP model {model} is neither a folder with one nor one that can be had from the Hub:"
-                f" {first_sentence(error)}."
+                f" {first_sentence(error)}; none leaves the score out."
             ) from error
 
     @torch.no_grad()

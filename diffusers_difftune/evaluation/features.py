@@ -159,6 +159,11 @@ class ModelFeatures(Features):
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
             self.network = AutoModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where)
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here
+            if model in MODELS.values():
+                raise DiffTuneError(
+                    f"The network of the features {model} cannot be downloaded: {first_sentence(error)}; take"
+                    " efficientnet, which needs no download."
+                ) from error
             raise DiffTuneError(
                 f"The features {model} are neither inception, dinov2, clip, efficientnet nor a vision model of transformers"
                 f" in a folder or on the Hub: {first_sentence(error)}."

@@ -140,6 +140,10 @@ def test_a_projection_keeps_the_directions_of_largest_spread(tmp_path, efficient
             "inception",
             "The features of inception need torchmetrics and torch-fidelity; install them with `pip install torchmetrics .*",
         ),
+        (
+            "dinov2",
+            "The network of the features facebook/dinov2-large cannot be downloaded: .*; take efficientnet, .*",
+        ),
         ("no/such-model", "The features no/such-model are neither inception, dinov2, clip, efficientnet nor .*"),
         ("{folder}", "The features .* are neither inception, .*: Can't load image processor .*"),
         ("{folder}/no.safetensors", "The features .*/no.safetensors cannot be read: No such file or directory.*"),
