@@ -71,6 +71,7 @@ def finish_run(
         facts["license"] = inherited_license(dataclasses.asdict(config), config.hub_token)
         write_facts(output_dir, output_dir, facts)
         write_run_card(output_dir, repo_id)
+        logger.info("Wrote %s, which has code that uses the result", output_dir / "README.md")
 
     from_main(accelerator, write_card)
     end_training(accelerator)  # before the upload, so that trackers are closed if that fails

@@ -123,7 +123,8 @@ class Validation:
 
     def write(self, step: int) -> list[Path]:
         """Makes them on this process alone; returns the files of the images."""
-        folder = self.folder(step)
+        folder, number = self.folder(step), len(self.prompts)
+        logger.info("Making %d validation image%s in %s", number, "" if number == 1 else "s", folder)
         images = self.sample()
         paths = [folder / f"{i}.png" for i in range(len(images))]
         with atomic_folder(folder) as aside:

@@ -72,6 +72,9 @@ def test_a_run_says_what_it_will_do_before_it_does_it(
     assert told.index(shown) < next(
         i for i, message in enumerate(told) if message.startswith("Sampling a knowledge bank")
     )
+    images = [f"Making 1 validation image in {folder / 'validation' / f'step-{step}'}" for step in (2, 3)]
+    assert [message for message in told if message.startswith("Making")] == (images if script == LORA else [])
+    assert told[-1] == f"Wrote {folder / 'README.md'}, which has code that uses the result"
     lines = shown.splitlines()
     assert len(lines) <= 25 and max(map(len, lines)) <= 80
     summary = json.loads((folder / "run_config.json").read_text())["summary"]
