@@ -17,6 +17,7 @@ import argparse
 import ast
 import re
 import shlex
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -377,6 +378,9 @@ def test_the_command_of_the_documents_that_needs_no_download_runs(
 ) -> None:
     monkeypatch.chdir(ROOT)
     (command,) = [c for c in COMMANDS if c.words[:3] == ("difftune", "evaluate", "examples/icons/pipeline")]
+    before = next(c for c in COMMANDS if c.words[:2] == ("python", "examples/icons/contrastive_model.py"))
+    made, model = before.words[2], str(tmp_path / "contrastive")
+    subprocess.run([sys.executable, before.words[1], model], check=True)
     small = f"--num_images 66 --steps 2 --output {tmp_path / 'evaluation.json'}".split()
-    assert main([*command.words[1:], *small]) == 0
+    assert main([*(model if word == made else word for word in command.words[1:]), *small]) == 0
     assert (tmp_path / "evaluation.json").is_file()
