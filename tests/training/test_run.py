@@ -50,6 +50,20 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_pa
     assert "\n" not in told
 
 
+def test_a_stream_says_once_that_it_leaves_rows_out(tiny_pipeline, tmp_path, caplog):
+    images = save_tiny_images(tmp_path / "images")
+    for name in ("01.png", "04.png"):
+        (images / name).write_text("not an image")
+    flags = "--objective standard --streaming --skip_bad_images --max_train_steps 6"
+    run(FULL, tiny_pipeline, images, tmp_path / "run", flags)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("An image of the stream cannot be used and is left out, ")
+    assert said[0].endswith(
+        ".png (not an image); others like it are left out without another word (--skip_bad_images)."
+    )
+
+
 def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
     (tmp_path / ".checkpoint-2.tmp").mkdir()
     (tmp_path / "validation" / ".step-2.tmp").mkdir(parents=True)
