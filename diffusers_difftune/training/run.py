@@ -140,6 +140,7 @@ def start_run(config: Any) -> Run:
             fsdp_plugin=sharding_plugin(),
         )
     check_is_sharded(accelerator)
+    check_processes_are_joined(accelerator)
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -162,6 +163,17 @@ def start_run(config: Any) -> Run:
     set_seed(seed)
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+
+
+def check_processes_are_joined(accelerator: accelerate.Accelerator) -> None:
+    """Refuses processes that a launcher started together and that do not know of each other: each would train the whole run
+    and write it into the same folder. accelerate leaves them alone where there is no GPU and it is not told to do without."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" in os.environ and started.isdecimal() and int(started) > accelerator.num_processes:
+        raise DiffTuneError(
+            f"WORLD_SIZE is {started}, and each of these processes would train by itself, because accelerate finds no GPU and"
+            " does not join processes on processors unasked; set ACCELERATE_USE_CPU=true to train on processors."
+        )
 
 
 def find_backbone(run: Run) -> Backbone:
