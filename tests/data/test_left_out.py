@@ -144,3 +144,24 @@ def test_a_class_does_not_vanish_by_name_either(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "red").save(folder / "fox" / "0.avif")
     with pytest.raises(DiffTuneError, match="`datasets` reads no file in the folder .*/fox .*--train_data_dir"):
         load_target_data(ClassDataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+
+
+def test_images_that_the_metadata_do_not_name_are_counted_with_either_flag(tmp_path: Path) -> None:
+    folder = save_tiny_conditions(tmp_path / "data", 3)
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    given = load_target_data(DataConfig(dataset_name=str(folder)), 0, tmp_path / "all")
+    assert given.report.left_out == [], "control images are named, though not as images"
+    (folder / "metadata.jsonl").write_text("\n".join(lines[:2]))
+    given = load_target_data(DataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+    assert len(given) == 2
+    assert given.report.left_out == ["2 images not named by the metadata, 02.png for one"]
+
+
+def test_an_empty_class_folder_is_refused_with_either_flag(tmp_path: Path) -> None:
+    folder = save_tiny_classes(tmp_path / "data")
+    (folder / "yew").mkdir()
+    for flag in ("train_data_dir", "dataset_name"):
+        with pytest.raises(
+            DiffTuneError, match=f"--{flag}: the folder .*/yew .*take the folder away if it is no class"
+        ):
+            load_target_data(ClassDataConfig(**{flag: str(folder)}), 0, tmp_path / "cache")
