@@ -97,7 +97,7 @@ def open_source(
     text_flag, text_column = named_text_column(config)
     for flag, column in (image_columns | {text_flag: text_column}).items():
         if column not in columns:
-            raise missing_column(flag, column, columns)
+            raise missing_column(flag, column, columns, advice=reads_a_folder_otherwise(config))
     if dataset.features is None:  # a stream of CSV or JSON files
         raise DiffTuneError("--streaming: this dataset does not say what its columns hold; leave the flag out.")
     dataset = dataset.select_columns(list(dict.fromkeys([*image_columns.values(), text_column])))
@@ -110,6 +110,15 @@ def open_source(
     if isinstance(dataset, Dataset):
         check_values(dataset, config, cache_dir)
     return Opened(dataset, report)
+
+
+def reads_a_folder_otherwise(config: "DataConfig") -> str:
+    """The advice for a folder in which `datasets` does not find a column: that it has rules of its own, by which images of
+    some formats, or in folders of other depths, have no metadata and no labels."""
+    name = config.dataset_name
+    if name is None or config.train_data_dir is not None or not Path(name).expanduser().is_dir():
+        return ""
+    return f"; this is what `datasets` makes of the folder, --train_data_dir {name} has other rules"
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:

@@ -165,3 +165,17 @@ def test_an_empty_class_folder_is_refused_with_either_flag(tmp_path: Path) -> No
             DiffTuneError, match=f"--{flag}: the folder .*/yew .*take the folder away if it is no class"
         ):
             load_target_data(ClassDataConfig(**{flag: str(folder)}), 0, tmp_path / "cache")
+
+
+def test_columns_that_datasets_does_not_find_in_a_folder(tmp_path: Path) -> None:
+    """It takes an image beside folders of classes as a sign that they are none, and images in AVIF for no images."""
+    classes = save_tiny_classes(tmp_path / "classes")
+    tiny_image(0)[0].save(classes / "oak" / "00.png")
+    (classes / "elm" / "more").mkdir()
+    tiny_image(1)[0].save(classes / "elm" / "more" / "00.png")
+    given = {"dataset_name": str(classes)}
+    with pytest.raises(
+        DiffTuneError, match=f"^--label_column: .*; the columns are image; .* --train_data_dir {classes} has"
+    ):
+        load_target_data(ClassDataConfig(**given), 0, tmp_path / "cache")
+    assert len(load_classes(classes, tmp_path / "cache")) == 7
