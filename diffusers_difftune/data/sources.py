@@ -150,9 +150,12 @@ def check_values(dataset: Dataset, config: "DataConfig", cache_dir: str | Path |
             if problem is not None or not (config.skip_bad_images or "://" in path or os.path.exists(path)):
                 near = similar.near(place / path) if (similar := similar or folder_of(place)) else None
             if near is not None:
+                advice = "write the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                if similar and any(file.name in METADATA_NAMES for file in similar.files):  # no Parquet file
+                    advice = "in a metadata file, names are relative to its own folder"
                 problem = (
-                    f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there); write"
-                    " the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                    f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there);"
+                    f" {advice}"
                 )
             if problem is not None:
                 raise DiffTuneError(f"--{name}: the image of row {row}, {quoted(path)}, {problem}.")
