@@ -64,5 +64,7 @@ def as_captions(value: object, column: str) -> list[str]:
     return captions
 
 
-def missing_column(flag: str, column: str, columns: list[str], problem: str = "there is no column") -> DiffTuneError:
-    return DiffTuneError(f"--{flag}: {problem} {column}; the columns are {', '.join(columns)}.")
+def missing_column(
+    flag: str, column: str, columns: list[str], problem: str = "there is no column", advice: str = ""
+) -> DiffTuneError:
+    return DiffTuneError(f"--{flag}: {problem} {column}; the columns are {', '.join(columns)}{advice}.")

@@ -13,10 +13,13 @@
 # limitations under the License.
 """Data sets by name: on the Hub, or folders that `datasets` reads by its own rules."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, DownloadMode, IterableDataset, load_dataset_builder
+import pyarrow.compute as pc
+from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset_builder
 
 from ..errors import DiffTuneError, first_sentence
 from .folders import UNREAD_SUFFIXES, Folder, by_suffix
@@ -82,7 +85,29 @@ def open_named(
     for split, rows in splits.items():
         count = len(rows) if isinstance(rows, Dataset) else None
         report.files.append(FileRows(str(split), name, count, str(split) == chosen))
+    if folder is not None and data_dir is None and not streaming:
+        report.left_out += unnamed(folder, splits.values())
     return splits[chosen]
+
+
+def unnamed(folder: Folder, splits: Iterable[Dataset]) -> list[str]:
+    """The images of a folder with metadata that `datasets` passed over, because no metadata file names them; as a phrase."""
+    if not any(file.name in METADATA_NAMES for file in folder.files):
+        return []
+    named: set[str] = set()
+    others: set[str] = set()  # in columns that are text to `datasets`, as control images are
+    for split in splits:
+        for column, feature in split.features.items():
+            if isinstance(feature, Image):
+                named.update(filter(None, pc.struct_field(split.data.column(column), "path").to_pylist()))
+            elif isinstance(feature, Value) and feature.dtype == "string":
+                others.update(
+                    Path(text).name for text in split.data.column(column).to_pylist() if text and is_image_file(text)
+                )
+    used = {os.path.normpath(path) for path in named}
+    rest = [file for file in folder.files if is_image_file(file) and str(file) not in used and file.name not in others]
+    phrase = folder.phrase(rest, "image", "not named by the metadata")
+    return [phrase] if phrase else []
 
 
 def folder_arguments(folder: Folder, config: "DataConfig") -> dict[str, Any]:
@@ -148,6 +173,12 @@ def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: Dat
     ]
     tables = [file for file in folder.files if file not in read and file.suffix == ".parquet"]
     if hasattr(config, "label_column") and not metadata and suffixes is not None:
+        filled = {parent for file in folder.files for parent in file.parents}
+        if empty := [place for place in folder.folders if place not in filled]:
+            raise DiffTuneError(
+                f"--dataset_name: the folder {empty[0]} is empty, and its class would be missing; put its images there, or take"
+                " the folder away if it is no class."
+            )
         for parent in dict.fromkeys(file.parent for file in unread):
             if not any(file.parent == parent for file in read):
                 raise DiffTuneError(

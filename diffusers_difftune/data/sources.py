@@ -97,7 +97,7 @@ def open_source(
     text_flag, text_column = named_text_column(config)
     for flag, column in (image_columns | {text_flag: text_column}).items():
         if column not in columns:
-            raise missing_column(flag, column, columns)
+            raise missing_column(flag, column, columns, advice=reads_a_folder_otherwise(config))
     if dataset.features is None:  # a stream of CSV or JSON files
         raise DiffTuneError("--streaming: this dataset does not say what its columns hold; leave the flag out.")
     dataset = dataset.select_columns(list(dict.fromkeys([*image_columns.values(), text_column])))
@@ -110,6 +110,15 @@ def open_source(
     if isinstance(dataset, Dataset):
         check_values(dataset, config, cache_dir)
     return Opened(dataset, report)
+
+
+def reads_a_folder_otherwise(config: "DataConfig") -> str:
+    """The advice for a folder in which `datasets` does not find a column: that it has rules of its own, by which images of
+    some formats, or in folders of other depths, have no metadata and no labels."""
+    name = config.dataset_name
+    if name is None or config.train_data_dir is not None or not Path(name).expanduser().is_dir():
+        return ""
+    return f"; this is what `datasets` makes of the folder, --train_data_dir {name} has other rules"
 
 
 def column_names(dataset: Dataset | IterableDataset) -> list[str]:
@@ -141,9 +150,12 @@ def check_values(dataset: Dataset, config: "DataConfig", cache_dir: str | Path |
             if problem is not None or not (config.skip_bad_images or "://" in path or os.path.exists(path)):
                 near = similar.near(place / path) if (similar := similar or folder_of(place)) else None
             if near is not None:
+                advice = "write the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                if similar and any(file.name in METADATA_NAMES for file in similar.files):  # no Parquet file
+                    advice = "in a metadata file, names are relative to its own folder"
                 problem = (
-                    f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there); write"
-                    " the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                    f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there);"
+                    f" {advice}"
                 )
             if problem is not None:
                 raise DiffTuneError(f"--{name}: the image of row {row}, {quoted(path)}, {problem}.")

@@ -61,7 +61,7 @@ class StreamedTarget:
         check_data_flags(config)
         self._image_column, self._caption_column = config.image_column, config.caption_column
         self._condition_column = getattr(config, "conditioning_image_column", None)
-        self._skip_bad = config.skip_bad_images
+        self._skip_bad, self._told_of_bad = config.skip_bad_images, False
         self._places = source_places(config, cache_dir)
         opened = open_source(config, cache_dir, streaming=True)
         stream, self.report = cast(IterableDataset, opened.dataset), opened.report
@@ -140,13 +140,23 @@ class StreamedTarget:
         return decode(stored)
 
     def _is_bad(self, row: dict) -> bool:
+        """Whether a row's images cannot be used; of the first one it is said why."""
+        reason, column = None, self._image_column
         try:
-            image = self._decode(row[self._image_column])
-            return self._condition_column is not None and bool(
-                mismatch(image, self._decode(row[self._condition_column]))
+            image = self._decode(row[column])
+            if self._condition_column is not None:
+                column = self._condition_column
+                reason = mismatch(image, self._decode(row[column]))
+        except UnreadableImage as error:
+            reason = why(error, row[column])
+        if reason and not self._told_of_bad:
+            self._told_of_bad = True
+            path = (row[column] or {}).get("path")
+            logger.warning(
+                f"An image of the stream cannot be used and is left out{f', {Path(path).name}' if path else ''} ({reason});"
+                " others like it are left out without another word (--skip_bad_images)."
             )
-        except UnreadableImage:
-            return True
+        return bool(reason)
 
     def _usable(self, stream: IterableDataset) -> Iterator[dict]:
         """The rows of one pass; with `--skip_bad_images` only those whose images can be read."""

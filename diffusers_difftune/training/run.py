@@ -141,6 +141,7 @@ def start_run(config: Any) -> Run:
         )
     check_is_sharded(accelerator)
     check_precision(accelerator)
+    check_processes_are_joined(accelerator)
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
@@ -171,6 +172,17 @@ def check_precision(accelerator: accelerate.Accelerator) -> None:
         raise DiffTuneError(
             "--mixed_precision is fp16 (the flag's, or that of `accelerate config`), which trains on a GPU only, and this run"
             " is on the processor; use bf16 or no."
+        )
+
+
+def check_processes_are_joined(accelerator: accelerate.Accelerator) -> None:
+    """Refuses processes that a launcher started together and that do not know of each other: each would train the whole run
+    and write it into the same folder. accelerate leaves them alone where there is no GPU and it is not told to do without."""
+    started = os.environ.get("WORLD_SIZE", "1")
+    if "LOCAL_RANK" in os.environ and started.isdecimal() and int(started) > accelerator.num_processes:
+        raise DiffTuneError(
+            f"WORLD_SIZE is {started}, and each of these processes would train by itself, because accelerate finds no GPU and"
+            " does not join processes on processors unasked; set ACCELERATE_USE_CPU=true to train on processors."
         )
 
 

@@ -16,6 +16,7 @@
 
 import dataclasses
 import logging
+from bisect import bisect_right
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ def summarize(
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
         "bank": bank_facts(run, backbone, target, bank, total_steps),
-        "events": event_facts(run, target, total_steps),
+        "events": event_facts(run, target, state),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
         "report_to": config.report_to,
@@ -295,13 +296,13 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
     return None if prompts is None else min(samples, len(set(prompts)))
 
 
-def event_facts(run: Run, target: TargetData | StreamedTarget, total_steps: int) -> dict[str, Any]:
-    """When the run saves, makes images and measures, beside the end."""
-    config = run.config
+def event_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingState) -> dict[str, Any]:
+    """When the run, from where it starts, saves, makes images and measures, beside the end."""
+    config, start, total_steps = run.config, state.start_step, state.total_steps
     images = num_validation_images(config)
     per_epoch = run.steps_per_epoch(len(target))
     facts: dict[str, Any] = {
-        "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps)),
+        "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps), start),
         "checkpoints_total_limit": config.checkpoints_total_limit,
         "validation": None,
         "evaluation": None,
@@ -309,7 +310,7 @@ def event_facts(run: Run, target: TargetData | StreamedTarget, total_steps: int)
     if images is not None:
         facts["validation"] = {"images": images}
         if images:
-            facts["validation"] |= moments(validation_steps(config, per_epoch, total_steps))
+            facts["validation"] |= moments(validation_steps(config, per_epoch, total_steps), start)
     for name, default in (("evaluation", "checkpointing_steps"), ("control_evaluation", "validation_steps")):
         data = getattr(config, f"{name}_data", None)
         if data is not None:
@@ -318,13 +319,14 @@ def event_facts(run: Run, target: TargetData | StreamedTarget, total_steps: int)
                 "name": name,
                 "data": data,
                 "samples": getattr(config, f"{name}_samples"),
-                **moments(range(every, total_steps + 1, every)),
+                **moments(range(every, total_steps + 1, every), start),
             }
     return facts
 
 
-def moments(steps: range) -> dict[str, int | None]:
-    """Steps at equal distances."""
+def moments(steps: range, start: int = 0) -> dict[str, int | None]:
+    """Steps at equal distances, those after `start`."""
+    steps = steps[bisect_right(steps, start) :]
     return {"first": steps[0] if steps else None, "every": steps.step, "times": len(steps)}
 
 

@@ -76,7 +76,7 @@ def trained_words(model: dict[str, Any], longest: int) -> str:
         what += f" of rank {model['rank']} on {' '.join(model['modules'])}"
     if model["train_parameters"]:
         what = f"parameters named {' '.join(model['train_parameters'])}"
-    part = f"{counted(trained, 'parameter')}, {100 * trained / total:.2g} % of {short(total)}"
+    part = f"{counted(trained, 'parameter')}, {percent(trained / total)} of {short(total)}"
     return f"{what}{' of ' + whole if 'controlnet' in model else ''}: {part}"
 
 
@@ -103,12 +103,10 @@ def level_words(end: str, base: str, power: float) -> str:
 
 def data_words(data: dict[str, Any], longest: int) -> str:
     name = shortened(data["name"], longest)
-    if data["rows"] is None:
-        return f"{name}, read as a stream"
-    words = f"{counted(data['rows'], 'row')} of {name}"
+    words = f"{name}, read as a stream" if data["rows"] is None else f"{counted(data['rows'], 'row')} of {name}"
     known = [file for file in data["files"] if file["rows"] is not None]
     used = sum(file["rows"] for file in known if file["used"])
-    if data["max_train_samples"] is not None and used > data["rows"]:
+    if data["rows"] is not None and data["max_train_samples"] is not None and used > data["rows"]:
         words += f", drawn from {used:,} (--max_train_samples)"
     groups: dict[tuple[bool, str], list[dict[str, Any]]] = {}
     for file in data["files"]:
@@ -125,7 +123,7 @@ def data_words(data: dict[str, Any], longest: int) -> str:
 def files_words(split: str, files: list[dict[str, Any]]) -> str:
     """The rows of a split, and where they are."""
     rows = [file["rows"] for file in files]
-    count = "" if None in rows else f"{sum(rows):,} in "
+    count = "in " if None in rows else f"{sum(rows):,} in "
     names = ", ".join(file["file"] for file in files)
     return f"{split} {count}{names if len(files) <= MOST_FILES else f'{len(files):,} files'}"
 
@@ -194,15 +192,20 @@ def bank_words(bank: dict[str, Any] | None, longest: int) -> str:
     if bank is None:
         return "none"
     missing = bank["samples"] - bank["there"]
-    how = f"{bank['prompts']}, {bank['steps']} steps of {bank['solver']}, guidance {bank['guidance_scale']:g}"
+    how = (
+        f"{bank['prompts']}, {counted(bank['steps'], 'step')} of {bank['solver']}, guidance {bank['guidance_scale']:g}"
+    )
     if bank.get("distinct_prompts") is not None:
-        how = f"{bank['distinct_prompts']:,} different prompts ({bank['prompts']}){how.removeprefix(bank['prompts'])}"
+        prompts = counted(bank["distinct_prompts"], "prompt", "different prompts")
+        how = f"{prompts} ({bank['prompts']}){how.removeprefix(bank['prompts'])}"
     if not missing:
-        return f"{counted(bank['samples'], 'sample')} that are there in {shortened(bank['folder'], longest)}; {how}"
+        there = "that is there" if bank["samples"] == 1 else "that are there"
+        return f"{counted(bank['samples'], 'sample')} {there} in {shortened(bank['folder'], longest)}; {how}"
     made = f", {bank['there']:,} of them there," if bank["there"] else ""
+    told = f" (the time is told after the first {bank['batch_size']})" if bank["batch_size"] < missing else ""
     return (
         f"{counted(bank['samples'], 'sample')}{made} of {how}; to be sampled before training, about the work of"
-        f" {plain(bank['as_training_steps'])} training steps (the time is told after the first {bank['batch_size']})"
+        f" {plain(bank['as_training_steps'])} training steps{told}"
     )
 
 
@@ -210,7 +213,8 @@ def save_words(events: dict[str, Any]) -> str:
     checkpoints, limit = events["checkpoints"], events["checkpoints_total_limit"]
     if not checkpoints["times"]:
         return f"the result after the last step, no checkpoint before (--checkpointing_steps {checkpoints['every']})"
-    kept = f", the newest {limit} kept" if limit is not None and limit < checkpoints["times"] else ""
+    is_resumed = checkpoints["first"] != checkpoints["every"]  # there are earlier ones
+    kept = f", the newest {limit} kept" if limit is not None and (is_resumed or limit < checkpoints["times"]) else ""
     return f"a checkpoint {when(checkpoints)}{kept}; the result after the last step"
 
 
@@ -272,6 +276,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 def plain(number: float) -> str:
     """A number that is exact enough to be read."""
     return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share in two figures, or more before the point."""
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def short(count: int) -> str:

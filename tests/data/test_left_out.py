@@ -144,3 +144,38 @@ def test_a_class_does_not_vanish_by_name_either(tmp_path: Path) -> None:
     Image.new("RGB", (16, 16), "red").save(folder / "fox" / "0.avif")
     with pytest.raises(DiffTuneError, match="`datasets` reads no file in the folder .*/fox .*--train_data_dir"):
         load_target_data(ClassDataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+
+
+def test_images_that_the_metadata_do_not_name_are_counted_with_either_flag(tmp_path: Path) -> None:
+    folder = save_tiny_conditions(tmp_path / "data", 3)
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    given = load_target_data(DataConfig(dataset_name=str(folder)), 0, tmp_path / "all")
+    assert given.report.left_out == [], "control images are named, though not as images"
+    (folder / "metadata.jsonl").write_text("\n".join(lines[:2]))
+    given = load_target_data(DataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+    assert len(given) == 2
+    assert given.report.left_out == ["2 images not named by the metadata, 02.png for one"]
+
+
+def test_an_empty_class_folder_is_refused_with_either_flag(tmp_path: Path) -> None:
+    folder = save_tiny_classes(tmp_path / "data")
+    (folder / "yew").mkdir()
+    for flag in ("train_data_dir", "dataset_name"):
+        with pytest.raises(
+            DiffTuneError, match=f"--{flag}: the folder .*/yew .*take the folder away if it is no class"
+        ):
+            load_target_data(ClassDataConfig(**{flag: str(folder)}), 0, tmp_path / "cache")
+
+
+def test_columns_that_datasets_does_not_find_in_a_folder(tmp_path: Path) -> None:
+    """It takes an image beside folders of classes as a sign that they are none, and images in AVIF for no images."""
+    classes = save_tiny_classes(tmp_path / "classes")
+    tiny_image(0)[0].save(classes / "oak" / "00.png")
+    (classes / "elm" / "more").mkdir()
+    tiny_image(1)[0].save(classes / "elm" / "more" / "00.png")
+    given = {"dataset_name": str(classes)}
+    with pytest.raises(
+        DiffTuneError, match=f"^--label_column: .*; the columns are image; .* --train_data_dir {classes} has"
+    ):
+        load_target_data(ClassDataConfig(**given), 0, tmp_path / "cache")
+    assert len(load_classes(classes, tmp_path / "cache")) == 7

@@ -255,3 +255,12 @@ def test_text_files_are_no_control_images(tmp_path: Path) -> None:
     with pytest.raises(DiffTuneError, match="write a metadata.jsonl with a line .* for each image.$"):
         load(tmp_path, ControlDataConfig, train_data_dir=folder)
     assert len(load(tmp_path, ControlDataConfig, train_data_dir=save_tiny_conditions(tmp_path / "pairs", 2))) == 2
+
+
+def test_datasets_looked_for_a_name_beneath_the_folder_of_the_metadata(tmp_path: Path) -> None:
+    folder = save_tiny_images(tmp_path / "data" / "train", 2)
+    lines = (folder / "metadata.jsonl").read_text()
+    (folder / "metadata.jsonl").write_text(lines.replace('"file_name": "', '"file_name": "train/'))
+    with pytest.raises(DiffTuneError) as caught:
+        load(tmp_path, dataset_name=tmp_path / "data")
+    assert f"and {folder / '00.png'} is there); in a metadata file, names are relative to its own" in sentence(caught)

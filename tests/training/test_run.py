@@ -13,6 +13,8 @@
 # limitations under the License.
 """What stops a run before anything expensive happens, beside `tests/test_bad_input.py`."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -20,8 +22,10 @@ from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
 from diffusers_difftune.data.cache import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.config import DataConfig
 from diffusers_difftune.training.folder import take_output_dir
+from diffusers_difftune.training.run import check_processes_are_joined
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, LORA, run
 from training_scripts.train_text_to_image_difftune import TextToImageConfig
@@ -57,6 +61,36 @@ def test_a_mistake_that_a_worker_finds_is_told_in_one_line(tiny_pipeline, tmp_pa
     told = capsys.readouterr().err.split("error: ")[1].strip()
     assert told.startswith("The image of row ") and told.endswith("--skip_bad_images leaves such rows out.")
     assert "\n" not in told
+
+
+def test_a_stream_says_once_that_it_leaves_rows_out(tiny_pipeline, tmp_path, caplog):
+    images = save_tiny_images(tmp_path / "images")
+    for name in ("01.png", "04.png"):
+        (images / name).write_text("not an image")
+    flags = "--objective standard --streaming --skip_bad_images --max_train_steps 6"
+    run(FULL, tiny_pipeline, images, tmp_path / "run", flags)
+    said = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert len(said) == 1
+    assert said[0].startswith("An image of the stream cannot be used and is left out, ")
+    assert said[0].endswith(
+        ".png (not an image); others like it are left out without another word (--skip_bad_images)."
+    )
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
+    """What accelerate makes of `torchrun --nproc_per_node 2` on a machine without a GPU: two runs of one process each."""
+    accelerator = SimpleNamespace(num_processes=1)
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    check_processes_are_joined(accelerator)
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of a cluster, in whose pods one process was started by hand
+    check_processes_are_joined(accelerator)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    check_processes_are_joined(SimpleNamespace(num_processes=2))
+    with pytest.raises(
+        DiffTuneError, match=r"^WORLD_SIZE is 2, and each .*; set ACCELERATE_USE_CPU=true to train on processors\.$"
+    ):
+        check_processes_are_joined(accelerator)
 
 
 def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):

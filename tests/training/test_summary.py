@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from diffusers_difftune.console import labelled_block
 from diffusers_difftune.training.idle_flags import RULES, idle_flags
 from diffusers_difftune.training.parse import parse_config
-from diffusers_difftune.training.summary_text import summary_rows
+from diffusers_difftune.training.summary import moments
+from diffusers_difftune.training.summary_text import data_words, summary_rows
 from diffusers_difftune.training.validation import validation_steps
 from tests.tiny import save_tiny_conditions
 from tests.training.runs import CLASS, FULL, LORA, arguments, environment, launch, log, run
@@ -275,6 +276,38 @@ def test_rows_are_told_by_split_and_file_and_what_is_left_out():
         " test 9 in test.parquet, not used"
     )
     assert rows["left out"] == "3 files of formats that are not read (.avif 3), a.avif for one; 1 empty folder, b"
+
+
+def test_a_stream_says_which_splits_it_reads():
+    files = [("train", "train.parquet", None, True), ("test", "test.parquet", 9, False)]
+    names = ("split", "file", "rows", "used")
+    data = {"name": "D", "rows": None, "files": [dict(zip(names, file)) for file in files], "max_train_samples": 2}
+    assert data_words(data, 100) == "D, read as a stream: train in train.parquet; test 9 in test.parquet, not used"
+
+
+def test_numbers_of_one_and_large_shares_read_well():
+    summary = large_summary()
+    bank = {"samples": 1, "there": 0, "steps": 1, "distinct_prompts": 1, "prompts": "captions", "folder": "/bank"}
+    summary["bank"] |= bank | {"as_training_steps": 0.3}
+    summary["model"] |= {"adapter": "lora", "rank": 512, "modules": ["to_q"], "train_parameters": []}
+    summary["model"] |= {"trained_of": 18_464, "trainable_parameters": 360_448}
+    rows = dict(summary_rows(summary, 120))
+    assert rows["bank"] == (
+        "1 sample of 1 prompt (captions), 1 step of unipc, guidance 7.5; to be sampled before training, about the work of"
+        " 0.3 training steps"
+    )
+    assert rows["trains"].endswith("360,448 parameters, 1,952 % of 18.5 thousand")
+    summary["bank"] |= {"there": 1}
+    assert dict(summary_rows(summary, 120))["bank"].startswith("1 sample that is there in /bank; ")
+
+
+def test_a_resumed_run_tells_what_is_still_to_come():
+    assert moments(range(2, 9, 2), 4) == {"first": 6, "every": 2, "times": 2}
+    assert moments(range(2, 9, 2), 8) == {"first": None, "every": 2, "times": 0}
+    summary = large_summary()
+    summary["events"] |= {"checkpoints": moments(range(2, 9, 2), 6), "checkpoints_total_limit": 1}
+    saves = dict(summary_rows(summary, 120))["saves"]
+    assert saves == "a checkpoint after step 8, the newest 1 kept; the result after the last step"
 
 
 @pytest.mark.slow
