@@ -41,7 +41,7 @@ from ..turns import from_main
 from .checkpoint import read_settings
 from .checks import uses_bank
 from .config import was_given
-from .differences import FACTS
+from .differences import FACTS, counted
 from .run import Run
 
 
@@ -173,6 +173,12 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
         raise DiffTuneError(
             f"{'; '.join(changed)}: the run that is resumed goes on with the knowledge bank that it sampled"
             f"{f', {folder}' if is_whole else ''}; leave the flag out, or start anew in another --output_dir."
+        )
+    if is_whole and config.bank_samples is None and before["bank_samples"] < num_samples:
+        logger.warning(
+            f"The run goes on with the knowledge bank that it has, of {counted(before['bank_samples'], 'sample')}; one of this"
+            f" length would sample {num_samples:,} by default. To have them, sample a larger bank with `difftune bank build` and start"
+            " a new run with --knowledge_bank."
         )
     return (folder if is_whole else None), before
 

@@ -193,7 +193,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
         "resolution": config.resolution,
     }
     if isinstance(target, StreamedTarget):
-        return facts
+        return facts | {"streamed": True}
     facts["rows"] = len(target)
     if target.class_names is not None:
         facts |= {"classes": len(target.class_names), "class_names": target.class_names[:FIRST_CLASSES]}

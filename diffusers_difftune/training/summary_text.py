@@ -133,6 +133,8 @@ def caption_words(data: dict[str, Any]) -> str:
         names = ", ".join(shortened(name, 30) for name in data.get("class_names", []))
         more = " …" if data["classes"] > len(data.get("class_names", [])) else ""
         return f"{data['classes']:,}: {names}{more}" if names else f"{data['classes']:,}"
+    if data.get("streamed"):
+        return "of a stream, not counted; those longer than the model reads are cut"
     if "distinct_captions" not in data:
         return ""
     words = f"{data['distinct_captions']:,} distinct"

@@ -83,11 +83,14 @@ def test_weighted_and_sampled_coefficients_differ_in_draws_only(tiny_pipeline, t
     assert losses(sampled) != losses(weighted)
 
 
-def test_a_run_may_be_prolonged_with_the_bank_it_has(tiny_pipeline, tiny_images, tmp_path):
+def test_a_run_may_be_prolonged_with_the_bank_it_has(tiny_pipeline, tiny_images, tmp_path, caplog):
     run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", "--max_train_steps 2 --checkpointing_steps 2")
     manifest = (tmp_path / "run" / "knowledge_bank" / "manifest.json").read_text()
     longer = "--max_train_steps 4 --resume_from_checkpoint latest"
+    assert "goes on with the knowledge bank that it has" not in caplog.text
     run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", longer)
+    said = "goes on with the knowledge bank that it has, of 1 sample; one of this length would sample 3 by default"
+    assert said in caplog.text
     assert (tmp_path / "run" / "knowledge_bank" / "manifest.json").read_text() == manifest
     bank = f"--max_train_steps 4 --knowledge_bank {tmp_path / 'run' / 'knowledge_bank'}"
     assert losses(tmp_path / "run") == losses(run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", bank))

@@ -26,7 +26,7 @@ from diffusers_difftune.console import labelled_block
 from diffusers_difftune.training.idle_flags import RULES, idle_flags
 from diffusers_difftune.training.parse import parse_config
 from diffusers_difftune.training.summary import moments
-from diffusers_difftune.training.summary_text import data_words, summary_rows
+from diffusers_difftune.training.summary_text import caption_words, data_words, summary_rows
 from diffusers_difftune.training.validation import validation_steps
 from tests.tiny import save_tiny_conditions
 from tests.training.runs import CLASS, FULL, LORA, arguments, environment, launch, log, run
@@ -283,6 +283,7 @@ def test_a_stream_says_which_splits_it_reads():
     names = ("split", "file", "rows", "used")
     data = {"name": "D", "rows": None, "files": [dict(zip(names, file)) for file in files], "max_train_samples": 2}
     assert data_words(data, 100) == "D, read as a stream: train in train.parquet; test 9 in test.parquet, not used"
+    assert caption_words({"streamed": True}).startswith("of a stream, not counted; those longer")
 
 
 def test_numbers_of_one_and_large_shares_read_well():
