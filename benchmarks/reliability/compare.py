@@ -21,8 +21,8 @@ from typing import Any
 from diffusers_difftune.training.checkpoint import what_is_missing
 
 
-# What may differ: where a run was made, how it was started, and how long things took.
-OF_THE_START = ("output_dir", "cache_dir", "resume_from_checkpoint")
+# What may differ: where a run was made, how it was started (the summary says what is still to come), and how long things took.
+OF_THE_START = ("output_dir", "cache_dir", "resume_from_checkpoint", "summary")
 OF_THE_CLOCK = ("images_per_second", "seconds")
 
 

@@ -89,6 +89,6 @@ def test_two_processes_build_the_same_bank(tiny_pipeline: Path, tmp_path: Path) 
             timeout=240,
         )
         assert run.returncode == 0, run.stderr
-        assert f"on {'2 processes' if launcher else '1 process'} (dpm++, 3 steps" in run.stderr
+        assert f"on {'2 processes' if launcher else '1 process'} (cpu" in run.stderr and "dpm++, 3 steps" in run.stderr
         assert run.stdout.count("has 18 samples") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
