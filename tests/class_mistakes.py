@@ -136,7 +136,8 @@ ROWS: dict[str, tuple] = {
     ),
     "dataset without labels": (
         lambda place: {DATA: None, "dataset_name": place.images},
-        "--label_column: there is no column label; the columns are image, text",
+        "--label_column: there is no column label; the columns are image, text; this is what `datasets` makes of the folder,"
+        r" --train_data_dir \S+ has other rules",
     ),
     "folder without images": (
         lambda place: {DATA: place.folder},

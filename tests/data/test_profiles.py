@@ -183,7 +183,7 @@ def test_without_littlecms_profiles_are_ignored_and_that_is_said(
     folder = save_images(tmp_path / "data")
     load(folder, tmp_path)
     monkeypatch.setattr(profiles, "can_convert", lambda: False)
-    monkeypatch.setattr("diffusers_difftune.data.dataset.can_convert", lambda: False)
+    monkeypatch.setattr("diffusers_difftune.data.check_images.can_convert", lambda: False)
     profiles.transform_from.cache_clear()
     target = load(folder, tmp_path)
     assert "5 of 10 images have a colour profile that cannot be used and is ignored: row 1 01.png" in caplog.text

@@ -150,5 +150,10 @@ def test_the_others_are_parsed_refused_in_a_sentence_or_started(
         assert told.startswith("error: --") and told.count("\n") == 0
         package = next(each for each in packages if each in told)
         argv.remove(next(flag for flag, each in ELSEWHERE.items() if each == package))
+    if any("fp16" in word for word in argv):  # for a GPU
+        with pytest.raises(SystemExit):
+            script.main(argv)
+        assert "error: --mixed_precision is fp16" in capsys.readouterr().err
+        argv = [word.replace("fp16", "bf16") for word in argv]
     script.main([*argv, "--max_train_steps", "1", "--num_validation_images", "1", "--bank_steps", "2"])
     assert len(log(tmp_path / "run")) == 1 and ControlNetModel.from_pretrained(tmp_path / "run")
