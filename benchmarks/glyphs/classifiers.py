@@ -43,7 +43,7 @@ from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 
 NAMES = ("a", "b")
 FEATURES = 128
-STEPS, BATCH, RATE = 1200, 256, 2e-3
+STEPS, BATCH, RATE = 700, 256, 2e-3
 SHIFT = 2  # pixels by which a batch is moved, at most
 NOISE = 0.15  # highest deviation of the noise on every other batch
 
