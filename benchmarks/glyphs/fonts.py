@@ -24,17 +24,18 @@ from pathlib import Path
 from fontTools.ttLib import TTFont, TTLibError
 
 
-# Words of a family's name that say of which width, size, script or purpose a member is.
-MEMBER = re.compile(
-    r"\b(display|mono|monospace|console|condensed|condenced|condencerd|narrow|caption|compressed|ui|text|titling|book|minus|"
-    r"extra|light|medium|regular|bold|demi|thin|heavy|black|semibold|upright|inclined|slanted|italic|modern|ps|tt|otf|o|"
-    r"gpl&gnu|gnu&gpl|gnu-gpl|dict|diagnostic|dot|high|xspace|bunong|moe|variable|width|\d+|"
-    r"georgian|tamil|bengali|armenian|hebrew|thai|ethiopic|devanagari|lao|khmer|sinhala|assamese|marathi|nepali|classical)\b",
-    re.IGNORECASE,
-)
+# Words of a family's name that say of which width, weight, size, script or purpose a member is.
+MEMBER_WORDS = """
+    display pali mono cond cn std no2 style script code monospace console condensed condenced condencerd narrow caption
+    compressed ui text titling book minus extra light medium regular bold demi thin heavy black semibold upright inclined
+    slanted italic modern ps tt otf o gpl&gnu gnu&gpl gnu-gpl dict diagnostic dot high xspace bunong moe variable width
+    georgian tamil bengali armenian hebrew thai ethiopic devanagari lao khmer sinhala assamese marathi nepali classical
+""".split()  # noqa: SIM905 (as a list it would fill sixty lines)
+MEMBER = re.compile(rf"\b({'|'.join(MEMBER_WORDS)}|\d+)\b|(?<=patch)(sans|serif|stencil)", re.IGNORECASE)
 # Small capitals in the place of small letters, ornaments, pixels and pictures.
 UNFIT = re.compile(
-    r"\bSC\b|caps|unicase|initials|keyboard|symbol|emoji|\bmath|music|dingbat|ornament|swash|tengwar|sample|cupola",
+    r"\bSC\b|caps|unicase|initials|keyboard|symbol|emoji|\bmath|music|dingbat|ornament|swash|tengwar|sample|cupola|"
+    "d050000l|nushu",
     re.IGNORECASE,
 )
 

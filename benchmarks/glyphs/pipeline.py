@@ -37,7 +37,9 @@ from .settings import SIDE
 PATCH = 6  # 16 tokens of 36 pixels
 LOUD = 64.0  # beside pixels in [−1, 1]
 LEVELS = 1000
-FIRST_LEVEL, LAST_LEVEL = 0.002, 0.999  # of σ in (1 − σ) · image + σ · noise
+# Of σ in (1 − σ) · image + σ · noise. Were the last levels nearer to 1, each would have twice the ratio of noise to signal of
+# the one before, and the solver would take the last one twice.
+FIRST_LEVEL, LAST_LEVEL = 0.002, 0.99
 NUM_CLASSES = 1000  # rows of the class tables before the null class: DiTPipeline knows no other number
 DEVIATION = 0.02  # of embeddings, as in the DiT paper
 

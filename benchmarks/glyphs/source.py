@@ -27,6 +27,7 @@ so that the classes of a target have rows of their own.
 """
 
 import argparse
+import json
 import runpy
 import shutil
 import sys
@@ -44,17 +45,21 @@ from benchmarks.glyphs.read import class_names  # noqa: E402
 from benchmarks.glyphs.settings import (  # noqa: E402
     DATA,
     FIRST_SOURCE_ROW,
+    MADE_OF,
     PRETRAINING,
     SIDE,
     SOURCE_MODEL,
     START,
     WORK,
 )
+from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.filehash import file_sha256  # noqa: E402
 
 
 SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"
 WIDTH, DEPTH, HEADS = 240, 5, 4  # 7.1 million parameters, of which 1.2 million are class tables
 STEPS, BATCH = 14_000, 128
+AVERAGE = "transformer_ema"
 IMAGES_PER_SECOND = 290  # and CPU second, on one thread of an Intel Xeon core with AMX, beside other work
 
 
@@ -77,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     names = class_names(arguments.data)
     if arguments.collect_checkpoint:
-        collect(newest_average(arguments.output_dir), names, arguments.result)
+        collect(*newest_average(arguments.output_dir), names, arguments.result)
         return
     if not (arguments.start / "model_index.json").is_file():
         save_pipeline(arguments.start, new_transformer(WIDTH, DEPTH, HEADS, arguments.seed), dict(enumerate(names)))
@@ -85,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
     sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
     runpy.run_path(str(SCRIPT), run_name="__main__")
-    collect(arguments.output_dir / "transformer", names, arguments.result)
+    collect(arguments.output_dir / "transformer", arguments.max_train_steps, names, arguments.result)
 
 
 def training_flags(arguments: argparse.Namespace) -> list[str]:
@@ -116,21 +121,27 @@ def training_flags(arguments: argparse.Namespace) -> list[str]:
     ]
 
 
-def newest_average(folder: Path) -> Path:
-    """The moving average of the weights in the newest checkpoint of a training."""
-    checkpoints = sorted(folder.glob("checkpoint-*/transformer_ema"), key=lambda path: int(path.parent.name[11:]))
+def newest_average(folder: Path) -> tuple[Path, int]:
+    """The moving average of the weights in the newest checkpoint of a training, and the steps it was trained for."""
+    checkpoints = {
+        int(path.parent.name.removeprefix("checkpoint-")): path for path in folder.glob(f"checkpoint-*/{AVERAGE}")
+    }
     if not checkpoints:
         sys.exit(f"{folder} has no checkpoint yet.")
-    print(f"Taking {checkpoints[-1]}")
-    return checkpoints[-1]
+    steps = max(checkpoints)
+    return checkpoints[steps], steps
 
 
-def collect(trained: Path, names: Sequence[str], result: Path) -> None:
-    """Makes the source model of trained weights."""
+def collect(trained: Path, steps: int, names: Sequence[str], result: Path) -> None:
+    """Makes the source model of weights that were trained for so many steps."""
     transformer = DiTTransformer2DModel.from_pretrained(trained)
     move_classes(transformer, FIRST_SOURCE_ROW, len(names))
     shutil.rmtree(result, ignore_errors=True)
     save_pipeline(result, transformer, {FIRST_SOURCE_ROW + number: name for number, name in enumerate(names)})
+    weights = file_sha256(result / "transformer" / "diffusion_pytorch_model.safetensors")[:16]
+    made_of = {"steps": steps, "images": steps * BATCH, "weights": weights}
+    write_bytes_atomic(result / MADE_OF, (json.dumps(made_of) + "\n").encode())
+    print(f"{result}: {json.dumps(made_of)}")
 
 
 if __name__ == "__main__":
