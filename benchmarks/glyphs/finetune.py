@@ -49,7 +49,7 @@ def finetune(name: str, count: int, seed: int, flags: dict[str, Any], folder: Pa
         note.write_text(written)
     if not (folder / "model_index.json").is_file():
         places = {"pretrained_model_name_or_path": SOURCE_MODEL, "output_dir": folder, "cache_dir": WORK / "cache"}
-        more = {"checkpointing_steps": 400, "checkpoints_total_limit": 1, "resume_from_checkpoint": "latest"}
+        more = {"checkpointing_steps": 250, "checkpoints_total_limit": 1, "resume_from_checkpoint": "latest"}
         torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
         load_script().main(command_line(settings | places | more))
     for checkpoint in folder.glob("checkpoint-*"):

@@ -34,7 +34,7 @@ SAMPLING_STEPS = 20  # of DPM-Solver++, without guidance
 BLENDS = (1.0, 0.85, 0.7, 0.5, 0.3)
 EACH = 4  # samples of every source class that forgetting is measured with
 NEAR = 0.2  # noise levels up to it are near the data
-LOSS_ROWS, LOSS_LEVELS = 256, 20
+LOSS_ROWS, LOSS_LEVELS = 128, 20
 
 # The same for every run of a target; with the rate and the flags of a method it decides what is trained.
 RECIPE = {
@@ -42,7 +42,7 @@ RECIPE = {
     "class_embeddings": "keep",  # rows that the source never trained
     "class_dropout_prob": 0.1,
     "train_batch_size": 40,
-    "max_train_steps": 800,
+    "max_train_steps": 500,
     "lr_scheduler": "linear",
     "lr_warmup_steps": 50,
     "adam_weight_decay": 0.0,
