@@ -38,7 +38,7 @@ def finetune(name: str, count: int, seed: int, flags: dict[str, Any], folder: Pa
         folder (`Path`): Where to.
 
     Returns:
-        `Path`: The folder of the moving average of its weights.
+        `Path`: The folder of the pipeline, with the moving average of the weights.
     """
     settings = RECIPE | flags | {"seed": seed, "train_data_dir": str(DATA / f"{name}_train_{count}_{seed}.parquet")}
     note = folder / "settings.json"
@@ -54,7 +54,7 @@ def finetune(name: str, count: int, seed: int, flags: dict[str, Any], folder: Pa
         load_script().main(command_line(settings | places | more))
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-    return folder / "transformer"
+    return folder
 
 
 def load_script() -> Any:

@@ -80,6 +80,7 @@ from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
 PER_CLASS = 11  # real letters and samples of every source class for gate (a)
 TUNING_SEED = 1
 TIMES_FLOOR, RECOGNISED, PREMISE, RISE, LEFT, COPIES, AGREEMENT = 2.0, 0.9, 0.1, 0.5, 0.5, 0.02, 0.8
+LOSSES_OF_TARGET = ("loss of target letters", "loss of target letters, null class")
 SHOWN, ZOOM = 30, 2  # letters of a row of the picture, and how large
 
 
@@ -135,7 +136,7 @@ def gate_a(
         "samples": count,
         "holds": all(one <= TIMES_FLOOR * other for one, other in zip(found, floor)) and recognised >= RECOGNISED,
     }
-    shown = torch.arange(count).sort(stable=True).indices[:: count // SHOWN][:SHOWN]
+    shown = evenly(count)
     return figures, {"source, real": real[shown], "source model": images[shown]}
 
 
@@ -165,7 +166,7 @@ def target_gates(
     for count in (LARGE, SMALL):
         method = {"objective": "standard", "learning_rate": RATE}
         folder = WORK / "gates" / f"{target}-{count}-standard"
-        finetuned = backbone.load_denoiser(finetune(target, count, TUNING_SEED, method, folder).parent)
+        finetuned = backbone.load_denoiser(finetune(target, count, TUNING_SEED, method, folder))
         train, _ = read_glyphs(DATA / f"{target}_train_{count}_{TUNING_SEED}.parquet")
         for alpha in BLENDS:
             model = blend(source, finetuned, alpha)
@@ -214,9 +215,6 @@ def judged(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "d": {"copied": copies, "holds": max(copies.values()) <= COPIES},
         "e": {"rank correlation": agreement, "models": len(tuned), "holds": agreement >= AGREEMENT},
     }
-
-
-LOSSES_OF_TARGET = ("loss of target letters", "loss of target letters, null class")
 
 
 def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
