@@ -13,7 +13,7 @@
 # limitations under the License.
 """What must hold before the benchmark can tell anything: gates (a) to (e), on the source model and the tuning target.
 
-    python benchmarks/glyphs/gates.py                   # 10 minutes on one thread
+    python benchmarks/glyphs/gates.py                   # 10 minutes on one thread, estimated
     python benchmarks/glyphs/gates.py --target tamil
 
 - (a) The source model's samples are good: their Fréchet distance to real letters is at most twice that of real letters
