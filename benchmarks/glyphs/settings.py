@@ -1,0 +1,55 @@
+# Copyright 2026 The diffusers-difftune authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where things are, and the sizes that decide the figures of the glyph benchmark."""
+
+from pathlib import Path
+
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+RESULTS = HERE / "results"
+COUNTS = HERE / "counts.json"
+WORK = ROOT / "outputs" / "glyphs"
+DATA = WORK / "data"
+START, PRETRAINING, SOURCE_MODEL = WORK / "start", WORK / "pretraining", WORK / "source"
+CLASSIFIERS = WORK / "classifiers"
+MADE_OF = "made_of.json"  # beside a source model: the steps it was trained for, and its weights' hash
+
+SIDE = 24  # pixels
+SMALL, LARGE = 100, 1000  # training images of a target in the two regimes
+SEEDS = (1, 2, 3)
+FIRST_SOURCE_ROW = 100  # rows of the class tables before it are free for the classes of targets, which are at most 78
+SAMPLING_STEPS = 20  # of DPM-Solver++, without guidance
+BLENDS = (1.0, 0.85, 0.7, 0.5, 0.3)
+EACH = 4  # samples of every source class that forgetting is measured with
+NEAR = 0.2  # noise levels up to it are near the data
+LOSS_ROWS, LOSS_LEVELS = 128, 20
+
+# The same for every run of a target; with the rate and the flags of a method it decides what is trained.
+RECIPE = {
+    "resolution": SIDE,
+    "class_embeddings": "keep",  # rows that the source never trained
+    "class_dropout_prob": 0.1,
+    "train_batch_size": 40,
+    "max_train_steps": 500,
+    "lr_scheduler": "linear",
+    "lr_warmup_steps": 50,
+    "adam_weight_decay": 0.0,
+    "use_ema": True,
+    "foreach_ema": True,
+    "ema_decay": 0.99,
+    "mixed_precision": "bf16",
+    "report_to": "none",
+}
+RATE = 5e-4
