@@ -214,7 +214,9 @@ def check(command: Command) -> None:
     elif program == "cd":
         assert (ROOT / words[0]).is_dir(), words
     else:
-        assert (program, *words[:1]) in {("pre-commit", "install"), ("npm", "pack"), ("apt-get", "install")}, f"what is {program}?"
+        assert (program, *words[:1]) in {("pre-commit", "install"), ("npm", "pack"), ("apt-get", "install")}, (
+            f"what is {program}?"
+        )
 
 
 @pytest.mark.parametrize("place", sorted({command.place for command in COMMANDS}))
