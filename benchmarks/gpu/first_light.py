@@ -205,7 +205,7 @@ def environment() -> dict[str, Any]:
     versions = {name: importlib.metadata.version(name) for name in names}
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "device": device,
         "versions": versions,
     }
