@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DiffTuneError, about
 from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
-from .common import fingerprint, machine, open_pipeline, show_log, show_summary
+from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
 
@@ -87,7 +87,6 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
     import torch
-    from accelerate import Accelerator
 
     from ..bank.build import build_bank
     from ..bank.fingerprint import hub_commit
@@ -102,7 +101,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
         read_prompts(arguments.bank_prompts)
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
     repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
     model = arguments.pretrained_model_name_or_path

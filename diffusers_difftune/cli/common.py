@@ -26,6 +26,19 @@ if TYPE_CHECKING:
     from ..backbones import Backbone
 
 
+def new_accelerator(mixed_precision: str | None = None) -> "Accelerator":
+    """The processes and the precision of a command.
+
+    Args:
+        mixed_precision (`str`, *optional*): As `--mixed_precision`; `None` is what `accelerate config` says.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
+    return Accelerator(mixed_precision=mixed_precision)
+
+
 def show_log(accelerator: "Accelerator") -> None:
     """Makes the main process say what it does, without the bars of libraries that load weights."""
     import diffusers

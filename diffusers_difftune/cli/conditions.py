@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from ..conditions import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
 from ..training.config import DataConfig, ModelConfig, RunConfig
-from .common import fingerprint, machine, open_pipeline, show_log, show_summary
+from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
 
@@ -102,11 +102,9 @@ def conditions_build(arguments: argparse.Namespace) -> int:
             " their size; leave it out."
         )
 
-    from accelerate import Accelerator
-
     from ..conditions import make_extractor
 
-    accelerator = Accelerator()
+    accelerator = new_accelerator()
     show_log(accelerator)
 
     def extractor() -> "Extractor":

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DiffTuneError, renamed
 from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
-from .common import machine, open_pipeline, show_log, show_summary
+from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 from .results import check_is_free, labelled
 
@@ -130,13 +130,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     candidates = find_candidates(arguments)
 
     import torch
-    from accelerate import Accelerator
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
     from .evaluate_table import table
 
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)

@@ -109,7 +109,6 @@ def forgetting(arguments: argparse.Namespace) -> int:
     check_arguments(arguments)
 
     import torch
-    from accelerate import Accelerator
 
     from ..atomic import write_bytes_atomic
     from ..evaluation.belonging import check_run
@@ -120,7 +119,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
     from ..objective import DiffTuningObjective
-    from .common import fingerprint, machine, open_pipeline, show_log, show_summary
+    from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
     from .evaluate import Candidate, find_resolution
     from .forgetting_data import open_source, open_target
     from .results import check_is_free
@@ -135,7 +134,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     with renamed({"The features ": "--features: the features "}):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
 
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
+    accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
     output, device = Path(arguments.output_dir), accelerator.device
     points = len({0.0, 100.0, *arguments.percents})
