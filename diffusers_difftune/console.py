@@ -54,10 +54,26 @@ def log_to_terminal(line_format: str) -> None:
         line_format (`str`): What a line looks like; see `logging.Formatter`.
     """
     handler = AboveBars()
-    handler.addFilter(lambda record: not record.name.startswith("huggingface_hub"))  # which shows its own already
+    handler.addFilter(lambda record: not is_shown_by_library(record.name))
     logging.basicConfig(format=line_format, datefmt="%H:%M:%S", handlers=[handler])
     for name in IDLE_WARNINGS:
         logging.getLogger(name).addFilter(is_no_idle_warning)
+
+
+def is_shown_by_library(name: str) -> bool:
+    """Whether a library writes the records of a logger to the terminal itself, so that they would be shown twice.
+
+    huggingface_hub always does and passes them on, too; transformers passes them on where `CI` is set.
+
+    Args:
+        name (`str`): The name of the logger.
+    """
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None and logger is not logging.root:
+        if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+            return True
+        logger = logger.parent if logger.propagate else None
+    return False
 
 
 def is_no_idle_warning(record: logging.LogRecord) -> bool:

@@ -51,7 +51,9 @@ def test_log_lines_are_not_glued_to_a_bar():
     assert any(line.startswith("Training: 100%") for line in written)
 
 
-def test_libraries_are_heard_once_and_not_without_need():
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_libraries_are_heard_once_and_not_without_need(ci):
+    """Where `CI` is set, transformers writes its records to the terminal and hands them on as well."""
     code = """
         import logging
         import huggingface_hub, transformers
@@ -64,7 +66,7 @@ def test_libraries_are_heard_once_and_not_without_need():
         logging.getLogger("diffusers.pipelines.pipeline_utils").warning("Expected types for id2label: none.")
         logging.getLogger("diffusers.pipelines.pipeline_utils").warning("Expected types for vae: none.")
     """
-    variables = {"PYTHONPATH": str(PACKAGE.parent)} | dict.fromkeys(VERBOSITY, "warning")
+    variables = {"PYTHONPATH": str(PACKAGE.parent)} | dict.fromkeys(VERBOSITY, "warning") | {"CI": ci}
     program = [sys.executable, "-c", textwrap.dedent(code)]
     ended = subprocess.run(program, env=os.environ | variables, capture_output=True, text=True)
     assert ended.stdout.startswith("shown") and ended.returncode == 0
