@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
 ROOT = Path(__file__).resolve().parents[1]

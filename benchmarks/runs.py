@@ -27,9 +27,9 @@ from finetune import STEPS as STEPS  # noqa: E402
 from finetune import TARGETS as TARGETS  # noqa: E402
 from measure import Measurement  # noqa: E402
 
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
 from diffusers_difftune.bank.fingerprint import weights_fingerprint  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 SECONDS_PER_PASS = 0.004  # of one image forward through the embedded pipeline's UNet, on one core of a Xeon

@@ -22,11 +22,11 @@ sys.path.insert(0, str(ROOT / "examples" / "icons"))
 from features import PROJECTION  # noqa: E402
 from measure import read_drawings  # noqa: E402
 
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
-from diffusers_difftune.data.plan import seeded_order  # noqa: E402
 from diffusers_difftune.evaluation.features import make_features  # noqa: E402
 from diffusers_difftune.evaluation.precision_recall import precision_recall  # noqa: E402
 from diffusers_difftune.evaluation.quality import extract_features, frechet_distance, kernel_distance  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.random import seeded_order  # noqa: E402
 
 
 RESULT = ROOT / "benchmarks" / "results" / "sample_counts.json"

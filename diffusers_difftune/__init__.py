@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .data.plan import BatchPlan, RowRandom, Slot
     from .errors import DiffTuneError
     from .objective import DiffTuningLoss, DiffTuningObjective, NoiseDraws, NoisyBatch
-    from .timesteps import NoiseLevels
+    from .objective.noise_levels import NoiseLevels
 
 
 _HOMES = {
@@ -31,8 +31,7 @@ _HOMES = {
     "bank.manifest": ("BankManifest",),
     "data.plan": ("BatchPlan", "RowRandom", "Slot"),
     "errors": ("DiffTuneError",),
-    "objective": ("DiffTuningLoss", "DiffTuningObjective", "NoiseDraws", "NoisyBatch"),
-    "timesteps": ("NoiseLevels",),
+    "objective": ("DiffTuningLoss", "DiffTuningObjective", "NoiseDraws", "NoiseLevels", "NoisyBatch"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

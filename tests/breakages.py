@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
 
-from diffusers_difftune.atomic import remove_folder
+from diffusers_difftune.io.atomic import remove_folder
 from diffusers_difftune.training.checkpoint import TrainingState, list_checkpoints
 
 

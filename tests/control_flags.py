@@ -11,8 +11,8 @@ from accelerate.optimizer import AcceleratedOptimizer
 from PIL import Image
 from transformers import CLIPTokenizer
 
-from diffusers_difftune import conditions
-from diffusers_difftune.control import NEW_LAYERS
+from diffusers_difftune import controls as conditions
+from diffusers_difftune.trainables.control import NEW_LAYERS
 from diffusers_difftune.training import control_evaluation, loop
 from tests.flag_lab import CONTROL, Lab, Result, images, row, same
 from tests.tiny import byte_tokenizer, save_tiny_conditions, tiny_condition

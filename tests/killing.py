@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune import atomic
-from diffusers_difftune.atomic import atomic_folder, write_bytes_atomic
+from diffusers_difftune.io import atomic
+from diffusers_difftune.io.atomic import atomic_folder, write_bytes_atomic
 
 
 def test_a_file_is_replaced(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_an_error_leaves_the_old_folder(tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-from diffusers_difftune import atomic
+from diffusers_difftune.io import atomic
 rename, calls = os.rename, []
 def kill_at(source, target):
     if len(calls) == int(sys.argv[2]):

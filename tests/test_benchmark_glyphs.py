@@ -21,7 +21,7 @@ from benchmarks.glyphs.render import PARTS, Glyph
 from benchmarks.glyphs.scripts import PACKAGES, SETS, SOURCE, TARGETS, TUNING_TARGETS, class_name, letters
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.training.parse import parse_config
+from diffusers_difftune.config.parse import parse_config
 
 
 COUNTS = json.loads(settings.COUNTS.read_text())

@@ -30,7 +30,7 @@ from benchmarks.transfers.settings import FULL, RESULTS, TARGETS, TRIAL, TUNING_
 from benchmarks.transfers.splits import SOURCE, class_names, counts, read_split, split_by_class, write_split
 from benchmarks.transfers.variants import plainest, subject
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.training.parse import parse_config
+from diffusers_difftune.config.parse import parse_config
 
 
 ROOT = Path(__file__).parents[1]

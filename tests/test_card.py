@@ -15,8 +15,8 @@ from PIL import Image
 
 from diffusers_difftune.cli import main
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.model_card import inherited_license, model_card, renew_card, write_run_card
-from diffusers_difftune.model_card.markdown import escaped, plain
+from diffusers_difftune.publishing.card import inherited_license, model_card, renew_card, write_run_card
+from diffusers_difftune.publishing.card.markdown import escaped, plain
 from tests.hub_server import HubServer
 
 
@@ -122,7 +122,7 @@ def test_license_from_the_hub(hub_server: HubServer) -> None:
     }
     program = """
         import sys
-        from diffusers_difftune.model_card import inherited_license
+        from diffusers_difftune.publishing.card import inherited_license
         print(inherited_license({"pretrained_model_name_or_path": sys.argv[1]}))
     """
     found = hub_server.run(program, "org/base").stdout.strip()

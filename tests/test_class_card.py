@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from diffusers_difftune.hub import files_to_upload, public_content
+from diffusers_difftune.publishing import files_to_upload, public_content
 from tests.tiny import save_tiny_classes
 from tests.training.runs import CLASS, arguments, load_script
 

@@ -16,10 +16,10 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from diffusers_difftune.cli import main, make_parser
+from diffusers_difftune.config.parse import Parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control import check_control_flags
-from diffusers_difftune.training.parse import Parser, parse_config
 from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
 from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
 from training_scripts.train_text_to_image_difftune import TextToImageConfig

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune import filehash
-from diffusers_difftune.filehash import INDEX_NAME, file_sha256
+from diffusers_difftune.io import hashing as filehash
+from diffusers_difftune.io.hashing import INDEX_NAME, file_sha256
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
+from diffusers_difftune.config.parse import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control import check_control_flags
-from diffusers_difftune.training.parse import Parser
 from tests.flag_lab import SCRIPTS
 
 

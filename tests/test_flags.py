@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_difftune.config.flags import DiffTuningConfig
+from diffusers_difftune.config.parse import Parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.config import DiffTuningConfig
-from diffusers_difftune.training.parse import Parser, parse_config
 from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
 from training_scripts.train_class_conditional_difftune import main as main_class
 from training_scripts.train_controlnet_difftune import ControlNetScriptConfig

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from diffusers_difftune import KnowledgeBank, adapters
-from diffusers_difftune.hub import client
+from diffusers_difftune.publishing import client
 from diffusers_difftune.training import loop
 from tests import class_flags, control_flags, evaluation_flags  # noqa: F401 (have rows)
 from tests.flag_lab import CLASS, CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.hub import LEFT_OUT, create_repo, files_to_upload, public_facts
-from diffusers_difftune.model_card import model_card
+from diffusers_difftune.publishing import LEFT_OUT, create_repo, files_to_upload, public_facts
+from diffusers_difftune.publishing.card import model_card
 from tests.hub_server import Fault, HubServer
 
 
 CREATE = """
     import sys
     from diffusers_difftune.errors import DiffTuneError
-    from diffusers_difftune.hub import create_repo
+    from diffusers_difftune.publishing import create_repo
     name, folder, token = sys.argv[1:]
     try:
         print(create_repo(name or None, folder, token or None))
@@ -29,7 +29,7 @@ CREATE = """
 UPLOAD = """
     import sys
     from diffusers_difftune.errors import DiffTuneError
-    from diffusers_difftune.hub import create_repo, upload
+    from diffusers_difftune.publishing import create_repo, upload
     try:
         print(upload(sys.argv[1], sys.argv[2]))
     except DiffTuneError as error:

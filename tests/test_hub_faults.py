@@ -21,7 +21,7 @@ UPLOAD = """
     import sys
     from huggingface_hub import close_session
     from diffusers_difftune.errors import DiffTuneError
-    from diffusers_difftune.hub import client
+    from diffusers_difftune.publishing import client
     folder, name, seconds = sys.argv[1:]
     client.ANSWER_WITHIN = float(seconds)
     close_session()
@@ -197,7 +197,7 @@ def test_the_token_is_nowhere(world: World) -> None:
 XET = """
     import sys
     from diffusers_difftune.errors import DiffTuneError
-    from diffusers_difftune.hub import create_repo, upload
+    from diffusers_difftune.publishing import create_repo, upload
     try:
         print(upload(sys.argv[1], create_repo("xet", sys.argv[1])))
     except DiffTuneError as error:

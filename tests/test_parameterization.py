@@ -9,7 +9,7 @@ from diffusers.training_utils import compute_snr
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective, NoiseDraws
-from diffusers_difftune.parameterization import resolve_prediction_type, snr_weight
+from diffusers_difftune.objective.parameterization import resolve_prediction_type, snr_weight
 
 
 SHAPE = (64, 4, 3, 2)

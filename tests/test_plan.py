@@ -14,7 +14,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from diffusers_difftune.data.plan import BatchPlan, RowRandom, Slot, counter_generator
+from diffusers_difftune.data.plan import BatchPlan, RowRandom, Slot
+from diffusers_difftune.io.random import counter_generator
 from tests.laws import chi_square_p
 
 

@@ -13,9 +13,10 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from diffusers_difftune.data.plan import BatchPlan, seeded_order
+from diffusers_difftune.data.plan import BatchPlan
+from diffusers_difftune.io.random import seeded_order
 from diffusers_difftune.objective import DiffTuningObjective, NoiseDraws
-from diffusers_difftune.timesteps import NoiseLevels, draw_levels
+from diffusers_difftune.objective.noise_levels import NoiseLevels, draw_levels
 
 
 SCHEMES = ("none", "logit_normal", "mode", "sigma_sqrt", "cosmap")

@@ -17,7 +17,7 @@ from diffusers import (
 from diffusers.training_utils import compute_density_for_timestep_sampling, compute_loss_weighting_for_sd3
 
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.timesteps import NoiseLevels, draw_levels, entry_probabilities
+from diffusers_difftune.objective.noise_levels import NoiseLevels, draw_levels, entry_probabilities
 from tests.laws import chi_square_p
 
 

@@ -17,7 +17,7 @@ from scipy.stats import norm
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective, NoiseDraws, NoisyBatch
-from diffusers_difftune.variance import VariationalTerm
+from diffusers_difftune.objective.variance import VariationalTerm
 from tests.tiny import tiny_dit_pipeline
 
 

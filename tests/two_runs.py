@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from diffusers_difftune.conditions.shards import ConditionManifest, build_shards
-from diffusers_difftune.conditions.write import parquet_bytes, png_bytes
+from diffusers_difftune.controls.shards import ConditionManifest, build_shards
+from diffusers_difftune.controls.write import parquet_bytes, png_bytes
 from tests.bank.building import load_pipeline, small_bank
 
 

@@ -20,10 +20,7 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 
 from dataclasses import dataclass
 
-from diffusers_difftune.training.adapter import find_adapter, load_trained
-from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.classes import use_classes
-from diffusers_difftune.training.config import (
+from diffusers_difftune.config.flags import (
     AdapterFlags,
     ClassConditionalConfig,
     ClassDataConfig,
@@ -33,9 +30,12 @@ from diffusers_difftune.training.config import (
     RunConfig,
     flag,
 )
+from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.training.adapter import find_adapter, load_trained
+from diffusers_difftune.training.checkpoint import TrainingState
+from diffusers_difftune.training.classes import use_classes
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.quality_evaluation import open_quality_evaluation

@@ -31,9 +31,7 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 
 from dataclasses import dataclass
 
-from diffusers_difftune.control import ControlBranch
-from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.config import (
+from diffusers_difftune.config.flags import (
     AdapterFlags,
     ControlConditionConfig,
     ControlDataConfig,
@@ -43,6 +41,9 @@ from diffusers_difftune.training.config import (
     RunConfig,
     flag,
 )
+from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.trainables.control import ControlBranch
+from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.control import (
     check_control_flags,
     control_settings,
@@ -55,7 +56,6 @@ from diffusers_difftune.training.control import (
 from diffusers_difftune.training.control_evaluation import control_evaluation, open_control_evaluation
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import (
     make_bank,
     make_batches,

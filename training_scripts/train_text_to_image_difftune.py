@@ -23,9 +23,7 @@ small: `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads it.
 
 from dataclasses import dataclass
 
-from diffusers_difftune.training.adapter import find_adapter, load_trained
-from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.config import (
+from diffusers_difftune.config.flags import (
     AdapterFlags,
     DataConfig,
     DiffTuningConfig,
@@ -34,9 +32,11 @@ from diffusers_difftune.training.config import (
     RunConfig,
     TextEvaluationConfig,
 )
+from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.training.adapter import find_adapter, load_trained
+from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import (
     make_bank,
     make_batches,

@@ -24,9 +24,7 @@ another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of t
 
 from dataclasses import dataclass
 
-from diffusers_difftune.training.adapter import find_adapter, load_trained
-from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.config import (
+from diffusers_difftune.config.flags import (
     AdapterFlags,
     DataConfig,
     DiffTuningConfig,
@@ -36,9 +34,11 @@ from diffusers_difftune.training.config import (
     TextEvaluationConfig,
     flag,
 )
+from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.training.adapter import find_adapter, load_trained
+from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.prepare import (
     make_bank,
     make_batches,

@@ -20,11 +20,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, VARIANTS, result_runs
 
-from diffusers_difftune.atomic import write_bytes_atomic
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.convergence import Curve, default_metric
 from diffusers_difftune.evaluation.convergence_report import Group, make_group, report
 from diffusers_difftune.evaluation.paired import LEAST_CONDITIONS, LEAST_PAIRS, mean_interval
+from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
 DOCUMENT = ROOT / "docs" / "evidence.md"

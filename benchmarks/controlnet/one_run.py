@@ -24,7 +24,7 @@ from finetune import command_line, load_script, quiet  # noqa: E402
 from jobs import begin_run  # noqa: E402
 from throughput import machine  # noqa: E402
 
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 def main(argv: list[str]) -> None:

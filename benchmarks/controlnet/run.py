@@ -57,7 +57,7 @@ from settings import (  # noqa: E402
     variant_runs,
 )
 
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.glyphs.read import class_names, families, read_glyphs  # noqa: E402
 from benchmarks.glyphs.scripts import SETS, SOURCE  # noqa: E402
 from benchmarks.glyphs.settings import CLASSIFIERS, DATA, RESULTS  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 NAMES = ("a", "b")

@@ -62,8 +62,8 @@ from benchmarks.glyphs.settings import (  # noqa: E402
     SOURCE_MODEL,
     WORK,
 )
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 PER_CLASS = 11  # real letters and samples of every source class for gate (a)

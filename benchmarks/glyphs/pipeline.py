@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 
-from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.io.atomic import write_bytes_atomic
 
 from .settings import SIDE
 

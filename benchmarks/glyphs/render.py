@@ -46,7 +46,7 @@ from benchmarks.glyphs.scripts import (  # noqa: E402
     letters,
 )
 from benchmarks.glyphs.settings import COUNTS, DATA, LARGE, SEEDS, SIDE, SMALL  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 FINE = 4  # drawn at so many times the size, and averaged

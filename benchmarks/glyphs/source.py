@@ -41,8 +41,8 @@ from benchmarks.glyphs.settings import (  # noqa: E402
     START,
     WORK,
 )
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
-from diffusers_difftune.filehash import file_sha256  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.hashing import file_sha256  # noqa: E402
 
 
 SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"

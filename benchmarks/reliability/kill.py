@@ -37,7 +37,7 @@ from benchmarks.reliability.configurations import (  # noqa: E402
 from benchmarks.reliability.harness import KILLED_TWICE, Harness, KilledRun  # noqa: E402
 from benchmarks.reliability.watch import ELSEWHERE  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 RESULTS = ROOT / "benchmarks" / "reliability" / "results"

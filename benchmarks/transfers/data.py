@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons" / "make")]
 from benchmarks.transfers.settings import DATA, TARGETS, TUNING_TARGET  # noqa: E402
 from benchmarks.transfers.splits import PARTS, SOURCE, SPLITS, Entry, class_names, counts, read_split  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
-from diffusers_difftune.filehash import file_sha256  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.hashing import file_sha256  # noqa: E402
 
 
 DRAWINGS_PER_SECOND = 100  # on one thread of an Intel Xeon core

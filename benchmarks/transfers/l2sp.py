@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from diffusers_difftune.adapters import FullDenoiser
+from diffusers_difftune.trainables import FullDenoiser
 
 
 def with_pull(load_trained: Callable[..., Any], rate: float) -> Callable[..., Any]:

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from diffusers_difftune.backbones import Backbone
-from diffusers_difftune.data.plan import seeded_order
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.quality import extract_features
 from diffusers_difftune.evaluation.real import RealImages
 from diffusers_difftune.evaluation.samples import sample_images
-from diffusers_difftune.filehash import file_sha256
+from diffusers_difftune.io.hashing import file_sha256
+from diffusers_difftune.io.random import seeded_order
 
 from .settings import FEATURES, GUIDANCE, SAMPLER, Places, Size
 from .splits import SOURCE

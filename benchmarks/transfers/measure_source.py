@@ -21,10 +21,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.transfers.measure import HeldOut, sample  # noqa: E402
 from benchmarks.transfers.settings import FULL, SOURCE_MODEL, START, WORK, Places, Size  # noqa: E402
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
 from diffusers_difftune.backbones.dit import DiTBackbone  # noqa: E402
 from diffusers_difftune.evaluation.contact_sheet import contact_sheet  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 COLUMNS = 14  # of the picture

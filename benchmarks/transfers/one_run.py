@@ -34,8 +34,8 @@ from benchmarks.transfers.methods import METHODS  # noqa: E402
 from benchmarks.transfers.settings import Places, Recipe, Run, Size  # noqa: E402
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
 from diffusers_difftune.adapters import load_adapter, merge_adapter  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 EVERY = 500  # steps between two checkpoints of a run that is measured at its end

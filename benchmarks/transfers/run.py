@@ -68,7 +68,7 @@ from benchmarks.transfers.settings import (  # noqa: E402
 )
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
 from benchmarks.transfers.tables import markdown  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from diffusers_difftune.filehash import file_sha256
+from diffusers_difftune.io.hashing import file_sha256
 
 from .methods import MAIN, METHODS
 from .splits import SOURCE, SPLITS

@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from benchmarks.transfers.settings import DATA, EMBEDDED, PRETRAINING, SOURCE_MODEL, SOURCE_WEIGHTS, START  # noqa: E402
 from benchmarks.transfers.splits import SOURCE, class_names, read_split  # noqa: E402
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 SCRIPT = ROOT / "training_scripts" / "train_class_conditional_difftune.py"

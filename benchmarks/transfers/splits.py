@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from diffusers_difftune.atomic import write_bytes_atomic
+from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
 SPLITS = Path(__file__).resolve().parent / "splits"

@@ -45,7 +45,7 @@ from benchmarks.transfers.settings import (  # noqa: E402
     Run,
     source_hash,
 )
-from diffusers_difftune.atomic import write_bytes_atomic  # noqa: E402
+from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 TRYOUTS = RESULTS / "tryouts"

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..errors import DiffTuneError, quoted
-from ..plain_values import wrong_value
+from ..io.json_values import wrong_value
 
 
 PEFT_KINDS = ("lora", "dora", "loha", "lokr", "oft", "boft")  # layers of PEFT beside frozen ones

@@ -16,9 +16,9 @@ from diffusers import DiTPipeline, DiTTransformer2DModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..atomic import write_bytes_atomic
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError, quoted
+from ..io.atomic import write_bytes_atomic
+from ..io.random import counter_generator
 from .latent import LatentBackbone
 from .parts import Fit, equal
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..errors import DiffTuneError
-from ..filehash import file_sha256
+from ..io.hashing import file_sha256
 from .hub import download_bank
 from .manifest import BankManifest
 from .shard import Shard

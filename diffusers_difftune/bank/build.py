@@ -12,11 +12,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
-from ..atomic import write_bytes_atomic
 from ..console import duration, progress_bar
 from ..errors import DiffTuneError
-from ..filehash import file_sha256
-from ..turns import from_main, remove_lock, turn_to_build
+from ..io.atomic import write_bytes_atomic
+from ..io.hashing import file_sha256
+from ..io.locks import from_main, remove_lock, turn_to_build
 from ..version import __version__
 from .bank import KnowledgeBank
 from .hub import bank_card

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..backbones.files import weight_files
 from ..errors import DiffTuneError
-from ..filehash import file_sha256
+from ..io.hashing import file_sha256
 
 
 CONFIG_NAMES = ("config.json", "scheduler_config.json")

@@ -9,8 +9,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, snapshot_download
 
 from ..errors import DiffTuneError, about, first_sentence
-from ..hub import HUB_ERRORS, UploadError, commit, create_repo, public_facts, reason
-from ..model_card.markdown import escaped, plain
+from ..publishing import HUB_ERRORS, UploadError, commit, create_repo, public_facts, reason
+from ..publishing.card.markdown import escaped, plain
 from .manifest import MANIFEST_NAME, BankManifest
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiffTuneError, quoted
-from ..plain_values import wrong_value
+from ..io.json_values import wrong_value
 
 
 MANIFEST_NAME = "manifest.json"

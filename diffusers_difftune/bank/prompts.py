@@ -4,8 +4,8 @@
 
 from pathlib import Path
 
-from ..data.plan import seeded_order
 from ..errors import DiffTuneError, first_sentence
+from ..io.random import seeded_order
 
 
 def read_prompts(source: str, own: str = "captions") -> list[str]:

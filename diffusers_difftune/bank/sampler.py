@@ -7,8 +7,8 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..backbones.tokens import without_cut_warnings
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError, first_sentence
+from ..io.random import counter_generator
 from .settings import BankSettings
 from .shard import Shard
 from .solver import solver_settings

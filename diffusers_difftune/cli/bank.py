@@ -6,8 +6,8 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from ..config.flags import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError, about
-from ..training.config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
@@ -84,7 +84,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
     from ..data.dataset import backbone_resolution
-    from ..turns import from_main
+    from ..io.locks import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
@@ -142,7 +142,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
 
 def bank_repository(arguments: argparse.Namespace) -> str:
     """Makes the repository before anything is sampled, so that a bad token or name is known at once."""
-    from ..hub import create_repo
+    from ..publishing import create_repo
 
     try:
         return create_repo(arguments.hub_model_id, arguments.output_dir, arguments.hub_token, "dataset")

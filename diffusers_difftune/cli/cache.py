@@ -8,8 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from ..config.flags import ModelConfig
 from ..errors import DiffTuneError
-from ..training.config import ModelConfig
 from .flags import add_flags
 
 

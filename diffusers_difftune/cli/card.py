@@ -4,7 +4,7 @@
 
 import argparse
 
-from ..training.config import RunConfig
+from ..config.flags import RunConfig
 from .flags import add_flags
 
 
@@ -19,7 +19,7 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def card_run(arguments: argparse.Namespace) -> int:
     """`difftune card`"""
-    from ..model_card import write_run_card
+    from ..publishing.card import write_run_card
 
     print(write_run_card(arguments.folder, arguments.repo_id, arguments.hub_token))
     return 0

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..conditions import DRAWING, KINDS, check_kind
+from ..config.flags import DataConfig, ModelConfig, RunConfig
+from ..controls import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
-from ..training.config import DataConfig, ModelConfig, RunConfig
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
@@ -18,7 +18,7 @@ from .flags import add_flags
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..conditions import Extractor
+    from ..controls import Extractor
 
 DATA_FLAGS = ("dataset_config_name", "image_column", "caption_column", "max_train_samples", "skip_bad_images")
 LIKE_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -91,7 +91,7 @@ def conditions_build(arguments: argparse.Namespace) -> int:
             " their size; leave it out."
         )
 
-    from ..conditions import make_extractor
+    from ..controls import make_extractor
 
     accelerator = new_accelerator()
     show_log(accelerator)
@@ -126,7 +126,7 @@ def build_of_data(
     arguments: argparse.Namespace, extractor: "Callable[[], Extractor]", accelerator: "Accelerator"
 ) -> str:
     """Builds a data set; returns what to tell the user."""
-    from ..conditions.build import build_conditions
+    from ..controls.build import build_conditions
     from ..data.dataset import load_target_data
 
     data, out = Path(arguments.dataset), Path(arguments.out)
@@ -173,7 +173,7 @@ def build_of_bank(
 ) -> str:
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
     from ..bank.bank import KnowledgeBank
-    from ..conditions.bank import bank_conditions
+    from ..controls.bank import bank_conditions
     from ..training.control import sample_decoder
 
     bank = KnowledgeBank.load(arguments.dataset).check()

@@ -39,8 +39,8 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def convergence(arguments: argparse.Namespace) -> int:
     """`difftune convergence`"""
-    from ..atomic import write_bytes_atomic
     from ..evaluation.convergence_report import read_groups, report, table
+    from ..io.atomic import write_bytes_atomic
 
     for flag in ("plot", "json"):
         file = getattr(arguments, flag)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import Backbone
+from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig
 from ..data.dataset import TargetData, load_target_data
 from ..data.splits import ANY, HELD_OUT
 from ..errors import DiffTuneError, renamed
 from ..evaluation.finetuned import Finetuned
-from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig
 from .conditions import LIKE_HUB_ID
 from .flags import DATA_FLAGS
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.flags import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError, renamed
-from ..training.config import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 from .results import check_is_free, labelled
@@ -169,7 +169,7 @@ def picture(arguments: argparse.Namespace) -> Path:
 
 def write_results(arguments: argparse.Namespace, content: dict[str, Any], sheet: bytes) -> None:
     """Writes the figures, and the picture beside them."""
-    from ..atomic import write_bytes_atomic
+    from ..io.atomic import write_bytes_atomic
 
     try:
         write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())

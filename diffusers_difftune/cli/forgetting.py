@@ -10,8 +10,8 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError, renamed
-from ..training.config import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
 
@@ -99,7 +99,6 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from ..atomic import write_bytes_atomic
     from ..evaluation.belonging import check_run
     from ..evaluation.chain import distance_report, measure_losses
     from ..evaluation.chain_plot import plot_chain
@@ -107,6 +106,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
+    from ..io.atomic import write_bytes_atomic
     from ..objective import DiffTuningObjective
     from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
     from .evaluate import Candidate, find_resolution
@@ -320,7 +320,7 @@ def features_key(
     target: "Images",
 ) -> str:
     """The name under which the features of samples are kept: a hash of whatever decides them."""
-    from ..filehash import file_sha256
+    from ..io.hashing import file_sha256
     from .common import fingerprint
 
     names = ("resolution", "features", "steps", "guidance_scale", "precision", "batch_size", "seed", "difftune")

@@ -14,12 +14,12 @@ from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
 from ..data.batches import control_image
 from ..data.images import ImageTransform
-from ..data.plan import seeded_order
 from ..errors import DiffTuneError, renamed
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.chain import Rows, encode_rows
 from ..evaluation.finetuned import Finetuned
 from ..evaluation.real import drawn_rows, read_images, row_prompts
+from ..io.random import seeded_order
 from .common import fingerprint
 from .conditions import holds_bank
 from .data import open_data

@@ -4,7 +4,7 @@
 
 import argparse
 
-from ..training.config import RunConfig
+from ..config.flags import RunConfig
 from .flags import add_flags
 
 
@@ -19,8 +19,8 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def push_run(arguments: argparse.Namespace) -> int:
     """`difftune push`"""
-    from ..hub import create_repo, upload
-    from ..model_card import renew_card
+    from ..publishing import create_repo, upload
+    from ..publishing.card import renew_card
 
     repo_id = create_repo(arguments.repo_id, arguments.folder, arguments.hub_token)
     renew_card(arguments.folder, repo_id, arguments.hub_token)

@@ -17,7 +17,7 @@ from .plan import BatchPlan, RowRandom, Slot
 
 if TYPE_CHECKING:
     from ..bank.bank import KnowledgeBank
-    from ..conditions.bank import BankConditions
+    from ..controls.bank import BankConditions
     from .cache import ImageCache, PromptCache
     from .dataset import TargetData
     from .stream import StreamedTarget

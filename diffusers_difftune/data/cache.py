@@ -21,15 +21,15 @@ import torch
 from ..backbones import Backbone
 from ..bank.fingerprint import weights_fingerprint
 from ..errors import DiffTuneError
-from ..hub.public import DOWNLOADED
+from ..io.random import counter_generator
+from ..publishing.public import DOWNLOADED
 from .images import READER_VERSION, ImageTransform, load_rgb
-from .plan import counter_generator
 from .sources import difftune_cache_dir
 from .store import Rows, Use, find_or_encode, row_key, to_arrow
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
     from .dataset import TargetData
 
 

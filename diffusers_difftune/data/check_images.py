@@ -13,7 +13,7 @@ import PIL
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..atomic import write_bytes_atomic
+from ..io.atomic import write_bytes_atomic
 from .folders import UNREAD_SUFFIXES
 from .images import READER_VERSION, UnreadableImage, orientation
 from .profiles import can_convert, profile_note

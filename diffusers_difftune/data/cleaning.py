@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ..atomic import remove_folder
 from ..errors import DiffTuneError
+from ..io.atomic import remove_folder
 from .dataset import HASHES_OF_ROWS
 from .in_use import IN_USE_NAME, SOURCE_NAME, nobody_else
 from .parquet import COPIES

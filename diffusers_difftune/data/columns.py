@@ -10,7 +10,7 @@ from ..errors import DiffTuneError, quoted
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
 
 
 def named_image_columns(config: "DataConfig") -> dict[str, str]:

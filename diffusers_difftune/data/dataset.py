@@ -18,9 +18,9 @@ from datasets import Dataset
 from filelock import FileLock
 from PIL import Image
 
-from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
-from ..filehash import file_sha256
+from ..io.atomic import write_bytes_atomic
+from ..io.hashing import file_sha256
 from .check_images import check_images, looked_for, tell_of_profiles
 from .images import NO_SUCH_FILE, PassingFailure, decode
 from .labels import check_classes, read_labels
@@ -32,7 +32,7 @@ from .splits import TO_TRAIN
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
 
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from .splits import TRAIN, splits_named
 
 
 if TYPE_CHECKING:
-    from ..training.config import ClassDataConfig
+    from ..config.flags import ClassDataConfig
 
 logger = logging.getLogger(__name__)
 

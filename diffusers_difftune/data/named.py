@@ -22,7 +22,7 @@ from .text_files import captioned_images
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
 
 
 def open_named(

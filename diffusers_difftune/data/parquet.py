@@ -11,7 +11,7 @@ from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from ..errors import DiffTuneError, first_sentence
-from ..filehash import file_sha256
+from ..io.hashing import file_sha256
 from .folders import Folder
 from .in_use import hold_while_running
 from .records import check_parquet
@@ -20,7 +20,7 @@ from .splits import chosen, file_splits, label
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
 
 COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
 

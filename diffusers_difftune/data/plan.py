@@ -6,13 +6,14 @@ Everything here is a pure function of (seed, optimiser step, position in the glo
 micro-steps only select positions, so 8×1 = 4×2 = 1×8, one process equals two, and resuming is starting at step k.
 """
 
-import zlib
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 import torch
+
+from ..io.random import counter_generator, seeded_order
 
 
 @dataclass(frozen=True)
@@ -78,29 +79,6 @@ class BatchPlan:
         count, name = (self.num_source, "source order") if is_source else (self.num_target, "target order")
         epoch, place = divmod(ordinal, count)
         return Slot(is_source, int(seeded_order(self.seed, name, epoch, count)[place]), epoch, ordinal)
-
-
-@lru_cache(maxsize=8)
-def seeded_order(seed: int, name: str, epoch: int, count: int) -> np.ndarray:
-    """A permutation of `count` rows that depends on nothing else than the arguments."""
-    return counter_generator(seed, name, epoch).permutation(count)
-
-
-def counter_generator(seed: int, purpose: str, step: int, position: int = 0) -> np.random.Generator:
-    """A generator whose stream is a function of its arguments alone (Philox, a counter-based generator).
-
-    Args:
-        seed (`int`): The run's seed.
-        purpose (`str`): What the numbers are for; different purposes have independent streams.
-        step (`int`): The optimiser step.
-        position (`int`, *optional*, defaults to 0): The position in the global batch.
-
-    Returns:
-        `np.random.Generator`: The generator.
-    """
-    key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], dtype=np.uint64)
-    counter = np.array([0, 0, position, step], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from .sources import as_captions, open_source, source_places
 
 
 if TYPE_CHECKING:
-    from ..training.config import DataConfig
+    from ..config.flags import DataConfig
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from ..backbones import Backbone
 from ..backbones.files import check_tensors as check_headers
 from ..backbones.files import tensors_in
 from ..backbones.scheduler import training_scheduler
-from ..control import NEW_LAYERS
 from ..errors import DiffTuneError, first_sentence, quoted, renamed
-from ..timesteps import NoiseLevels
+from ..objective.noise_levels import NoiseLevels
+from ..trainables.control import NEW_LAYERS
 
 
 def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:

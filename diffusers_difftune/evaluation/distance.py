@@ -9,10 +9,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ..backbones import Backbone
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError
+from ..io.random import counter_generator
 from ..objective import DiffTuningObjective
-from ..timesteps import draw_levels
+from ..objective.noise_levels import draw_levels
 from .forgetting import row_losses, standard_error
 
 

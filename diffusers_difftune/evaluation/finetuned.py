@@ -16,8 +16,8 @@ from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of
 from ..backbones.dit import ids_by_name
 from ..backbones.files import pipeline_folder, weight_files
-from ..control import NEW_LAYERS
 from ..errors import DiffTuneError, first_sentence, renamed
+from ..trainables.control import NEW_LAYERS
 from .belonging import (
     check_adapter,
     check_controlnet,

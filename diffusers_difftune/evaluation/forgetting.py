@@ -8,10 +8,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ..backbones import Backbone
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError
+from ..io.random import counter_generator
 from ..objective import DiffTuningObjective
-from ..parameterization import regression_target
+from ..objective.parameterization import regression_target
 
 
 @dataclass(frozen=True)

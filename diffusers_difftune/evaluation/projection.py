@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 
-from ..atomic import write_bytes_atomic
 from ..errors import DiffTuneError
+from ..io.atomic import write_bytes_atomic
 from .features import is_projection
 
 

@@ -10,8 +10,8 @@ import torch
 
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform, load_rgb
-from ..data.plan import seeded_order
 from ..errors import DiffTuneError
+from ..io.random import seeded_order
 from . import FEWEST_IMAGES
 from .precision_recall import precision_recall
 from .quality import check_features, floor_pair, frechet_distance, kernel_distance

@@ -9,8 +9,8 @@ import torch
 from tqdm.auto import tqdm
 
 from ..bank.solver import solver_settings
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError, first_sentence
+from ..io.random import counter_generator
 
 
 SOLVER = "dpm++"

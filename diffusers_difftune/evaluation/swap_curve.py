@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ..atomic import write_bytes_atomic
+from ..io.atomic import write_bytes_atomic
 from .finetuned import Finetuned
 from .kid_difference import kid_difference
 from .quality import extract_features

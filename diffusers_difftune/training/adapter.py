@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 
-from ..adapters import AdaptedDenoiser, Adapter, AdapterSettings, FullDenoiser, Trained
-from ..adapters.full import EMA_DECAY
+from ..adapters import Adapter, AdapterSettings
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
 from ..errors import DiffTuneError, about
+from ..trainables import AdaptedDenoiser, FullDenoiser, Trained
+from ..trainables.full import EMA_DECAY
 from .run import Run, load_denoiser
 
 

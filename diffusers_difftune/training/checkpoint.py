@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from ..adapters import Trained
-from ..atomic import atomic_folder, fsync_tree, remove_folder
 from ..errors import DiffTuneError, first_sentence
-from ..turns import from_main
+from ..io.atomic import atomic_folder, fsync_tree, remove_folder
+from ..io.locks import from_main
+from ..trainables import Trained
 from .differences import differences
 from .disk import check_space, place_trouble
 from .schedule import DEPENDS_ON_LENGTH, resume_schedule

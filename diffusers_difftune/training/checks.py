@@ -15,11 +15,11 @@ from diffusers.optimization import SchedulerType
 from ..adapters.settings import PEFT_KINDS, WITH_ALPHA, WITH_DROPOUT
 from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
+from ..config.flags import was_given
 from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
-from ..objective import LEAST_SHARE
-from .config import was_given
+from ..objective.objective import LEAST_SHARE
 from .sharding import check_sharding
 
 

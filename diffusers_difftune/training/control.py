@@ -20,20 +20,20 @@ from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..backbones.files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
-from ..conditions import check_kind
-from ..control import ALWAYS_TRAINED
+from ..controls import check_kind
 from ..data.batches import control_crop
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform, UnreadableImage, decode
 from ..errors import DiffTuneError, about, first_sentence
+from ..trainables.control import ALWAYS_TRAINED
 from .adapter import adapter_settings, check_fit
 from .checks import uses_bank
 from .run import Run, save_memory
 
 
 if TYPE_CHECKING:
-    from ..conditions import Extractor
-    from ..conditions.bank import BankConditions
+    from ..controls import Extractor
+    from ..controls.bank import BankConditions
 
 logger = logging.getLogger(__name__)
 # What a ControlNet must have in common with the denoiser whose layers it feeds.
@@ -249,7 +249,7 @@ def find_extractor(run: Run) -> "Extractor | None":
     config = run.config
     if retention_condition(config) != "extracted" and config.control_evaluation_data is None:
         return None
-    from ..conditions import make_extractor  # its libraries are slow to import
+    from ..controls import make_extractor  # its libraries are slow to import
 
     return make_extractor(
         config.condition_kind,
@@ -279,7 +279,7 @@ def make_bank_conditions(
         if retention_condition(run.config) == "blank":
             logger.info("Source rows get a blank control image: the pair is held to the bare model.")
         return None
-    from ..conditions.bank import bank_conditions
+    from ..controls.bank import bank_conditions
 
     decode = sample_decoder(backbone, run.accelerator.device)
     found = bank_conditions(bank, extractor, decode, accelerator=run.accelerator, cache_dir=run.config.cache_dir)

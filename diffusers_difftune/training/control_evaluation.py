@@ -10,21 +10,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..adapters import Trained
 from ..backbones import Backbone
 from ..data.batches import control_image
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform
-from ..data.plan import counter_generator
 from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
+from ..io.random import counter_generator
+from ..trainables import Trained
 from .evaluation import Evaluation, open_held_out
 from .run import Run
 from .validation import sampling
 
 
 if TYPE_CHECKING:
-    from ..conditions import Extractor
+    from ..controls import Extractor
 
 
 class ControlEvaluation:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
-from ..atomic import clean_leftovers, remove_folder
 from ..errors import DiffTuneError
-from ..model_card.figures import FOLDER as FIGURES
-from ..model_card.figures import TITLES
-from ..model_card.run import CARD_FILE
-from ..turns import keep_for_this_run
+from ..io.atomic import clean_leftovers, remove_folder
+from ..io.locks import keep_for_this_run
+from ..publishing.card.figures import FOLDER as FIGURES
+from ..publishing.card.figures import TITLES
+from ..publishing.card.run import CARD_FILE
 from .checkpoint import find_checkpoint, list_checkpoints, step_of
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bank.manifest import BANK_FLAGS
+from ..config.flags import was_given
 from .checks import uses_bank
-from .config import was_given
 from .validation import has_validation_prompts
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..atomic import write_bytes_atomic
+from ..io.atomic import write_bytes_atomic
 from ..objective import DiffTuningLoss, NoisyBatch
 
 

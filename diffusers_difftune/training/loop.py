@@ -12,13 +12,13 @@ from accelerate import Accelerator
 from diffusers.training_utils import compute_dream_and_update_latents
 from torch.utils.data import DataLoader
 
-from ..adapters import Trained
 from ..backbones import Backbone
 from ..console import progress_bar
 from ..data.batches import Batch, PlannedBatches
 from ..errors import Stopped
+from ..io.locks import from_main
 from ..objective import DiffTuningObjective, NoisyBatch
-from ..turns import from_main
+from ..trainables import Trained
 from .checkpoint import TrainingState
 from .finish import end_training
 from .log import NotFinite, TrainingLog

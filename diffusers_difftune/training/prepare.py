@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters.full import EMA_DECAY
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_manifest, build_bank, prompts_sha256
@@ -17,6 +16,7 @@ from ..bank.fingerprint import hub_commit, weights_fingerprint
 from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
+from ..config.flags import was_given
 from ..data.batches import PlannedBatches
 from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
@@ -25,17 +25,17 @@ from ..data.images import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError, renamed
+from ..io.locks import from_main
 from ..objective import DiffTuningObjective
-from ..turns import from_main
+from ..trainables.full import EMA_DECAY
 from .checkpoint import read_settings
 from .checks import uses_bank
-from .config import was_given
 from .differences import FACTS, counted
 from .run import Run
 
 
 if TYPE_CHECKING:
-    from ..conditions.bank import BankConditions
+    from ..controls.bank import BankConditions
     from .quality_evaluation import QualityEvaluation
 
 logger = logging.getLogger(__name__)

@@ -6,12 +6,12 @@ score."""
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..adapters import Trained
 from ..backbones import Backbone
 from ..data.dataset import TargetData
 from ..data.stream import StreamedTarget
 from ..errors import renamed
-from ..turns import from_main
+from ..io.locks import from_main
+from ..trainables import Trained
 from .evaluation import Evaluation, open_held_out
 from .run import Run
 from .validation import sampling

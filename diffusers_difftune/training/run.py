@@ -26,7 +26,6 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 
-from ..atomic import write_bytes_atomic
 from ..backbones import Backbone, load_backbone
 from ..backbones.files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
@@ -34,8 +33,9 @@ from ..console import log_to_terminal
 from ..data.dataset import backbone_resolution
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
+from ..io.atomic import write_bytes_atomic
+from ..io.locks import from_main
 from ..objective import DiffTuningObjective
-from ..turns import from_main
 from .checkpoint import read_settings
 from .checks import check_flags, uses_bank
 from .folder import clear, take_output_dir

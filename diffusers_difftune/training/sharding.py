@@ -23,8 +23,8 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 
-from ..adapters import Trained
 from ..errors import DiffTuneError
+from ..trainables import Trained
 from . import zero
 
 

@@ -23,8 +23,8 @@ from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.sizes import image_sides
 from ..data.stream import StreamedTarget
+from ..io.locks import from_main
 from ..objective import DiffTuningObjective
-from ..turns import from_main
 from .checkpoint import TrainingState
 from .idle_flags import idle_flags
 from .prepare import bank_size

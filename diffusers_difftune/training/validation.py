@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..adapters import Trained
-from ..atomic import atomic_folder
 from ..backbones import Backbone
-from ..turns import from_main
+from ..io.atomic import atomic_folder
+from ..io.locks import from_main
+from ..trainables import Trained
 from .run import Run
 
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import DeepSpeedPlugin, compare_versions, parse_flag_from_env
 
-from ..adapters import Trained
 from ..errors import DiffTuneError, first_sentence
+from ..trainables import Trained
 
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from picture import samples_picture
 from PIL import Image
 
 from diffusers_difftune.cli import main as difftune
-from diffusers_difftune.conditions import KINDS, MODEL_KINDS, make_extractor
+from diffusers_difftune.controls import KINDS, MODEL_KINDS, make_extractor
 
 
 SEED = 0

@@ -16,9 +16,10 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
-from diffusers_difftune.adapters import AdaptedDenoiser, AdapterSettings
+from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.control import ALWAYS_TRAINED, ControlBranch
+from diffusers_difftune.trainables import AdaptedDenoiser
+from diffusers_difftune.trainables.control import ALWAYS_TRAINED, ControlBranch
 from tests.tiny import tiny_condition
 
 

@@ -18,10 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffusers_difftune import DiffTuneError, load_adapter, merge_adapter
-from diffusers_difftune.adapters import AdaptedDenoiser
 from diffusers_difftune.adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
 from diffusers_difftune.adapters.peft_layers import layers
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.trainables import AdaptedDenoiser
 from tests.hub_server import HubServer, Repo
 
 from .subjects import KINDS, Subject, with_always_trained

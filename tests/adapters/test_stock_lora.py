@@ -31,10 +31,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from diffusers_difftune import DiffTuneError, load_adapter
-from diffusers_difftune.adapters import AdaptedDenoiser, Adapter, AdapterSettings, stock_lora
+from diffusers_difftune.adapters import Adapter, AdapterSettings, stock_lora
 from diffusers_difftune.adapters.files import LORA_FILE, write_lora
 from diffusers_difftune.adapters.peft_layers import layers
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.trainables import AdaptedDenoiser
 from diffusers_difftune.training.checkpoint import STATE_FILE
 from tests.training.runs import LORA, losses, run, same_weights
 

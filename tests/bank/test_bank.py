@@ -17,7 +17,7 @@ from diffusers_difftune.bank import bank as bank_module
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.filehash import file_sha256
+from diffusers_difftune.io.hashing import file_sha256
 from tests.tiny import save_tiny_pipeline
 
 

@@ -12,9 +12,9 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
+from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.dataset import check_resolution, load_target_data
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.config import DataConfig
 from tests.tiny import save_tiny_images, tiny_image
 
 
@@ -141,7 +141,7 @@ def test_the_key_is_of_the_content_and_not_of_the_place(tiny_images, tmp_path):
 
 
 def test_nothing_is_hashed_twice(tiny_images, tmp_path, monkeypatch):
-    import diffusers_difftune.filehash as filehash
+    import diffusers_difftune.io.hashing as filehash
 
     read = []
     file_digest = filehash.hashlib.file_digest

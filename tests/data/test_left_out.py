@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.config import ClassDataConfig, DataConfig
 from tests.data.test_splits import table
 from tests.tiny import save_tiny_classes, save_tiny_conditions, save_tiny_images, tiny_image
 

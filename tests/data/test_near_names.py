@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from diffusers_difftune.config.flags import ControlDataConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.config import ControlDataConfig, DataConfig
 from tests.data.test_splits import table
 from tests.tiny import save_tiny_conditions, save_tiny_images, tiny_image
 

@@ -12,14 +12,14 @@ import torch
 from PIL import Image
 
 import diffusers_difftune
-from diffusers_difftune.conditions.build import opened
+from diffusers_difftune.config.flags import ControlDataConfig, DataConfig
+from diffusers_difftune.controls.build import opened
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.images import FORMATS, ImageTransform, UnreadableImage, decode, load_rgb
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.real import read_images
-from diffusers_difftune.training.config import ControlDataConfig, DataConfig
 from diffusers_difftune.training.control import open_control_image
 from tests.data.image_files import png, saved, tiff
 from tests.tiny import save_tiny_conditions, save_tiny_images
@@ -307,6 +307,6 @@ def test_images_of_data_are_opened_in_one_place() -> None:
     readers = [
         file.relative_to(package).as_posix() for file in package.rglob("*.py") if "Image.open(" in file.read_text()
     ]
-    assert sorted(readers) == ["conditions/bank.py", "data/images.py"], (
+    assert sorted(readers) == ["controls/bank.py", "data/images.py"], (
         "the first reads PNG files that this library wrote"
     )

@@ -12,10 +12,10 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from diffusers_difftune.cli.data import open_data
+from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.config import ClassDataConfig, DataConfig
 from diffusers_difftune.training.evaluation import open_held_out
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from diffusers import ControlNetModel
 
-from diffusers_difftune.adapters import AdaptedDenoiser, AdapterSettings
+from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.control import ALWAYS_TRAINED, ControlBranch
+from diffusers_difftune.trainables import AdaptedDenoiser
+from diffusers_difftune.trainables.control import ALWAYS_TRAINED, ControlBranch
 
 
 LORA = AdapterSettings("lora", rank=2, target_modules=("to_k", "to_q", "to_v", "to_out.0"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_difftune.data.plan import counter_generator
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.distance import block_of, measure_distance
+from diffusers_difftune.io.random import counter_generator
 from diffusers_difftune.objective import DiffTuningObjective
 
 

@@ -20,6 +20,7 @@ from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.cli.common import new_accelerator
 from diffusers_difftune.cli.results import check_is_free
+from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
@@ -28,7 +29,6 @@ from diffusers_difftune.evaluation.kid_difference import kid_difference
 from diffusers_difftune.evaluation.quality import extract_features, fid_kid
 from diffusers_difftune.evaluation.real import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
-from diffusers_difftune.training.config import DataConfig
 from tests.evaluation.models import LORA, save_adapter
 from tests.tiny import LABELS, save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
 from tests.tiny_features import save_clip, save_projection_of_efficientnet
@@ -217,7 +217,7 @@ def test_a_disk_that_fills_up_is_said_in_a_sentence(place, tiny_pipeline, tmp_pa
     def full(path: Path, data: bytes) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("diffusers_difftune.atomic.write_bytes_atomic", full)
+    monkeypatch.setattr("diffusers_difftune.io.atomic.write_bytes_atomic", full)
     words = [tiny_pipeline, place.held_out, "--features", place.features, "--clip_model", "none", "--steps", 1]
     assert difftune(["evaluate", *map(str, words), "--output", str(tmp_path / "e.json")]) == 2
     said = f"--output {tmp_path}/e.json cannot be written: No space left on device; name a file in a folder"

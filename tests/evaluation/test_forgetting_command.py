@@ -101,9 +101,9 @@ def test_a_whole_model(
     (kept,) = (out / "features").iterdir()
     found = {file.stem: load_file(file)["features"] for file in kept.iterdir()}
     assert found.keys() == {"finetuned", "pretrained", "data-2", "noise-2"}
+    from diffusers_difftune.config.flags import DataConfig
     from diffusers_difftune.data.dataset import load_target_data
     from diffusers_difftune.evaluation.real import drawn_rows
-    from diffusers_difftune.training.config import DataConfig
 
     target = load_target_data(DataConfig(train_data_dir=str(data)), 0, out / "cache")
     prompts = [target.captions(row)[0] for row in drawn_rows(target, 10)]

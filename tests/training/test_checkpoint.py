@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from diffusers_difftune import turns
+from diffusers_difftune.io import locks as turns
 from diffusers_difftune.training import disk
 from diffusers_difftune.training.checkpoint import STATE_FILE, checksum, list_checkpoints, what_is_missing
 from tests.training.runs import FULL, LORA, log, run, same_weights
@@ -193,7 +193,7 @@ def test_too_little_room_is_told_before_anything_is_trained(tiny_pipeline, tiny_
 HOLD = """
 import sys, time
 from pathlib import Path
-from diffusers_difftune.turns import keep_for_this_run
+from diffusers_difftune.io.locks import keep_for_this_run
 keep_for_this_run(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))

@@ -12,15 +12,16 @@ import torch
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 from safetensors.torch import load_file
 
-from diffusers_difftune import conditions, load_adapter, merge_adapter
+from diffusers_difftune import controls as conditions
+from diffusers_difftune import load_adapter, merge_adapter
 from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.adapters.files import TENSOR_FILE
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.conditions import make_extractor
-from diffusers_difftune.control import ALWAYS_TRAINED, NEW_LAYERS, ControlBranch
+from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.data.batches import control_image
 from diffusers_difftune.data.images import ImageTransform
 from diffusers_difftune.evaluation.convergence import read_curve
+from diffusers_difftune.trainables.control import ALWAYS_TRAINED, NEW_LAYERS, ControlBranch
 from diffusers_difftune.training import loop
 from tests.tiny import tiny_condition
 

@@ -19,7 +19,7 @@ import datasets
 import pytest
 from diffusers import ControlNetModel
 
-from diffusers_difftune.training.parse import parse_config
+from diffusers_difftune.config.parse import parse_config
 from tests.tiny import tiny_condition, tiny_image
 
 from .runs import ROOT, SCRIPTS, load_script, log

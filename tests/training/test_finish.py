@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from diffusers_difftune import atomic
+from diffusers_difftune.io import atomic
 from diffusers_difftune.training.finish import save_result
 from diffusers_difftune.training.log import TrainingLog
 

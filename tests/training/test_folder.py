@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune import turns
+from diffusers_difftune.io import locks as turns
 from diffusers_difftune.training import folder as run_folder
 from tests.training.runs import FULL, LORA, SCRIPTS, arguments, environment, launch, load_script, log, run, wait_for
 
@@ -202,7 +202,7 @@ def test_a_run_that_another_is_writing_to_is_refused_at_once(
 ):
     """Where it would be refused after waiting, too; and with --overwrite_output_dir, which was not meant for it."""
     monkeypatch.setattr(turns, "LAST_MOMENTS", 600)
-    hold = "import sys, time; from pathlib import Path; from diffusers_difftune.turns import keep_for_this_run\n"
+    hold = "import sys, time; from pathlib import Path; from diffusers_difftune.io.locks import keep_for_this_run\n"
     hold += "keep_for_this_run(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, str(copied)], stdout=subprocess.PIPE, text=True, env=environment()

@@ -13,7 +13,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
-from diffusers_difftune.adapters.full import moving_average
+from diffusers_difftune.trainables.full import moving_average
 from tests.training.runs import FULL, arguments, load_script, run
 
 

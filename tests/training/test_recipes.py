@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from diffusers_difftune.cli import make_parser
+from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control import check_control_flags
-from diffusers_difftune.training.parse import parse_config
 from tests.tiny import tiny_image
 from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
 from training_scripts.train_controlnet_difftune import ControlNetScriptConfig

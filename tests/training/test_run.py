@@ -9,10 +9,10 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
+from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.cache import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.config import DataConfig
 from diffusers_difftune.training.folder import take_output_dir
 from diffusers_difftune.training.run import check_processes_are_joined
 from tests.tiny import save_tiny_images

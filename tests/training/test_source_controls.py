@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.conditions import make_extractor
+from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.data.batches import Batch
 from diffusers_difftune.training import loop
 from diffusers_difftune.training.control import to_images

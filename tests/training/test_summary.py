@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.console import labelled_block
 from diffusers_difftune.training.idle_flags import RULES, idle_flags
-from diffusers_difftune.training.parse import parse_config
 from diffusers_difftune.training.summary import moments
 from diffusers_difftune.training.summary_text import caption_words, data_words, summary_rows
 from diffusers_difftune.training.validation import validation_steps

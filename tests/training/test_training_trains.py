@@ -9,8 +9,8 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 
-from diffusers_difftune.adapters import FullDenoiser
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.trainables import FullDenoiser
 
 from .runs import FULL, LORA, log, run, unet
 

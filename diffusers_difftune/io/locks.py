@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""Folders that the processes of a run build together, and that no two runs build at the same time."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from filelock import FileLock, Timeout
+
+from ..errors import DiffTuneError, StopNow
+
+
+logger = logging.getLogger(__name__)
+
+LOCK_NAME = ".lock"
+# Processes that wait for their main one give up after some minutes, so it tells them again and again to go on waiting.
+PATIENCE = 30.0
+RUN_LOCK_NAME = ".run.lock"
+# A run whose launcher was killed ends after its step, with a checkpoint; so many seconds it may take.
+LAST_MOMENTS = 120.0
+OWN_LOCKS: dict[Path, FileLock] = {}  # a lock that nobody holds is released
+
+Found = TypeVar("Found")
+
+
+def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Found:
+    """What `find` returns on the main process, on every process of a run; call it on all of them.
+
+    So that all do the same, even if what they would find changes meanwhile.
+
+    Args:
+        accelerator ([`Accelerator`], *optional*): The processes. `None` is this one alone.
+        find (`Callable`): Called on the main process only; what it returns can be pickled.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        DiffTuneError, StopNow: `find` raised it; every process does.
+        RuntimeError: `find` raised something else, which the main process does; the others say what it was.
+    """
+    if accelerator is None:
+        return find()
+    answer: list[Any] = [None, None]
+    failure: BaseException | None = None
+    if accelerator.is_main_process:
+        try:
+            answer[0] = find()
+        except BaseException as error:  # an interrupt, too: the others are waiting, whatever happens here
+            failure = error
+            told = f"The main process stopped: {type(error).__name__}: {error}"
+            answer[1] = error if isinstance(error, (DiffTuneError, StopNow)) else RuntimeError(told)
+    found, refusal = broadcast_object_list(answer)
+    if failure is not None or refusal is not None:
+        raise failure or refusal
+    return found
+
+
+@contextmanager
+def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Iterator[None]:
+    """Makes a folder and keeps other runs from building in it, once none does; call it on every process of a run.
+
+    What is to be done must be asked inside the block: another run may have done it. If the block ends without an error,
+    the folder is whole, and nothing of the lock is left in it. A killed run keeps nobody out.
+
+    Args:
+        folder (`Path`): The folder.
+        accelerator ([`Accelerator`], *optional*): The processes of the run. `None` is this one alone.
+
+    Raises:
+        DiffTuneError: The folder cannot be written to.
+    """
+    lock = FileLock(folder / LOCK_NAME)
+
+    def acquire(timeout: float) -> bool:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=timeout)
+        except Timeout:
+            return False
+        except OSError as error:
+            raise DiffTuneError(f"{folder} cannot be written to: {error.strerror}; use another folder.") from None
+        return True
+
+    acquired = from_main(accelerator, lambda: acquire(0))
+    if not acquired and (accelerator is None or accelerator.is_main_process):
+        logger.info(f"Another run is building {folder}; this one waits for it.")
+    while not acquired:
+        acquired = from_main(accelerator, lambda: acquire(PATIENCE))
+    try:
+        yield
+        remove_lock(folder)
+    finally:
+        lock.release()
+
+
+def keep_for_this_run(folder: Path, waits: bool = True) -> None:
+    """Keeps other runs out of a folder for as long as this process lives.
+
+    Args:
+        folder (`Path`): The folder; it exists.
+        waits (`bool`, *optional*, defaults to `True`): Wait a while for another run that may be about to end.
+
+    Raises:
+        DiffTuneError: Another run does not leave it.
+    """
+    lock = FileLock(folder / RUN_LOCK_NAME, is_singleton=True)  # in this process it can be taken again
+    other = "another run"
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            other = f"another run{holder(folder / RUN_LOCK_NAME)}"
+            if not waits:
+                raise
+            logger.warning(
+                "%s is being written to by %s; this one waits for it to end, %.0f s at most.",
+                folder,
+                other,
+                LAST_MOMENTS,
+            )
+            lock.acquire(timeout=LAST_MOMENTS)
+    except Timeout:
+        raise DiffTuneError(
+            f"--output_dir {folder}: {other} is writing to it; wait for that one to end, stop it, or take another folder."
+        ) from None
+    except (OSError, NotImplementedError):
+        logger.warning("%s cannot be locked here; take care that no two runs write to it.", folder)
+    else:
+        OWN_LOCKS[folder.resolve()] = lock
+
+
+def holder(lock: Path) -> str:
+    """The process that has a lock open, as ` (process 123, begun at 09:15)`; nothing where it is of another machine or user."""
+    place = str(lock.resolve())
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.pid != os.getpid() and any(file.path == place for file in process.open_files()):
+                return f" (process {process.pid}, begun at {time.strftime('%H:%M', time.localtime(process.create_time()))})"
+    return ""
+
+
+def remove_lock(folder: Path) -> None:
+    """Removes what [`turn_to_build`], or a run that was killed in its last moment, left in a whole folder.
+
+    Even if it is held: who holds this file, and who makes a new one, finds nothing left to build.
+    """
+    with suppress(OSError):  # it is not there, or the folder is for reading only
+        (folder / LOCK_NAME).unlink()

@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""What trains in ControlNet training: a control branch beside a frozen denoiser."""
+
+import copy
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UniPCMultistepScheduler
+
+from ..adapters import Adapter, AdapterSettings
+from ..adapters.files import read_adapter, write_adapter
+from ..adapters.peft_layers import merge_layers
+from ..adapters.scales import fold_scales
+from ..backbones import Backbone
+
+
+# What a ControlNet has beside its copy of the denoiser: new layers, trained whole also where the copy gets an adapter.
+NEW_LAYERS = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
+ALWAYS_TRAINED = tuple(f"{layer}.*" for layer in NEW_LAYERS)
+
+
+class ControlBranch:
+    """Trains a ControlNet (Zhang et al., 2023) beside a frozen denoiser: all of it, or an adapter on its copy of the
+    denoiser together with its new layers.
+
+    Args:
+        backbone ([`Backbone`]): The model family.
+        denoiser (`torch.nn.Module`): The pretrained denoiser, in the precision it is to be frozen in.
+        controlnet (`torch.nn.Module`): The ControlNet, float32.
+        settings ([`AdapterSettings`], *optional*): The adapter, with [`ALWAYS_TRAINED`]; `None` trains the whole ControlNet.
+
+    Raises:
+        DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        denoiser: torch.nn.Module,
+        controlnet: torch.nn.Module,
+        settings: AdapterSettings | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.denoiser = denoiser.requires_grad_(False).eval()
+        self.model = controlnet
+        self.adapter: Adapter | None = None
+        self.result = "controlnet"
+        if settings is None:
+            controlnet.requires_grad_(True)
+        else:
+            self.adapter = Adapter(controlnet, settings, "ControlNet")
+            self.result = "controlnet_adapter"
+
+    def parameters(self) -> list[Any]:
+        """The parameters that train."""
+        if self.adapter is not None:
+            return self.adapter.parameters()
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+
+    def to(self, device: torch.device) -> None:
+        """Moves the frozen denoiser."""
+        self.denoiser.to(device)
+
+    def after_step(self) -> None:
+        """Nothing to do: there is no moving average."""
+
+    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The denoiser's output for x_t under the ControlNet as accelerate prepared it."""
+        return self.backbone.predict_controlled(self.denoiser, model, sample, timesteps, condition)
+
+    def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
+        """The denoiser without the control branch, and a context in which to call it."""
+        return self.denoiser, nullcontext()
+
+    def use_final_weights(self) -> nullcontext:
+        """The weights are always final."""
+        return nullcontext()
+
+    def pipeline(self, device: torch.device, dtype: torch.dtype):
+        """The ControlNet pipeline to make images with, with the sampler that diffusers' script uses."""
+        controlnet = self.model
+        if dtype != torch.float32:  # the frozen denoiser is in half precision, and takes nothing else
+            controlnet = torch.nn.Module.to(
+                self._plain_copy(), dtype
+            )  # diffusers' own `to` warns where nothing is amiss
+        pipeline = self.backbone.pipeline(self.denoiser, device, dtype, controlnet=controlnet)
+        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+        return pipeline
+
+    def save(self, folder: Path) -> None:
+        """Writes `controlnet/`, which `ControlNetModel.from_pretrained` loads, or the adapter."""
+        if self.adapter is not None:
+            write_adapter(folder, self.adapter, "controlnet")
+        else:
+            self.model.save_pretrained(folder / "controlnet")
+
+    def load(self, folder: Path) -> None:
+        """Reads what [`save`] wrote."""
+        if self.adapter is not None:
+            self.adapter.load(read_adapter(folder)[1], folder)
+        else:
+            source = type(self.model).from_pretrained(folder / "controlnet", use_safetensors=True)
+            self.model.load_state_dict(source.state_dict())
+
+    def save_result(self, folder: Path) -> None:
+        """Writes the ControlNet as `ControlNetModel.from_pretrained` loads it, or the adapter and the ControlNet's config."""
+        if self.adapter is not None:
+            self.save(folder)
+            self.model.save_config(folder)
+        else:
+            self.model.save_pretrained(folder)
+
+    def _plain_copy(self) -> torch.nn.Module:
+        """The ControlNet without accelerate's wrapper, which answers in float32, and with the adapter merged; on the
+        processor, so that the device has no second one to hold in full precision."""
+        memo: dict[int, Any] = {
+            id(p): torch.nn.Parameter(p.detach().to("cpu", copy=True), p.requires_grad)
+            for p in self.model.parameters()
+        }
+        model = copy.deepcopy(self.model, memo).to("cpu")
+        vars(model).pop("forward", None)
+        merge_layers(model)
+        fold_scales(model)
+        return model
