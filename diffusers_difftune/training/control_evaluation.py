@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import errors
 from ..backbones import Backbone
 from ..data.batches import control_image
 from ..data.dataset import TargetData
 from ..data.images import ImageTransform
-from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
 from ..io.random import counter_generator
 from ..trainables import Trained
@@ -95,10 +95,8 @@ def open_control_evaluation(run: Run) -> TargetData | None:
     if config.control_evaluation_data is None:
         return None
     blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
-    try:
+    with errors.flag("--control_evaluation_data"):
         condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
-    except DiffTuneError as error:
-        raise about("--control_evaluation_data", error) from error
     return open_held_out(run, "control_evaluation")
 
 
