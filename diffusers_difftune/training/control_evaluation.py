@@ -11,9 +11,8 @@ import torch
 from tqdm import tqdm
 
 from ..backbones import Backbone
-from ..data.batches import control_image
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform
+from ..data.images import ImageTransform, control_image
 from ..errors import DiffTuneError, about
 from ..evaluation.convergence import condition_error
 from ..io.random import counter_generator

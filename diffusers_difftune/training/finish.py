@@ -13,11 +13,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..backbones import Backbone
-from ..data.batches import PlannedBatches
 from ..io.atomic import fsync_path, fsync_tree
 from ..io.locks import from_main
 from ..publishing.card import inherited_license, write_run_card
 from ..trainables import Trained
+from .batches import PlannedBatches
 from .checkpoint import TrainingState
 from .publish import Publisher, card_facts, write_facts
 from .run import Run
