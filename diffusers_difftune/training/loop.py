@@ -17,7 +17,7 @@ from ..console import progress_bar
 from ..errors import Stopped
 from ..io.locks import from_main
 from ..objective import DiffTuningObjective, NoisyBatch
-from ..trainables import Trained
+from ..trainables import Trainable
 from .batches import Batch, PlannedBatches
 from .checkpoint import TrainingState
 from .finish import end_training
@@ -221,7 +221,7 @@ def dream(
 
 @torch.no_grad()
 def pretrained_prediction(
-    trained: Trained,
+    trained: Trainable,
     backbone: Backbone,
     noisy: NoisyBatch,
     condition: dict[str, torch.Tensor],
