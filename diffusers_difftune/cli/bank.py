@@ -77,8 +77,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
     import torch
 
+    from ..backbones.fingerprint import hub_commit
     from ..bank.build import build_bank
-    from ..bank.fingerprint import hub_commit
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings

@@ -152,7 +152,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 def of_candidate(candidate: Candidate) -> dict[str, Any]:
     """What was measured, for the record."""
-    from ..bank.fingerprint import hub_commit
+    from ..backbones.fingerprint import hub_commit
 
     return {
         "pipeline": candidate.name,

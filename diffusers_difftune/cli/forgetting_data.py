@@ -136,8 +136,8 @@ def sample_source(
     accelerator: "Accelerator",
 ) -> KnowledgeBank:
     """Samples of the pretrained model that no training has seen: a small knowledge bank in the output folder."""
+    from ..backbones.fingerprint import hub_commit
     from ..bank.build import build_bank
-    from ..bank.fingerprint import hub_commit
     from ..bank.settings import BankSettings
 
     settings = BankSettings(

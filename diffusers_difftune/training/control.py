@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
-from ..backbones.files import check_tensors, tensors_in
+from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..controls import check_kind
 from ..data.batches import control_crop

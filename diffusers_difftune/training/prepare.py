@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..backbones import Backbone
+from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_manifest, build_bank, prompts_sha256
-from ..bank.fingerprint import hub_commit, weights_fingerprint
 from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
