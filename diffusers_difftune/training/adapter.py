@@ -12,7 +12,7 @@ from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WI
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
 from ..errors import DiffTuneError, about
-from ..trainables import AdaptedDenoiser, FullDenoiser, Trained
+from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
 from ..trainables.full import EMA_DECAY
 from .run import Run, load_denoiser
 
@@ -105,7 +105,7 @@ def warn_of_small_scale(settings: AdapterSettings) -> None:
         )  # fmt: skip
 
 
-def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trained:
+def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trainable:
     """Loads the denoiser and makes it train: all of it, in float32, or an adapter on it.
 
     Args:
@@ -114,7 +114,7 @@ def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) 
         adapter ([`AdapterSettings`], *optional*): What [`find_adapter`] found.
 
     Returns:
-        [`Trained`]: What trains.
+        [`Trainable`]: What trains.
     """
     config = run.config
     keep_pretrained = config.retention_target == "pretrained"

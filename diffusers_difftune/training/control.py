@@ -21,9 +21,8 @@ from ..backbones import Backbone
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..controls import check_kind
-from ..data.batches import control_crop
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, UnreadableImage, decode
+from ..data.images import ImageTransform, UnreadableImage, control_crop, decode
 from ..errors import DiffTuneError, about, first_sentence
 from ..trainables.control import ALWAYS_TRAINED
 from .adapter import adapter_settings, check_fit
