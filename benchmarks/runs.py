@@ -28,7 +28,7 @@ from finetune import TARGETS as TARGETS  # noqa: E402
 from measure import Measurement  # noqa: E402
 
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
-from diffusers_difftune.bank.fingerprint import weights_fingerprint  # noqa: E402
+from diffusers_difftune.backbones.fingerprint import weights_fingerprint  # noqa: E402
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 
 from ..errors import DiffTuneError, first_sentence, quoted
-from .files import PICKLES, check_tensors, tensors_in, weight_files
-from .parts import Fit, check_fits
+from .compatibility import Fit, check_fits
+from .pipeline_files import PICKLES, check_tensors, tensors_in, weight_files
 from .scheduler import check_scheduler_class
 
 

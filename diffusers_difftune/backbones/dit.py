@@ -19,8 +19,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..errors import DiffTuneError, quoted
 from ..io.atomic import write_bytes_atomic
 from ..io.random import counter_generator
+from .compatibility import Fit, equal
 from .latent import LatentBackbone
-from .parts import Fit, equal
 
 
 NULL_CLASS = 1000  # DiTPipeline knows no other

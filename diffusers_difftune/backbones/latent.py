@@ -9,8 +9,8 @@ import torch
 from diffusers import AutoencoderKL
 
 from ..errors import DiffTuneError
-from .files import own_variant, set_scheduler_prediction_type
-from .parts import Fit, equal
+from .compatibility import Fit, equal
+from .pipeline_files import own_variant, set_scheduler_prediction_type
 from .scheduler import DIFFUSION, load_scheduler
 
 

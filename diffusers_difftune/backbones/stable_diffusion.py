@@ -17,8 +17,8 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from .compatibility import Fit, at_most, equal, unset
 from .latent import LatentBackbone
-from .parts import Fit, at_most, equal, unset
 from .tokens import longer_than, told_by_us
 
 

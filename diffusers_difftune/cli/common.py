@@ -78,7 +78,7 @@ def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespac
         DiffTuneError: There is no such pipeline, or it is of an unsupported class.
     """
     from ..backbones import load_backbone
-    from ..backbones.files import pipeline_folder
+    from ..backbones.pipeline_files import pipeline_folder
 
     folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
     return load_backbone(folder, arguments.variant)
@@ -86,7 +86,7 @@ def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespac
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
-    from ..bank.fingerprint import weights_fingerprint
+    from ..backbones.fingerprint import weights_fingerprint
     from ..data.sources import difftune_cache_dir
 
     cache_dir = difftune_cache_dir(arguments.cache_dir)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import torch
 
 from ..backbones import Backbone
-from ..bank.fingerprint import weights_fingerprint
+from ..backbones.fingerprint import weights_fingerprint
 from ..errors import DiffTuneError
 from ..io.random import counter_generator
 from ..publishing.public import DOWNLOADED

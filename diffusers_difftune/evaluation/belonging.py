@@ -15,8 +15,8 @@ from diffusers import SchedulerMixin
 from ..adapters.adapter import Adapter
 from ..adapters.files import SavedAdapter
 from ..backbones import Backbone
-from ..backbones.files import check_tensors as check_headers
-from ..backbones.files import tensors_in
+from ..backbones.pipeline_files import check_tensors as check_headers
+from ..backbones.pipeline_files import tensors_in
 from ..backbones.scheduler import training_scheduler
 from ..errors import DiffTuneError, first_sentence, quoted, renamed
 from ..objective.noise_levels import NoiseLevels
@@ -112,7 +112,7 @@ def check_run(folder: Path, fingerprint: str) -> None:
 
     Args:
         folder (`Path`): Of the fine-tuned model: the run's, or that of a checkpoint in it.
-        fingerprint (`str`): [`~diffusers_difftune.bank.fingerprint.weights_fingerprint`] of the pretrained pipeline.
+        fingerprint (`str`): [`~diffusers_difftune.backbones.fingerprint.weights_fingerprint`] of the pretrained pipeline.
 
     Raises:
         DiffTuneError: They are others. Of models that say nothing, nothing is said.
@@ -222,7 +222,7 @@ def check_weights(component: Path, variant: str | None = None) -> dict[str, tupl
         variant (`str`, *optional*): Variant of the weight files.
 
     Returns:
-        `dict[str, tuple[str, list[int]]]`: See [`~diffusers_difftune.backbones.files.tensors_in`].
+        `dict[str, tuple[str, list[int]]]`: See [`~diffusers_difftune.backbones.pipeline_files.tensors_in`].
     """
     with about_finetuned():
         return tensors_in(component, variant)

@@ -15,7 +15,7 @@ from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of
 from ..backbones.dit import ids_by_name
-from ..backbones.files import pipeline_folder, weight_files
+from ..backbones.pipeline_files import pipeline_folder, weight_files
 from ..errors import DiffTuneError, first_sentence, renamed
 from ..trainables.control import NEW_LAYERS
 from .belonging import (

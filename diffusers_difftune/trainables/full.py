@@ -12,7 +12,7 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from ..backbones import Backbone
-from ..backbones.files import copy_components
+from ..backbones.pipeline_files import copy_components
 from ..errors import DiffTuneError
 
 

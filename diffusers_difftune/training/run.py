@@ -27,7 +27,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from diffusers.optimization import get_scheduler
 
 from ..backbones import Backbone, load_backbone
-from ..backbones.files import pipeline_folder
+from ..backbones.pipeline_files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..console import log_to_terminal
 from ..data.dataset import backbone_resolution

@@ -10,9 +10,9 @@ import torch
 from diffusers import DiffusionPipeline
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.fingerprint import weights_fingerprint
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.bank.build import build_bank
-from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.bank.settings import BankSettings
 
 

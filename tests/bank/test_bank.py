@@ -13,9 +13,9 @@ import pytest
 import torch
 from datasets import load_dataset
 
+from diffusers_difftune.backbones.fingerprint import weights_fingerprint
 from diffusers_difftune.bank import bank as bank_module
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.io.hashing import file_sha256
 from tests.tiny import save_tiny_pipeline

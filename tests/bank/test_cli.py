@@ -10,8 +10,8 @@ import pytest
 from diffusers import DiTTransformer2DModel
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.fingerprint import weights_fingerprint
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.bank.fingerprint import weights_fingerprint
 from diffusers_difftune.cli import main
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune.bank.fingerprint import hub_commit, weights_fingerprint
+from diffusers_difftune.backbones.fingerprint import hub_commit, weights_fingerprint
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_pipeline
 

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..backbones.files import weight_files
 from ..errors import DiffTuneError
 from ..io.hashing import file_sha256
+from .pipeline_files import weight_files
 
 
 CONFIG_NAMES = ("config.json", "scheduler_config.json")
