@@ -28,7 +28,7 @@ from ..io.locks import from_main
 from ..trainables import Trainable
 from .differences import differences
 from .disk import check_space, place_trouble
-from .schedule import DEPENDS_ON_LENGTH, resume_schedule
+from .optimizer import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
 from .zero import ZeRO, is_asked_for
 
