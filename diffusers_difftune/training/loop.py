@@ -16,7 +16,7 @@ from ..backbones import Backbone
 from ..console import progress_bar
 from ..data.batches import Batch, PlannedBatches
 from ..errors import Stopped
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective, NoisyBatch
 from ..trainables import Trained
 from .checkpoint import TrainingState

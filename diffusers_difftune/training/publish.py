@@ -16,7 +16,7 @@ from ..backbones import Backbone
 from ..data.batches import PlannedBatches
 from ..errors import DiffTuneError, about, first_sentence
 from ..io.atomic import write_bytes_atomic
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import OF_THE_BANK, inherited_license, write_run_card
 from .checkpoint import list_checkpoints
