@@ -15,7 +15,7 @@ help:
 	@echo "make test     run the tests, but for the slow ones"
 	@echo "make test-slow   run the slow tests: kills, several processes, every flag with every script"
 	@echo "make style    format and fix what can be fixed"
-	@echo "make quality  check format, lint and types"
+	@echo "make quality  check format, lint, types and who imports whom"
 	@echo "make clean    remove .venv and what the demo wrote"
 
 demo: .venv/.installed
@@ -43,6 +43,7 @@ quality: .venv/.quality
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 
 clean:
 	rm -rf .venv outputs/demo outputs/demo-controlnet

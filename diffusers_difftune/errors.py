@@ -15,18 +15,61 @@ WORKER = re.compile(r"Caught \w+ in DataLoader worker process .*^[\w.]+: ([^\n]*
 class DiffTuneError(ValueError):
     """A mistake in a flag, a file or a setting, told in one sentence.
 
-    The message names the flag or file, what was found and what would work. It is one line; control characters in it are
-    escaped. The command line tools print it without a traceback and exit with code 2.
+    The command line prints it without a traceback and exits with code 2.
+
+    Args:
+        sentence (`str`): What was found and what would work. It becomes one line; control characters in it are escaped.
+        flag (`str`, *optional*): The flag or argument that it is about, such as `"--train_data_dir"`. Code that was given a
+            value and not a config leaves it out; the caller, who knows where the value came from, gives it with [`flag`].
+
+    Attributes:
+        sentence (`str`): The sentence, without the flag.
+        flag (`str` or `None`): The flag. `str(error)` is `"FLAG: sentence"`, if the sentence does not begin with the flag.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str) -> None:
-        if wrapped := WORKER.search(
-            message
-        ):  # a data loader's worker hands over a traceback that ends in the sentence
-            message = wrapped[1]
-        super().__init__(CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], message))
+    def __init__(self, sentence: str, flag: str | None = None) -> None:
+        # A data loader's worker hands over a traceback that ends in the sentence.
+        if wrapped := WORKER.search(sentence):
+            sentence = wrapped[1]
+        super().__init__(sentence)
+        self.sentence = CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], sentence)
+        self.flag = flag
+
+    def __reduce__(self) -> tuple:  # another process gets what is said, whatever a subclass makes its sentence of
+        return type(self).__new__, (type(self), self.sentence), self.__dict__
+
+    def __str__(self) -> str:
+        if self.flag is None or self.sentence.startswith(self.flag):
+            return self.sentence
+        return CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], f"{self.flag}: {clause(self.sentence)}")
+
+
+@contextmanager
+def flag(name: str) -> Iterator[None]:
+    """Gives mistakes that are found in its block the flag they are about, unless they have one, or begin with one, already.
+
+    ```python
+    with errors.flag("--knowledge_bank"):
+        bank = KnowledgeBank.load(folder)
+    ```
+
+    Args:
+        name (`str`): The flag or argument, as it is typed; it may be followed by its value.
+    """
+    try:
+        yield
+    except DiffTuneError as error:
+        if error.flag is None and not error.sentence.startswith("--"):
+            error.flag = name
+        raise
+
+
+def clause(sentence: str) -> str:
+    """A sentence as it reads after a colon: an English word at its beginning is in lower case, other names are as they were."""
+    first = sentence.split(" ", 1)[0]
+    return sentence[:1].lower() + sentence[1:] if first.isalpha() and first.istitle() else sentence
 
 
 def quoted(value: object) -> str:
@@ -56,12 +99,6 @@ def first_sentence(error: BaseException) -> str:
     """What an error of a library says, to go into a sentence of ours: its first one, on one line, without the stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(".!?")[:300]
-
-
-def about(flag: str, error: DiffTuneError) -> DiffTuneError:
-    """A mistake that a room below found, with the flag that asked for it."""
-    sentence = str(error)
-    return DiffTuneError(f"{flag}: {sentence[:1].lower()}{sentence[1:]}")
 
 
 @contextmanager

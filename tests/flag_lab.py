@@ -24,8 +24,8 @@ CLASS = "train_class_conditional"
 SCRIPTS = {
     FULL: (full_script.main, full_script.TextToImageConfig),
     LORA: (lora_script.main, lora_script.TextToImageLoraConfig),
-    CONTROL: (control_script.main, control_script.ControlNetScriptConfig),
-    CLASS: (class_script.main, class_script.ClassConditionalScriptConfig),
+    CONTROL: (control_script.main, control_script.ControlNetConfig),
+    CLASS: (class_script.main, class_script.ClassConditionalConfig),
 }
 ROWS: dict[tuple[str, str], Callable] = {}
 

@@ -287,7 +287,7 @@ def test_the_training_script_trains_on_pixels(tmp_path: Path) -> None:
 
 def test_the_plan_names_what_there_is() -> None:
     plan = (HERE / "PLAN.md").read_text()
-    config = script().ClassConditionalScriptConfig
+    config = script().ClassConditionalConfig
     for flag in re.findall(r"`--(\w+) ([\w.]+)`", plan):
         parse_config(
             config, ["--pretrained_model_name_or_path", "x", "--train_data_dir", "y", f"--{flag[0]}", flag[1]], ""

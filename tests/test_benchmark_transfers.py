@@ -43,7 +43,7 @@ def script_config(argv):
     spec = importlib.util.spec_from_file_location("train_class_conditional_difftune", SCRIPT)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return parse_config(module.ClassConditionalScriptConfig, [str(word) for word in argv], "")
+    return parse_config(module.ClassConditionalConfig, [str(word) for word in argv], "")
 
 
 # Data

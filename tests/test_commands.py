@@ -16,14 +16,16 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from diffusers_difftune.cli import main, make_parser
+from diffusers_difftune.config import (
+    ClassConditionalConfig,
+    ControlNetConfig,
+    TextToImageConfig,
+    TextToImageLoraConfig,
+)
 from diffusers_difftune.config.parse import Parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control import check_control_flags
-from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
-from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
-from training_scripts.train_text_to_image_difftune import TextToImageConfig
-from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
 
 from .commands import PAGES, ROOT, Command, all_commands, commands_in
 from .tiny import tiny_image
@@ -32,8 +34,8 @@ from .training.runs import load_script
 
 COMMANDS = all_commands()
 CONFIGS = {
-    "train_class_conditional_difftune": ClassConditionalScriptConfig,
-    "train_controlnet_difftune": ControlNetScriptConfig,
+    "train_class_conditional_difftune": ClassConditionalConfig,
+    "train_controlnet_difftune": ControlNetConfig,
     "train_text_to_image_difftune": TextToImageConfig,
     "train_text_to_image_lora_difftune": TextToImageLoraConfig,
 }
@@ -75,7 +77,7 @@ def check_script(script: str, words: tuple[str, ...], is_whole: bool) -> None:
     if is_whole:
         config = parse_config(configs[0], list(words))
         check_flags(config)
-        if isinstance(config, ControlNetScriptConfig):
+        if isinstance(config, ControlNetConfig):
             check_control_flags(config)
 
 
@@ -277,7 +279,7 @@ def test_flags_that_prose_names_are_there() -> None:
 def test_defaults_that_are_not_the_references_are_the_ones_that_the_page_names() -> None:
     """docs/method.md has a table of what differs from the reference implementation by default."""
     text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8").split("## Where we differ")[1].split("\n## ")[0]
-    config = parse_config(ClassConditionalScriptConfig, [])
+    config = parse_config(ClassConditionalConfig, [])
     assert (config.variance_loss, config.source_share, config.retention_weight) == ("both", 0.2, 0.1)
     before, table = text.split("that is different:")
     assert "variational term on both halves" in before and "both halves" not in table
@@ -288,7 +290,7 @@ def test_defaults_that_are_not_the_references_are_the_ones_that_the_page_names()
     assert rows["target images"][2].startswith("cropped at random, not flipped, resized by Lanczos")
     for name in ("source images", "end of an epoch", "likelihood at t = 0 in the variational term"):
         assert name in rows
-    doc = ClassConditionalScriptConfig.__doc__ or ""
+    doc = ClassConditionalConfig.__doc__ or ""
     assert "These defaults are" not in doc and "gradient clipping" in doc and "moving average" in doc
 
 

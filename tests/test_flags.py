@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from diffusers_difftune.config import (
+    ClassConditionalConfig,
+    ControlNetConfig,
+    TextToImageConfig,
+    TextToImageLoraConfig,
+)
 from diffusers_difftune.config.flags import DiffTuningConfig
 from diffusers_difftune.config.parse import Parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
-from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
 from training_scripts.train_class_conditional_difftune import main as main_class
-from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
 from training_scripts.train_controlnet_difftune import main as main_control
-from training_scripts.train_text_to_image_difftune import TextToImageConfig
 from training_scripts.train_text_to_image_difftune import main as main_full
-from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
 from training_scripts.train_text_to_image_lora_difftune import main as main_lora
 
 
@@ -26,7 +28,7 @@ FOLDER = Path(__file__).parent / "upstream_flags"
 SCRIPTS = {
     "train_text_to_image": TextToImageConfig,
     "train_text_to_image_lora": TextToImageLoraConfig,
-    "train_controlnet": ControlNetScriptConfig,
+    "train_controlnet": ControlNetConfig,
 }
 UPSTREAM = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
 FLAGS = [(script, flag) for script in SCRIPTS for flag in UPSTREAM[script]["flags"]]
@@ -91,7 +93,7 @@ def test_values_arrive_as_upstream_would_have_them(script):
                 assert flag in refusal(SCRIPTS[script], f"--{flag}", "many")
 
 
-@pytest.mark.parametrize("config_class", [*SCRIPTS.values(), ClassConditionalScriptConfig])
+@pytest.mark.parametrize("config_class", [*SCRIPTS.values(), ClassConditionalConfig])
 def test_every_flag_has_a_help_text_and_a_group(config_class):
     parser = Parser(config_class)
     ours = {field.name for field in dataclasses.fields(DiffTuningConfig)}
@@ -124,7 +126,7 @@ def test_defaults_without_any_flag():
 
 def test_flags_of_the_class_conditional_script_are_upstreams_where_they_have_the_name():
     """diffusers has no such script; a flag of its other ones means what it means there."""
-    ours, upstream = actions(ClassConditionalScriptConfig), UPSTREAM["train_text_to_image"]["flags"]
+    ours, upstream = actions(ClassConditionalConfig), UPSTREAM["train_text_to_image"]["flags"]
     assert len(set(ours) & set(upstream)) > 40
     others = {"output_dir", "train_batch_size", "lr_warmup_steps", "adam_weight_decay", "resolution"}
     others |= {"tracker_project_name"}
@@ -133,13 +135,13 @@ def test_flags_of_the_class_conditional_script_are_upstreams_where_they_have_the
         assert action.choices == expected["choices"], name
         assert expected["store_true"] or action.type.__name__ == expected["type"], name
         assert (action.default == expected["default"]) == (name not in others), name
-    config = ClassConditionalScriptConfig()
+    config = ClassConditionalConfig()
     assert (config.class_dropout_prob, config.train_batch_size, config.learning_rate) == (0.1, 32, 1e-4)
     assert (config.lr_warmup_steps, config.adam_weight_decay, config.variance_loss) == (0, 0.0, "both")
     assert (config.bank_prompts, config.retention_prompts, config.class_embeddings) == ("classes", "empty", "keep")
 
 
-@pytest.mark.parametrize("config_class", [TextToImageLoraConfig, ControlNetScriptConfig])
+@pytest.mark.parametrize("config_class", [TextToImageLoraConfig, ControlNetConfig])
 def test_no_validation_images_may_be_asked_for(config_class, tmp_path):
     """diffusers' own tests do."""
     places = ["--pretrained_model_name_or_path", "m", "--train_data_dir", "d", "--output_dir", tmp_path]
@@ -156,7 +158,7 @@ def test_no_abbreviations():
     assert "--validation_prompts" in refusal(TextToImageLoraConfig, "--validation_prompts", "a cat")
     assert "--resol" in refusal(TextToImageConfig, "--resol", "64")
     assert parsed(TextToImageLoraConfig, "--validation_prompt", "a cat").validation_prompt == "a cat"
-    several = parsed(ControlNetScriptConfig, "--validation_prompt", "a cat", "a dog").validation_prompt
+    several = parsed(ControlNetConfig, "--validation_prompt", "a cat", "a dog").validation_prompt
     assert several == ["a cat", "a dog"]
 
 

@@ -9,8 +9,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+import grimp
 import pytest
 import yaml
 
@@ -20,6 +22,10 @@ import diffusers_difftune
 ROOT = Path(__file__).parents[1]
 HEADER = "# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors\n# SPDX-License-Identifier: Apache-2.0\n"
 HEAVY = ("accelerate", "datasets", "diffusers", "matplotlib", "peft", "torch", "torchmetrics", "transformers")
+LONGEST_FILE = 400
+# Files that are longer, and rooms with files that import each other in a circle: all to go, and there are to be no others.
+LONGER_FILES = {"config/flags.py", "training/checkpoint.py", "training/prepare.py"}
+ROOMS_WITH_CIRCLES = {"backbones", "bank", "controls", "data", "evaluation", "training"}
 TEXT_SUFFIXES = {"", ".cff", ".cfg", ".ini", ".json", ".md", ".py", ".toml", ".txt", ".yaml", ".yml"}
 
 
@@ -69,6 +75,47 @@ def test_no_registry_settings_are_committed() -> None:
     assert not names & {".npmrc", ".pypirc", "pip.conf", "pip.ini", ".yarnrc"}
 
 
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Imports inside functions and for type checking included, but for those of the package itself, which has the names of all.
+
+    (That no room imports from one above it is a contract in pyproject.toml, which `make quality` checks.)
+    """
+    graph = grimp.build_graph("diffusers_difftune", cache_dir=None)
+    assert len(graph.modules) > 100 and "diffusers_difftune.scripts.train_controlnet_difftune" in graph.modules
+    imports = {name: graph.find_modules_directly_imported_by(name) for name in graph.modules - {"diffusers_difftune"}}
+    circles = circles_of(imports)
+    others = [" <- ".join(circle) for circle in circles if circle[0].split(".")[1] not in ROOMS_WITH_CIRCLES]
+    assert others == []
+
+
+def circles_of(imports: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of imports, each with an import that is in none before it; without that, all of them would be gone."""
+    imports, found = {name: set(imported) for name, imported in imports.items()}, []
+    while True:
+        try:
+            TopologicalSorter(imports).prepare()
+        except CycleError as error:
+            imported, importer, *_ = error.args[1]
+            imports[importer].remove(imported)
+            found.append(error.args[1])
+        else:
+            return found
+
+
+def test_circles_of_imports_are_found() -> None:
+    assert circles_of({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    (circle,) = circles_of({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}})
+    assert set(circle) == {"a", "b", "c"}
+
+
+def test_no_file_is_too_long_to_be_read_in_one_sitting() -> None:
+    package = ROOT / "diffusers_difftune"
+    sources = [path for path in tracked_files() if path.suffix == ".py" and path.is_relative_to(package)]
+    lengths = {str(path.relative_to(package)): len(path.read_text(encoding="utf-8").splitlines()) for path in sources}
+    assert len(lengths) > 100
+    assert {name for name, length in lengths.items() if length > LONGEST_FILE} <= LONGER_FILES
+
+
 def test_importing_the_package_is_light() -> None:
     code = "import sys, diffusers_difftune; print([name for name in sys.argv[1:] if name in sys.modules])"
     code = code.replace("sys.argv[1:]", repr(HEAVY))
@@ -96,7 +143,7 @@ def test_ci_runs_the_tests() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     lines = script.read_text().splitlines()
-    assert "make test" in lines and "    make test-slow" in lines
+    assert "make quality" in lines and "make test" in lines and "    make test-slow" in lines
     watched = re.search(r"HEAD -- (.*?); then", script.read_text(), re.S)[1].replace("\\", "").split()
     assert all((ROOT / path).exists() for path in watched), "a folder that CI watches is not there any more"
     makefile = (ROOT / "Makefile").read_text()

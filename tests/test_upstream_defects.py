@@ -23,8 +23,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusers_difftune.data.batches import PlannedBatches
 from diffusers_difftune.training import checkpoint
+from diffusers_difftune.training.batches import PlannedBatches
 from tests.tiny import save_tiny_conditions
 from tests.training.runs import FULL, LORA, ROOT, arguments, load_script, log, losses, run
 

@@ -18,18 +18,7 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 `--objective standard` is plain fine-tuning, through the same code.
 """
 
-from dataclasses import dataclass
-
-from diffusers_difftune.config.flags import (
-    AdapterFlags,
-    ClassConditionalConfig,
-    ClassDataConfig,
-    ClassDiffTuningConfig,
-    EvaluationConfig,
-    ModelConfig,
-    RunConfig,
-    flag,
-)
+from diffusers_difftune.config import ClassConditionalConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
@@ -50,33 +39,10 @@ from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
-@dataclass
-class ClassConditionalScriptConfig(
-    ModelConfig,
-    ClassDataConfig,
-    RunConfig,
-    ClassConditionalConfig,
-    AdapterFlags,
-    EvaluationConfig,
-    ClassDiffTuningConfig,
-):
-    """The flags of this script.
-
-    The four defaults below are those of the paper's reference implementation, and so are the learning rate and what is in
-    the group of Diff-Tuning. Others are diffusers' own: gradient clipping, moving average, flip, crop and interpolation
-    are not the reference's. docs/method.md lists the differences, and the flags that undo them.
-    """
-
-    output_dir: str = flag("Where the result, checkpoints and logs go.", "dit-finetuned")
-    train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 32)
-    lr_warmup_steps: int = flag("Warm-up steps of the learning rate.", 0)
-    adam_weight_decay: float = flag("Weight decay of AdamW.", 0.0)
-
-
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
-    config = parse_config(ClassConditionalScriptConfig, argv, __doc__)
+    config = parse_config(ClassConditionalConfig, argv, __doc__)
 
     # Everything that can go wrong without weights goes wrong here.
     run = start_run(config)

@@ -29,18 +29,7 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 `diffusers_difftune.load_adapter(pipeline, OUTPUT_DIR)` loads.
 """
 
-from dataclasses import dataclass
-
-from diffusers_difftune.config.flags import (
-    AdapterFlags,
-    ControlConditionConfig,
-    ControlDataConfig,
-    ControlNetConfig,
-    DiffTuningConfig,
-    ModelConfig,
-    RunConfig,
-    flag,
-)
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.trainables.control import ControlBranch
 from diffusers_difftune.training.checkpoint import TrainingState
@@ -77,22 +66,10 @@ from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
 
 
-@dataclass
-class ControlNetScriptConfig(
-    ModelConfig, ControlDataConfig, RunConfig, ControlNetConfig, ControlConditionConfig, AdapterFlags, DiffTuningConfig
-):
-    """The flags of this script; where a default is another than the other scripts', it is diffusers'."""
-
-    output_dir: str = flag("Where the result, checkpoints and logs go.", "controlnet-model")
-    train_batch_size: int = flag("Rows per process and micro-step, target and source rows together.", 4)
-    num_train_epochs: int = flag("Passes over the target data.", 1)
-    learning_rate: float = flag("Learning rate after warm-up.", 5e-6)
-
-
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
-    config = parse_config(ControlNetScriptConfig, argv, __doc__)
+    config = parse_config(ControlNetConfig, argv, __doc__)
 
     # Everything that can go wrong without weights goes wrong here.
     check_control_flags(config)

@@ -21,17 +21,7 @@ On two CPU cores, with the pipeline and the images in this repository (about thr
 small: `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads it.
 """
 
-from dataclasses import dataclass
-
-from diffusers_difftune.config.flags import (
-    AdapterFlags,
-    DataConfig,
-    DiffTuningConfig,
-    FullFineTuningConfig,
-    ModelConfig,
-    RunConfig,
-    TextEvaluationConfig,
-)
+from diffusers_difftune.config import TextToImageConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
@@ -56,13 +46,6 @@ from diffusers_difftune.training.run import (
 )
 from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
-
-
-@dataclass
-class TextToImageConfig(
-    ModelConfig, DataConfig, RunConfig, FullFineTuningConfig, AdapterFlags, TextEvaluationConfig, DiffTuningConfig
-):
-    """The flags of this script."""
 
 
 @reports_mistakes

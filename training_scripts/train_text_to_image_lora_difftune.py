@@ -22,18 +22,7 @@ The result is `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(
 another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of them.
 """
 
-from dataclasses import dataclass
-
-from diffusers_difftune.config.flags import (
-    AdapterFlags,
-    DataConfig,
-    DiffTuningConfig,
-    LoraValidationConfig,
-    ModelConfig,
-    RunConfig,
-    TextEvaluationConfig,
-    flag,
-)
+from diffusers_difftune.config import TextToImageLoraConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.checkpoint import TrainingState
@@ -58,17 +47,6 @@ from diffusers_difftune.training.run import (
 )
 from diffusers_difftune.training.summary import tell_summary
 from diffusers_difftune.training.validation import Validation
-
-
-@dataclass
-class TextToImageLoraConfig(
-    ModelConfig, DataConfig, RunConfig, AdapterFlags, LoraValidationConfig, TextEvaluationConfig, DiffTuningConfig
-):
-    """The flags of this script."""
-
-    output_dir: str = flag("Where the result, checkpoints and logs go.", "sd-model-finetuned-lora")
-    adapter: str | None = flag("The kind of adapter.", "lora")
-    rank: int | None = flag("Rank of its matrices, or the side of its blocks.", 4)
 
 
 @reports_mistakes

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 
-from ..errors import DiffTuneError, about, first_sentence
+from ..errors import DiffTuneError, clause, first_sentence
 from .adapter import ADAPTED, Adapter
 from .files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
 from .peft_layers import layers, merge_layers
@@ -57,7 +57,7 @@ def load_adapter(
             empty = type(model).from_config(model.config)
         Adapter(empty, saved.settings, saved.component).check(tensors)
     except DiffTuneError as error:
-        raise about(f"{place} does not fit the pipeline's {saved.component}", error) from error
+        raise DiffTuneError(f"{place} does not fit the pipeline's {saved.component}: {clause(str(error))}") from error
     Adapter(model, saved.settings, saved.component, training=False).set_tensors(tensors)
     model.requires_grad_(False).eval()
     set_facts(pipeline, saved.pipeline)

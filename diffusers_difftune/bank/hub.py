@@ -8,7 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, snapshot_download
 
-from ..errors import DiffTuneError, about, first_sentence
+from ..errors import DiffTuneError, clause, first_sentence
 from ..publishing import HUB_ERRORS, UploadError, commit, create_repo, public_facts, reason
 from ..publishing.card.markdown import escaped, plain
 from .manifest import MANIFEST_NAME, BankManifest
@@ -119,7 +119,7 @@ def push_bank(folder: str | Path, repo_id: str, token: str | None = None, privat
     try:
         repo_id = create_repo(repo_id, folder, token, "dataset", private)
     except DiffTuneError as error:
-        raise about("The knowledge bank was not uploaded", error) from error
+        raise DiffTuneError(f"The knowledge bank was not uploaded: {clause(str(error))}") from error
     try:
         return commit(repo_id, operations, f"Knowledge bank of {plain(manifest.model)}", token, "dataset")
     except DiffTuneError:

@@ -6,8 +6,9 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from .. import errors
 from ..config.flags import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
-from ..errors import DiffTuneError, about
+from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
 
@@ -144,10 +145,8 @@ def bank_repository(arguments: argparse.Namespace) -> str:
     """Makes the repository before anything is sampled, so that a bad token or name is known at once."""
     from ..publishing import create_repo
 
-    try:
+    with errors.flag("--push_to_hub"):
         return create_repo(arguments.hub_model_id, arguments.output_dir, arguments.hub_token, "dataset")
-    except DiffTuneError as error:
-        raise about("--push_to_hub", error) from error
 
 
 def own_prompts(backbone: "Backbone") -> str:

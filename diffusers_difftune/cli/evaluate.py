@@ -380,7 +380,7 @@ def load_pipeline(candidate: Candidate, device: "torch.device", dtype: "torch.dt
     """The whole pipeline to sample from."""
     pipeline = candidate.backbone.pipeline(None, device, dtype)
     if candidate.adapter_folder is not None:
-        from .. import load_adapter
+        from ..adapters.loading import load_adapter
 
         load_adapter(pipeline, candidate.adapter_folder)
     return pipeline

@@ -12,8 +12,7 @@ import torch
 from ..backbones import Backbone
 from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
-from ..data.batches import control_image
-from ..data.images import ImageTransform
+from ..data.images import ImageTransform, control_image
 from ..errors import DiffTuneError, renamed
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.chain import Rows, encode_rows

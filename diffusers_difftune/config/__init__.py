@@ -1,3 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The flags: dataclasses, and how a command line and a YAML file become one of them."""
+"""The flags: a dataclass for each task, and how a command line and a YAML file become one of them."""
+
+from .class_conditional import ClassConditionalConfig
+from .controlnet import ControlNetConfig
+from .text_to_image import TextToImageConfig, TextToImageLoraConfig
+
+
+__all__ = ["ClassConditionalConfig", "ControlNetConfig", "TextToImageConfig", "TextToImageLoraConfig"]

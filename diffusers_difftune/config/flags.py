@@ -319,7 +319,7 @@ class LoraValidationConfig:
 
 
 @dataclass
-class ClassConditionalConfig(EmaFlags):
+class ClassConditionalFlags(EmaFlags):
     """What only class-conditional fine-tuning has."""
 
     _argument_group_name = "class-conditional fine-tuning"
@@ -393,7 +393,7 @@ class TextEvaluationConfig(EvaluationConfig):
 
 
 @dataclass
-class ControlNetConfig:
+class ControlNetFlags:
     """What only ControlNet training has."""
 
     _argument_group_name = "ControlNet"

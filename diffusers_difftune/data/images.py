@@ -314,3 +314,20 @@ class ImageTransform:
         if flip:
             pixels = pixels[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+
+
+def control_crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
+    """A control image in RGB, its shorter side at the resolution, cropped in the centre.
+
+    Transparency is ignored, as diffusers' script and its pipelines do: light lines on a transparent ground, which most
+    programs save as black, stay light on dark, where on white they would be gone. So is a colour profile: a control
+    image's numbers are depths, directions or classes, and the pipelines take them as they are.
+    """
+    resized = transform.resize(load_rgb(image, control=True))
+    top, left = transform.crop_box(resized.size)
+    return resized.crop((left, top, left + transform.resolution, top + transform.resolution))
+
+
+def control_image(image: Image.Image, transform: ImageTransform) -> torch.Tensor:
+    """A control image as a ControlNet sees it: [`control_crop`] as float32 of shape (3, R, R) in [0, 1]."""
+    return transform.to_unit_tensor(control_crop(image, transform), 0, 0)

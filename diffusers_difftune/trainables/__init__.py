@@ -4,8 +4,8 @@
 trains, and how to save it, in a checkpoint and as a result."""
 
 from .adapted import AdaptedDenoiser
-from .base import Trained
+from .base import Trainable
 from .full import FullDenoiser
 
 
-__all__ = ["AdaptedDenoiser", "FullDenoiser", "Trained"]
+__all__ = ["AdaptedDenoiser", "FullDenoiser", "Trainable"]

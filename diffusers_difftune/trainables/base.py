@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 
 
-class Trained(Protocol):
+class Trainable(Protocol):
     """What the training room asks of whatever trains; [`FullDenoiser`] documents each part.
 
     Attributes:

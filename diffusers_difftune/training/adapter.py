@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
+from .. import errors
 from ..adapters import Adapter, AdapterSettings
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
-from ..errors import DiffTuneError, about
-from ..trainables import AdaptedDenoiser, FullDenoiser, Trained
+from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
 from ..trainables.full import EMA_DECAY
 from .run import Run, load_denoiser
 
@@ -81,17 +81,15 @@ def check_fit(
         what (`str`): What the model is called in messages.
         stock (`type`, *optional*): The pipeline class whose `load_lora_weights` is to read the result.
     """
-    try:
+    flag = f"--adapter {settings.kind}"
+    if config.lora_target_modules:
+        flag = f"--lora_target_modules {' '.join(config.lora_target_modules)}"
+    elif settings.kind == NAMED:
+        flag = f"--train_parameters {' '.join(settings.train_parameters)}"
+    with errors.flag(flag):
         adapter = Adapter(empty, settings, what)
         if stock is not None:
             check_stock_reads(adapter, what, stock)
-    except DiffTuneError as error:
-        flag = f"--adapter {settings.kind}"
-        if config.lora_target_modules:
-            flag = f"--lora_target_modules {' '.join(config.lora_target_modules)}"
-        elif settings.kind == NAMED:
-            flag = f"--train_parameters {' '.join(settings.train_parameters)}"
-        raise about(flag, error) from error
     warn_of_small_scale(settings)
 
 
@@ -105,7 +103,7 @@ def warn_of_small_scale(settings: AdapterSettings) -> None:
         )  # fmt: skip
 
 
-def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trained:
+def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trainable:
     """Loads the denoiser and makes it train: all of it, in float32, or an adapter on it.
 
     Args:
@@ -114,7 +112,7 @@ def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) 
         adapter ([`AdapterSettings`], *optional*): What [`find_adapter`] found.
 
     Returns:
-        [`Trained`]: What trains.
+        [`Trainable`]: What trains.
     """
     config = run.config
     keep_pretrained = config.retention_target == "pretrained"

@@ -28,7 +28,7 @@ from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import atomic_folder, fsync_tree, remove_folder
 from ..io.processes import from_main
 from ..mistakes import place_trouble
-from ..trainables import Trained
+from ..trainables import Trainable
 from .differences import differences
 from .schedule import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
@@ -205,7 +205,7 @@ class TrainingState:
                 f" {total_steps}; give more --max_train_steps or an earlier checkpoint."
             )
 
-    def prepare(self, trained: Trained, optimizer: Any, lr_scheduler: Any) -> None:
+    def prepare(self, trained: Trainable, optimizer: Any, lr_scheduler: Any) -> None:
         """Hands everything to accelerate, and reads the checkpoint if there is one."""
         accelerator, checkpoint = self.run.accelerator, self.run.checkpoint
         self.trained, self.lr_scheduler = trained, lr_scheduler
@@ -371,7 +371,7 @@ class TrainingState:
         )
 
 
-def stored_tensors(trained: Trained) -> list[torch.Tensor]:
+def stored_tensors(trained: Trainable) -> list[torch.Tensor]:
     """What a checkpoint holds of the weights: those that train, and their moving average."""
     average = getattr(trained, "ema", None)
     weights = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]

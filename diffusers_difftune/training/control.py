@@ -16,15 +16,15 @@ from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
+from .. import errors
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..controls import check_kind
-from ..data.batches import control_crop
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, UnreadableImage, decode
-from ..errors import DiffTuneError, about, first_sentence
+from ..data.images import ImageTransform, UnreadableImage, control_crop, decode
+from ..errors import DiffTuneError, first_sentence
 from ..trainables.control import ALWAYS_TRAINED
 from .adapter import adapter_settings, check_fit
 from .checks import uses_bank
@@ -67,10 +67,8 @@ def check_control_flags(config: Any) -> None:
         if getattr(config, name) is not None and config.condition_kind is None:
             raise DiffTuneError(f"--{name} needs --condition_kind, which says what the control images are.")
     if config.condition_kind is not None:
-        try:
+        with errors.flag(f"--condition_kind {config.condition_kind}"):
             check_kind(config.condition_kind, config.condition_model, config.condition_revision)
-        except DiffTuneError as error:
-            raise about(f"--condition_kind {config.condition_kind}", error) from None
     if config.retention_condition is not None and not uses_bank(config):
         raise DiffTuneError("--retention_condition needs source rows; set --source_share above 0.")
     if config.retention_condition == "extracted" and config.condition_kind is None:

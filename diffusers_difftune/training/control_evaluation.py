@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from .. import errors
 from ..backbones import Backbone
-from ..data.batches import control_image
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform
-from ..errors import DiffTuneError, about
+from ..data.images import ImageTransform, control_image
 from ..evaluation.convergence import condition_error
 from ..io.random import counter_generator
-from ..trainables import Trained
+from ..trainables import Trainable
 from .evaluation import Evaluation, open_held_out
 from .run import Run
 from .validation import sampling
@@ -33,13 +32,13 @@ class ControlEvaluation:
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        trained ([`Trained`]): What trains; builds the pipeline.
+        trained ([`Trainable`]): What trains; builds the pipeline.
         extractor ([`Extractor`]): Finds conditions in images.
         held_out ([`TargetData`]): The held-out rows.
     """
 
     def __init__(
-        self, run: Run, backbone: Backbone, trained: Trained, extractor: "Extractor", held_out: TargetData
+        self, run: Run, backbone: Backbone, trained: Trainable, extractor: "Extractor", held_out: TargetData
     ) -> None:
         self.run, self.backbone, self.trained, self.extractor = run, backbone, trained, extractor
         config = run.config
@@ -95,15 +94,13 @@ def open_control_evaluation(run: Run) -> TargetData | None:
     if config.control_evaluation_data is None:
         return None
     blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
-    try:
+    with errors.flag("--control_evaluation_data"):
         condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
-    except DiffTuneError as error:
-        raise about("--control_evaluation_data", error) from error
     return open_held_out(run, "control_evaluation")
 
 
 def control_evaluation(
-    run: Run, backbone: Backbone, trained: Trained, extractor: "Extractor | None", held_out: TargetData | None
+    run: Run, backbone: Backbone, trained: Trainable, extractor: "Extractor | None", held_out: TargetData | None
 ) -> Evaluation | None:
     """What measures the condition error while the run trains, if it is asked for; see [`ControlEvaluation`]."""
     if extractor is None or held_out is None:

@@ -13,11 +13,11 @@ from pathlib import Path
 from accelerate import Accelerator
 
 from ..backbones import Backbone
-from ..data.batches import PlannedBatches
 from ..io.atomic import fsync_path, fsync_tree
 from ..io.processes import from_main
 from ..publishing.card import inherited_license, write_run_card
-from ..trainables import Trained
+from ..trainables import Trainable
+from .batches import PlannedBatches
 from .checkpoint import TrainingState
 from .publish import Publisher, card_facts, write_facts
 from .run import Run
@@ -80,7 +80,7 @@ def end_training(accelerator: Accelerator) -> None:
     accelerator.end_training()
 
 
-def save_result(trained: Trained, output_dir: Path) -> list[str]:
+def save_result(trained: Trainable, output_dir: Path) -> list[str]:
     """Writes the result aside and moves it into the run folder, piece by piece, the index last; returns the names."""
     aside, old = output_dir / ".result.tmp", output_dir / ".result.old"
     for folder in (aside, old):

@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from ..backbones import Backbone
 from ..console import progress_bar
-from ..data.batches import Batch, PlannedBatches
 from ..errors import Stopped
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective, NoisyBatch
-from ..trainables import Trained
+from ..trainables import Trainable
+from .batches import Batch, PlannedBatches
 from .checkpoint import TrainingState
 from .finish import end_training
 from .log import NotFinite, TrainingLog
@@ -221,7 +221,7 @@ def dream(
 
 @torch.no_grad()
 def pretrained_prediction(
-    trained: Trained,
+    trained: Trainable,
     backbone: Backbone,
     noisy: NoisyBatch,
     condition: dict[str, torch.Tensor],

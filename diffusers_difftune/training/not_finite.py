@@ -7,9 +7,9 @@ import logging
 import torch
 from accelerate.utils import gather_object
 
-from ..data.batches import PlannedBatches
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
+from .batches import PlannedBatches
 from .checkpoint import list_checkpoints
 from .log import NotFinite
 from .run import Run

@@ -17,7 +17,6 @@ from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
 from ..config.flags import was_given
-from ..data.batches import PlannedBatches
 from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
@@ -28,6 +27,7 @@ from ..errors import DiffTuneError, renamed
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
+from .batches import PlannedBatches
 from .checkpoint import read_settings
 from .checks import uses_bank
 from .differences import FACTS, counted

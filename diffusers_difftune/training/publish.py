@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import disable_progress_bars
 
+from .. import errors
 from ..backbones import Backbone
-from ..data.batches import PlannedBatches
-from ..errors import DiffTuneError, about, first_sentence
+from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import OF_THE_BANK, inherited_license, write_run_card
+from .batches import PlannedBatches
 from .checkpoint import list_checkpoints
 
 
@@ -57,13 +58,12 @@ def begin_publishing(run: "Run") -> "Publisher | None":
             return create_repo(config.hub_model_id, run.output_dir, config.hub_token)
         except HubTrouble as error:
             if run.checkpoint is None:
-                raise about("--push_to_hub", error) from error
+                raise
             logger.warning("--push_to_hub: %s The run goes on, and this is tried again at the next upload.", error)
             return None
-        except DiffTuneError as error:
-            raise about("--push_to_hub", error) from error
 
-    repo_id = from_main(run.accelerator, repository)
+    with errors.flag("--push_to_hub"):
+        repo_id = from_main(run.accelerator, repository)
     return Publisher(run, repo_id) if run.accelerator.is_main_process else None
 
 

@@ -11,7 +11,7 @@ from ..data.dataset import TargetData
 from ..data.stream import StreamedTarget
 from ..errors import renamed
 from ..io.processes import from_main
-from ..trainables import Trained
+from ..trainables import Trainable
 from .evaluation import Evaluation, open_held_out
 from .run import Run
 from .validation import sampling
@@ -97,13 +97,13 @@ class QualityEvaluation:
         named = {name: network and Path(network).name for name, network in networks.items()}
         return {"data": self.held_out.content_key, **numbers, **named}
 
-    def figures(self, trained: Trained) -> dict[str, float]:
+    def figures(self, trained: Trainable) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""
         with sampling(self.run, self.backbone, trained) as pipeline:
             figures = self.measurement.measure(pipeline, self.prompts, "Measuring").figures
         return {name: value for name, value in figures.items() if value is not None}
 
-    def while_training(self, trained: Trained) -> Evaluation:
+    def while_training(self, trained: Trainable) -> Evaluation:
         """What [`train`] calls."""
         every = self.run.config.evaluation_steps or self.run.config.checkpointing_steps
         return Evaluation(self.run, "quality", every, lambda: self.figures(trained))

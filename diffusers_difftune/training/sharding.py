@@ -24,7 +24,7 @@ from accelerate.utils import (
 )
 
 from ..errors import DiffTuneError
-from ..trainables import Trained
+from ..trainables import Trainable
 from . import zero
 
 
@@ -154,7 +154,7 @@ class Sharding:
 
     Args:
         run ([`Run`]): The run.
-        trained ([`Trained`]): What trains, on the CPU, with the weights to start from.
+        trained ([`Trainable`]): What trains, on the CPU, with the weights to start from.
         optimizer: Its optimiser.
 
     Attributes:
@@ -165,7 +165,7 @@ class Sharding:
         DiffTuneError: The accelerate config names a block that the model does not have.
     """
 
-    def __init__(self, run: "Run", trained: Trained, optimizer: Any) -> None:
+    def __init__(self, run: "Run", trained: Trainable, optimizer: Any) -> None:
         self.accelerator, self.trained = run.accelerator, trained
         model = trained.model
         empty: dict[int, Any] = {

@@ -15,7 +15,7 @@ from PIL import Image
 from ..backbones import Backbone
 from ..io.atomic import atomic_folder
 from ..io.processes import from_main
-from ..trainables import Trained
+from ..trainables import Trainable
 from .run import Run
 
 
@@ -64,7 +64,7 @@ class Validation:
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        trained ([`Trained`]): What trains; builds the pipeline.
+        trained ([`Trainable`]): What trains; builds the pipeline.
         prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
         steps_per_epoch (`int`): Optimiser steps of an epoch.
         controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
@@ -78,7 +78,7 @@ class Validation:
         self,
         run: Run,
         backbone: Backbone,
-        trained: Trained,
+        trained: Trainable,
         prompts: list[str],
         steps_per_epoch: int,
         controls: list[Image.Image] | None = None,
@@ -161,7 +161,7 @@ def condition_file(image: Path) -> Path:
 
 
 @contextmanager
-def sampling(run: Run, backbone: Backbone, trained: Trained) -> Iterator[Any]:
+def sampling(run: Run, backbone: Backbone, trained: Trainable) -> Iterator[Any]:
     """The pipeline with the weights that would be saved now, for as long as the context lasts."""
     device = run.accelerator.device
     had_encoders, was_training = backbone.has_encoders, trained.model.training

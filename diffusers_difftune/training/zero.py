@@ -20,7 +20,7 @@ import torch
 from accelerate.utils import DeepSpeedPlugin, compare_versions, parse_flag_from_env
 
 from ..errors import DiffTuneError, first_sentence
-from ..trainables import Trained
+from ..trainables import Trainable
 
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class ZeRO:
 
     Args:
         run ([`Run`]): The run.
-        trained ([`Trained`]): What trains, with the weights to start from.
+        trained ([`Trainable`]): What trains, with the weights to start from.
         optimizer (`torch.optim.AdamW`): Its optimiser, with one group of parameters.
 
     Attributes:
@@ -137,7 +137,7 @@ class ZeRO:
         optimizer ([`PartOfAdamW`]): This process' part of the optimiser.
     """
 
-    def __init__(self, run: "Run", trained: Trained, optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, run: "Run", trained: Trainable, optimizer: torch.optim.AdamW) -> None:
         self.accelerator = run.accelerator
         self.parameters = list(optimizer.param_groups[0]["params"])
         os.environ.setdefault("DS_ACCELERATOR", self.accelerator.device.type)  # it would look for a device of its own

@@ -12,9 +12,8 @@ from PIL import Image, ImageCms
 from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.controls.build import opened
 from diffusers_difftune.data import profiles
-from diffusers_difftune.data.batches import control_crop
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.images import ImageTransform, decode, load_rgb
+from diffusers_difftune.data.images import ImageTransform, control_crop, decode, load_rgb
 from tests.data.image_files import (
     ADOBE_PRIMARIES,
     ADOBE_RGB,

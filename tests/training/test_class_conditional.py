@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tables
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main as difftune
-from diffusers_difftune.data.batches import PlannedBatches
+from diffusers_difftune.training.batches import PlannedBatches
 from tests.tiny import save_tiny_dit_pipeline
 
 from .runs import CLASS, arguments, load_script, log, losses, run, run_on_processes, transformer

@@ -118,7 +118,7 @@ def test_the_others_are_parsed_refused_in_a_sentence_or_started(
 ) -> None:
     script = load_script(CONTROL)
     argv = words(COMMANDS[name], Path("stable-diffusion-v1-5/stable-diffusion-v1-5"), tmp_path)
-    config = parse_config(script.ControlNetScriptConfig, argv)
+    config = parse_config(script.ControlNetConfig, argv)
     assert config.pretrained_model_name_or_path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
     assert (config.dataset_name, config.resolution) == ("fusing/fill50k", 512)
     assert config.learning_rate == (5e-6 if name == "8 GB" else 1e-5)

@@ -12,14 +12,16 @@ import pytest
 import yaml
 
 from diffusers_difftune.cli import make_parser
+from diffusers_difftune.config import (
+    ClassConditionalConfig,
+    ControlNetConfig,
+    TextToImageConfig,
+    TextToImageLoraConfig,
+)
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control import check_control_flags
 from tests.tiny import tiny_image
-from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
-from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
-from training_scripts.train_text_to_image_difftune import TextToImageConfig
-from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
 
 from .runs import CLASS, FULL, LORA, ROOT, load_script, log
 
@@ -28,10 +30,10 @@ FOLDER = ROOT / "training_scripts" / "recipes"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CONFIGS = {
-    CLASS: ClassConditionalScriptConfig,
+    CLASS: ClassConditionalConfig,
     FULL: TextToImageConfig,
     LORA: TextToImageLoraConfig,
-    "train_controlnet_difftune": ControlNetScriptConfig,
+    "train_controlnet_difftune": ControlNetConfig,
 }
 EIGHT = ["food101", "sun397", "df20_mini", "caltech101", "cub200", "artbench10", "flowers102", "stanford_cars"]
 SOURCES = (
@@ -86,7 +88,7 @@ def test_a_recipe_is_a_whole_run_for_its_script(name: str, tmp_path: Path, monke
     config = parse_config(CONFIGS[script_of(name)], flags)
     monkeypatch.chdir(tmp_path)  # outputs go into the working directory
     check_flags(config)
-    if isinstance(config, ControlNetScriptConfig):
+    if isinstance(config, ControlNetConfig):
         check_control_flags(config)
     for key, value in values_of(name).items():
         found = getattr(config, key)

@@ -9,6 +9,7 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
+from diffusers_difftune.config import TextToImageConfig
 from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.cache import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
@@ -17,7 +18,6 @@ from diffusers_difftune.training.folder import take_output_dir
 from diffusers_difftune.training.run import check_processes_are_joined
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, LORA, run
-from training_scripts.train_text_to_image_difftune import TextToImageConfig
 
 
 def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):

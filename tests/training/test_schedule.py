@@ -13,11 +13,11 @@ import torch
 from accelerate import Accelerator
 from diffusers.optimization import SchedulerType
 
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.training.checkpoint import STATE_FILE, join_optimizer_state
 from diffusers_difftune.training.checkpoint import split_optimizer_state as split
 from diffusers_difftune.training.run import Run, make_optimizer
 from tests.training.runs import FULL, log, run, same_weights
-from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
 
 
 CYCLES, POWER = 3, 2.0
@@ -71,7 +71,7 @@ class Steps:
     """An optimiser of two groups and its schedule, which take steps as the training loop does."""
 
     def __init__(self, name: str, warm: int, total: int) -> None:
-        config = ControlNetScriptConfig(lr_scheduler=name, lr_warmup_steps=warm, learning_rate=RATE)
+        config = ControlNetConfig(lr_scheduler=name, lr_warmup_steps=warm, learning_rate=RATE)
         config.lr_num_cycles, config.lr_power = CYCLES, POWER
         self.run = Run(config, Accelerator(cpu=True), Path(), 0, torch.float32)
         self.parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]

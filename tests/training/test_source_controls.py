@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.controls import make_extractor
-from diffusers_difftune.data.batches import Batch
 from diffusers_difftune.training import loop
+from diffusers_difftune.training.batches import Batch
 from diffusers_difftune.training.control import to_images
 
 from .runs import run

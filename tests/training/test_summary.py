@@ -11,6 +11,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from diffusers_difftune.config import (
+    ClassConditionalConfig,
+    ControlNetConfig,
+    TextToImageConfig,
+    TextToImageLoraConfig,
+)
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.console import labelled_block
 from diffusers_difftune.training.idle_flags import RULES, idle_flags
@@ -19,10 +25,6 @@ from diffusers_difftune.training.summary_text import caption_words, data_words, 
 from diffusers_difftune.training.validation import validation_steps
 from tests.tiny import save_tiny_conditions
 from tests.training.runs import CLASS, FULL, LORA, arguments, environment, launch, log, run
-from training_scripts.train_class_conditional_difftune import ClassConditionalScriptConfig
-from training_scripts.train_controlnet_difftune import ControlNetScriptConfig
-from training_scripts.train_text_to_image_difftune import TextToImageConfig
-from training_scripts.train_text_to_image_lora_difftune import TextToImageLoraConfig
 
 
 CONTROL = "train_controlnet_difftune"
@@ -389,8 +391,8 @@ FLAGS = [
 CONFIGS = {
     FULL: TextToImageConfig,
     LORA: TextToImageLoraConfig,
-    CONTROL: ControlNetScriptConfig,
-    CLASS: ClassConditionalScriptConfig,
+    CONTROL: ControlNetConfig,
+    CLASS: ClassConditionalConfig,
 }
 
 

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.config.flags import DataConfig
-from diffusers_difftune.data.batches import Batch, PlannedBatches
 from diffusers_difftune.data.cache import build_image_cache, build_prompt_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.images import ImageTransform
@@ -19,6 +18,7 @@ from diffusers_difftune.data.plan import BatchPlan, RowRandom
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import NoiseDraws
+from diffusers_difftune.training.batches import Batch, PlannedBatches
 from tests.tiny import save_tiny_images, tiny_image
 
 

@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..data.images import ImageTransform, control_image, load_rgb
+from ..data.plan import BatchPlan, RowRandom, Slot
 from ..objective import NoiseDraws
-from .images import ImageTransform, load_rgb
-from .plan import BatchPlan, RowRandom, Slot
 
 
 if TYPE_CHECKING:
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import BankConditions
-    from .cache import ImageCache, PromptCache
-    from .dataset import TargetData
-    from .stream import StreamedTarget
+    from ..data.cache import ImageCache, PromptCache
+    from ..data.dataset import TargetData
+    from ..data.stream import StreamedTarget
 
 
 @dataclass
@@ -213,23 +213,6 @@ class PlannedBatches(Dataset):
         if self.source_controls is None:
             return torch.zeros(3, self.transform.resolution, self.transform.resolution)
         return self.transform.to_unit_tensor(Image.fromarray(self.source_controls[row]), 0, 0)
-
-
-def control_crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
-    """A control image in RGB, its shorter side at the resolution, cropped in the centre.
-
-    Transparency is ignored, as diffusers' script and its pipelines do: light lines on a transparent ground, which most
-    programs save as black, stay light on dark, where on white they would be gone. So is a colour profile: a control
-    image's numbers are depths, directions or classes, and the pipelines take them as they are.
-    """
-    resized = transform.resize(load_rgb(image, control=True))
-    top, left = transform.crop_box(resized.size)
-    return resized.crop((left, top, left + transform.resolution, top + transform.resolution))
-
-
-def control_image(image: Image.Image, transform: ImageTransform) -> torch.Tensor:
-    """A control image as a ControlNet sees it: [`control_crop`] as float32 of shape (3, R, R) in [0, 1]."""
-    return transform.to_unit_tensor(control_crop(image, transform), 0, 0)
 
 
 def stack(tensors: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
