@@ -122,11 +122,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
+    from ..io.processes import frozen_dtype
     from .evaluate_table import table
 
     accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    dtype = frozen_dtype(accelerator)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)
     facts["precision"] = str(dtype).removeprefix("torch.")
     check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])

@@ -107,6 +107,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
     from ..io.atomic import write_bytes_atomic
+    from ..io.processes import frozen_dtype
     from ..objective import DiffTuningObjective
     from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
     from .evaluate import Candidate, find_resolution
@@ -141,7 +142,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
             ("result", str(output)),
         ],
     )
-    precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    precision = frozen_dtype(accelerator)
     settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
     check_is_free("--output_dir", output / "forgetting.json", settings)
     backbone.load_encoders(device, torch.float32)

@@ -20,11 +20,9 @@ from .validation import sampling
 if TYPE_CHECKING:
     from ..evaluation.measurement import Measurement
 
-CLIP_MODEL = "evaluation_clip_model"  # a flag of text-to-image scripts alone
 
-
-class QualityEvaluation:
-    """Measures the weights that would be saved now, always by the same held-out images, prompts and noise.
+class QualityEvaluation(Evaluation):
+    """FID, KID, precision and recall of samples against held-out images, always for the same prompts and from the same noise.
 
     The floor beside each figure is that of held-out images against images that are trained on, as many as
     `--evaluation_samples`, or as there are. Of a stream, of which nobody can draw, and of fewer than 4 target rows, it is that
@@ -38,15 +36,24 @@ class QualityEvaluation:
         backbone ([`Backbone`]): The pretrained pipeline.
         target ([`TargetData`] or [`StreamedTarget`]): The target data.
         held_out ([`TargetData`]): The held-out rows.
+        clip_model (`str`, *optional*): Measure the CLIP score, too, by this model.
 
     Raises:
         DiffTuneError: The features, or the CLIP model, cannot be had.
     """
 
+    name, flags = "quality", "evaluation"
+
     def __init__(
-        self, run: Run, backbone: Backbone, target: TargetData | StreamedTarget, held_out: TargetData
+        self,
+        run: Run,
+        backbone: Backbone,
+        target: TargetData | StreamedTarget,
+        held_out: TargetData,
+        clip_model: str | None = None,
     ) -> None:
-        self.run, self.backbone, self.target, self.held_out = run, backbone, target, held_out
+        super().__init__(run, held_out)
+        self.backbone, self.target, self.clip_model = backbone, target, clip_model
         self.measurement: Measurement  # on the main process
         self.prompts: list[str] = []
         from_main(run.accelerator, self.prepare)
@@ -69,10 +76,12 @@ class QualityEvaluation:
             others = read_images(self.target, drawn_rows(self.target, count), *size)
         with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
-        clip_score, model = None, getattr(config, CLIP_MODEL, None)
-        if model is not None:
+        clip_score = None
+        if self.clip_model is not None:
             with renamed({"The CLIP model": "--evaluation_clip_model: the CLIP model"}):
-                clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
+                clip_score = ClipScore(
+                    self.clip_model, self.run.accelerator.device, config.cache_dir, config.hub_token
+                )
         self.measurement = Measurement(
             extractor,
             read_images(self.held_out, rows, *size),
@@ -86,27 +95,36 @@ class QualityEvaluation:
         )
 
     @property
+    def data(self) -> str:  # type: ignore[override]
+        return self.run.config.evaluation_data
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        return self.run.config.evaluation_samples
+
+    @property
+    def every(self) -> int:  # type: ignore[override]
+        return self.run.config.evaluation_steps or self.run.config.checkpointing_steps
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the figures beside the weights: those of one log must be of one kind."""
         config = self.run.config
-        numbers = {
-            name: getattr(config, f"evaluation_{name}") for name in ("samples", "guidance_scale", "inference_steps")
+        networks = {"features": config.evaluation_features, "clip_model": self.clip_model}
+        return {
+            "data": self.held_out.content_key,
+            "samples": config.evaluation_samples,
+            "guidance_scale": config.evaluation_guidance_scale,
+            "inference_steps": config.evaluation_inference_steps,
+            # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
+            **{name: network and Path(network).name for name, network in networks.items()},
         }
-        networks = {"features": config.evaluation_features, "clip_model": getattr(config, CLIP_MODEL, None)}
-        # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
-        named = {name: network and Path(network).name for name, network in networks.items()}
-        return {"data": self.held_out.content_key, **numbers, **named}
 
-    def figures(self, trained: Trainable) -> dict[str, float]:
+    def figures(self, trainable: Trainable) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""
-        with sampling(self.run, self.backbone, trained) as pipeline:
+        with sampling(self.run, self.backbone, trainable) as pipeline:
             figures = self.measurement.measure(pipeline, self.prompts, "Measuring").figures
         return {name: value for name, value in figures.items() if value is not None}
-
-    def while_training(self, trained: Trainable) -> Evaluation:
-        """What [`train`] calls."""
-        every = self.run.config.evaluation_steps or self.run.config.checkpointing_steps
-        return Evaluation(self.run, "quality", every, lambda: self.figures(trained))
 
 
 def class_ids(target: TargetData | StreamedTarget) -> dict[str, int] | None:
@@ -116,7 +134,7 @@ def class_ids(target: TargetData | StreamedTarget) -> dict[str, int] | None:
 
 
 def open_quality_evaluation(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, clip_model: str | None = None
 ) -> QualityEvaluation | None:
     """Opens `--evaluation_data`, if it is given, and the feature extractor; loads no weights of the pipeline.
 
@@ -124,6 +142,7 @@ def open_quality_evaluation(
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
         target ([`TargetData`] or [`StreamedTarget`]): The target data.
+        clip_model (`str`, *optional*): Measure the CLIP score, too, by this model.
 
     Returns:
         [`QualityEvaluation`] or `None`: What measures; `None` without the flag.
@@ -131,5 +150,8 @@ def open_quality_evaluation(
     Raises:
         DiffTuneError: The data cannot be opened or have too few rows, or the features cannot be had.
     """
-    held_out = open_held_out(run, "evaluation")
-    return None if held_out is None else QualityEvaluation(run, backbone, target, held_out)
+    config = run.config
+    if config.evaluation_data is None:
+        return None
+    held_out = open_held_out(run, "evaluation", config.evaluation_data, config.evaluation_samples)
+    return QualityEvaluation(run, backbone, target, held_out, clip_model)

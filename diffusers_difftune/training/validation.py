@@ -5,6 +5,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +48,19 @@ def has_validation_prompts(config: Any) -> bool:
     return any(getattr(config, f"validation_{name}", None) for name in ("prompt", "prompts", "classes"))
 
 
-def num_validation_images(config: Any) -> int | None:
-    """How many validation images are made at once; `None` if nothing was named to make them of."""
-    if not has_validation_prompts(config):
-        return None
-    if hasattr(config, "validation_image"):  # of ControlNets: a single prompt, or image, goes with all of the other
-        return max(len(config.validation_prompt), len(config.validation_image)) * config.num_validation_images
-    if hasattr(config, "validation_prompt"):
-        return int(config.num_validation_images)
-    return len(getattr(config, "validation_prompts", None) or config.validation_classes)
+@dataclass
+class ValidationInputs:
+    """What validation images are made of.
+
+    Attributes:
+        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
+        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
+    """
+
+    prompts: list[str]
+    controls: list[Image.Image] | None = None
+    titles: list[str] | None = None
 
 
 class Validation:
@@ -65,10 +70,8 @@ class Validation:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
         trained ([`Trainable`]): What trains; builds the pipeline.
-        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        inputs ([`ValidationInputs`], *optional*): What to make images of; `None` is nothing.
         steps_per_epoch (`int`): Optimiser steps of an epoch.
-        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
-        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
 
     Attributes:
         images (`list[Path]`): The newest images.
@@ -79,14 +82,13 @@ class Validation:
         run: Run,
         backbone: Backbone,
         trained: Trainable,
-        prompts: list[str],
+        inputs: ValidationInputs | None,
         steps_per_epoch: int,
-        controls: list[Image.Image] | None = None,
-        titles: list[str] | None = None,
     ) -> None:
-        self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
-        self.titles = prompts if titles is None else titles
-        self.steps_per_epoch, self.controls = steps_per_epoch, controls
+        self.run, self.backbone, self.trained, self.steps_per_epoch = run, backbone, trained, steps_per_epoch
+        inputs = inputs or ValidationInputs([])
+        self.prompts, self.controls = inputs.prompts, inputs.controls
+        self.titles = inputs.prompts if inputs.titles is None else inputs.titles
         self.images: list[Path] = []
         self.last_step: int | None = None
 
