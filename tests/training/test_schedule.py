@@ -99,7 +99,7 @@ class Steps:
         return tensors, json.loads(json.dumps({"optimizer": scalars, "lr_scheduler": self.schedule.state_dict()}))
 
     def resume(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        from diffusers_difftune.training.schedule import resume_schedule
+        from diffusers_difftune.training.optimizer import resume_schedule
 
         self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
         resume_schedule(self.schedule, state["lr_scheduler"])
