@@ -100,7 +100,7 @@ class Measuring(Callback):
 
     def on_train_begin(self, trainer: Any) -> None:
         """Measures before the first step; on resuming, makes up for what the stop left out after the last one."""
-        trainer.unless_stopping(partial(self.catch_up, trainer))
+        trainer.context.stop.unless_asked(partial(self.catch_up, trainer))
 
     def catch_up(self, trainer: Any) -> None:
         step, log = trainer.step, trainer.log
@@ -114,7 +114,7 @@ class Measuring(Callback):
     def on_step_end(self, trainer: Any) -> None:
         if self.is_due(trainer):
             with trainer.log.pause():
-                trainer.unless_stopping(lambda: trainer.log.note(self.measure(trainer)))
+                trainer.context.stop.unless_asked(lambda: trainer.log.note(self.measure(trainer)))
 
     def is_due(self, trainer: Any) -> bool:
         return self.evaluation.due(trainer.step) or trainer.step == trainer.total_steps
@@ -143,7 +143,7 @@ class LossLog(Callback):
         log, is_last = trainer.log, trainer.step == trainer.total_steps
         self.bar.update()
         has_levels = trainer.is_saving or trainer.is_validating or log.due() or is_last
-        if not (has_levels or trainer.stop_code):
+        if not (has_levels or trainer.context.stop.code):
             return
         try:
             line = log.flush(has_levels)
@@ -166,7 +166,7 @@ class ValidationImages(Callback):
 
     def on_train_begin(self, trainer: Any) -> None:
         """On resuming, makes up for the images that the stop left out."""
-        trainer.unless_stopping(partial(self.catch_up, trainer))
+        trainer.context.stop.unless_asked(partial(self.catch_up, trainer))
 
     def catch_up(self, trainer: Any) -> None:
         step, validation = trainer.step, trainer.validation
@@ -177,7 +177,7 @@ class ValidationImages(Callback):
     def on_step_end(self, trainer: Any) -> None:
         if trainer.is_validating:
             with trainer.log.pause():
-                trainer.unless_stopping(partial(self.make, trainer))
+                trainer.context.stop.unless_asked(partial(self.make, trainer))
 
     def make(self, trainer: Any) -> None:
         trainer.validation.make(trainer.step)
@@ -188,7 +188,7 @@ class Uploads(Callback):
     """Uploads after checkpoints, in the background, with `--hub_strategy every_save` or `checkpoint`."""
 
     def on_step_end(self, trainer: Any) -> None:
-        if trainer.is_saving and not trainer.stop_code:
+        if trainer.is_saving and not trainer.context.stop.code:
             with trainer.log.pause(), trainer.context.whole_weights():
                 if trainer.publisher is not None:
                     trainer.publisher.saved(trainer.step, trainer.state, trainer.card_facts())
@@ -198,11 +198,11 @@ class StopsWhenAsked(Callback):
     """Ends the process of a run that was asked to stop, once its checkpoint is written."""
 
     def on_train_begin(self, trainer: Any) -> None:
-        if trainer.stop_code:
+        if trainer.context.stop.code:
             self.leave(trainer, "there is nothing to save yet" if trainer.step == 0 else None)
 
     def on_step_end(self, trainer: Any) -> None:
-        if trainer.stop_code:
+        if trainer.context.stop.code:
             trainer.save()
             self.leave(trainer)
 
@@ -214,4 +214,4 @@ class StopsWhenAsked(Callback):
             f"Stopped by {run.stop.reason or 'a signal to another process'} after step {step}:"
             f" {state or f'checkpoint-{step} is saved'}; go on with the same command{again}."
         )
-        raise Stopped(sentence if run.accelerator.is_main_process else None, trainer.stop_code)
+        raise Stopped(sentence if run.accelerator.is_main_process else None, trainer.context.stop.code)

@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ class Run:
         output_dir (`Path`): The run folder.
         seed (`int`): The seed of every draw.
         weight_dtype (`torch.dtype`): The precision of what is not trained.
-        checkpoint (`Path`, *optional*): The checkpoint to resume from.
         stop ([`StopRequests`]): Whether it is to stop early.
+        checkpoint (`Path`, *optional*): The checkpoint to resume from.
         sharding ([`Sharding`] or [`ZeRO`], *optional*): What trains, if it or its optimiser is spread over the processes.
     """
 
@@ -56,8 +56,8 @@ class Run:
     output_dir: Path
     seed: int
     weight_dtype: torch.dtype
+    stop: StopRequests
     checkpoint: Path | None = None
-    stop: StopRequests = field(default_factory=StopRequests)
     sharding: Sharding | ZeRO | None = None
 
     def whole_weights(self) -> AbstractContextManager[None]:
@@ -139,7 +139,7 @@ def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
             seed = BankManifest.read(bank).seed if (bank / MANIFEST_NAME).is_file() else secrets.randbits(31)
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
-    return Run(config, accelerator, output_dir, seed, frozen_dtype(accelerator), checkpoint)
+    return Run(config, accelerator, output_dir, seed, frozen_dtype(accelerator), StopRequests(accelerator), checkpoint)
 
 
 def check_precision(accelerator: accelerate.Accelerator) -> None:

@@ -5,7 +5,7 @@ both objectives; the files beside this one say what is particular to a task."""
 
 import copy
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
@@ -181,7 +181,7 @@ class Trainer(Task):
         )
         self.left_out = LeftOutSteps(config.skip_nonfinite_steps and run.accelerator.scaler is None)
         self.parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-        self.step, self.saved_step, self.stop_code = state.start_step, None, 0
+        self.step, self.saved_step = state.start_step, None
         accumulation = config.gradient_accumulation_steps
         batches = iter(self.data_loader(range(self.step * accumulation, self.total_steps * accumulation)))
         with run.stop, ExitStack() as self.until_end:
@@ -200,7 +200,7 @@ class Trainer(Task):
                     self.log.add(losses, noisy)
                 self.optimizer_step()
                 self.step += 1
-                self.stop_code = run.stop.exit_code(run.accelerator)  # 0 unless one of the processes was asked to stop
+                run.stop.asked()  # one of the processes may have been
                 self.tell("on_step_end")
             self.tell("on_train_end")
 
@@ -309,10 +309,6 @@ class Trainer(Task):
     def is_validating(self) -> bool:
         """Whether validation images are due after this step."""
         return self.validation.due(self.step)
-
-    def unless_stopping(self, work: Callable[[], object]) -> None:
-        """Does work that can be made up for, unless the run is to stop, and breaks it off when it is asked to meanwhile."""
-        self.stop_code = self.context.stop.unless_asked(self.stop_code, self.context.accelerator, work)
 
     def save(self) -> None:
         """Writes a checkpoint, if there is none of this step yet."""
