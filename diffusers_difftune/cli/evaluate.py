@@ -252,7 +252,7 @@ def class_ids(backbone: "Backbone") -> dict[str, int] | None:
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
     """The size of images that all pipelines are to make."""
-    from ..training.run import backbone_resolution
+    from ..data.dataset import backbone_resolution
 
     first = candidates[0].backbone
     config: Any = first.empty_denoiser().config

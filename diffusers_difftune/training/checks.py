@@ -101,6 +101,9 @@ def check_values(config: Any) -> None:
                 raise DiffTuneError(f"--{entry.name} has a null character in it.")
             if value == "" and entry.name not in MAY_BE_EMPTY:
                 raise DiffTuneError(f"--{entry.name} is empty; give a value or leave it out.")
+            choices = entry.metadata.get("choices")
+            if choices and value is not None and value not in choices:
+                raise DiffTuneError(f"--{entry.name} is {quoted(value)}; it must be one of {', '.join(choices)}.")
 
 
 def check_ranges(config: Any) -> None:
