@@ -120,7 +120,7 @@ def check_program(words: tuple[str, ...], place: str, is_whole: bool) -> None:
 
 
 def check_module(words: tuple[str, ...], is_whole: bool) -> None:
-    if words[0] == "diffusers_difftune.cli":
+    if words[0] == "diffusers_difftune":
         check_difftune(words[1:], is_whole)
     else:
         assert words[0] in ("pytest", "venv", "pip"), words
