@@ -417,5 +417,7 @@ def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
 
 def document(summary: dict[str, Any], plots: Sequence[Path]) -> str:
     """What stands between the markers of benchmarks/evidence.md."""
-    pictures = "\n\n".join(f"![{plot.stem} of ControlNets](../docs/images/evidence_controlnet_{plot.name})" for plot in plots)
+    pictures = "\n\n".join(
+        f"![{plot.stem} of ControlNets](../docs/images/evidence_controlnet_{plot.name})" for plot in plots
+    )
     return f"{markdown(summary)}\n\n{pictures}".strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import fill
-from diffusers_difftune.evaluation.chain_words import PLACES, of_end, standing
+from diffusers_difftune.evaluation.forgetting_summary import PLACES, of_end, standing
 
 from .evidence import DOCUMENT
 from .methods import METHODS

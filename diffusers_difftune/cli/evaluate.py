@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..backbones import Backbone
     from ..data.dataset import TargetData
     from ..evaluation.clip_score import ClipScore
-    from ..evaluation.measurement import Measurement
+    from ..evaluation.sample_quality import Measurement
 
 EVALUATE = """\
 How near are the samples of pipelines to real images? Samples each PIPELINE for the captions of held-out DATA (a
@@ -269,8 +269,8 @@ def make_measurement(
     Gives the pipelines their prompts and loads none of them.
     """
     from ..evaluation.features import make_features
-    from ..evaluation.measurement import Measurement
-    from ..evaluation.real import drawn_rows, read_images
+    from ..evaluation.real_images import drawn_rows, read_images
+    from ..evaluation.sample_quality import Measurement
     from .data import open_data
 
     resolution, first, device = find_resolution(arguments, candidates), candidates[0].backbone, accelerator.device
@@ -346,7 +346,7 @@ def find_prompts(
     """A prompt for each row: its caption or class, or what `--prompts` names."""
     from ..backbones.dit import class_prompts
     from ..bank.prompts import draw_prompts, read_prompts
-    from ..evaluation.real import row_prompts
+    from ..evaluation.real_images import row_prompts
 
     if arguments.prompts == "captions":
         ids = candidate.class_ids or {name: number for number, name in enumerate(data.class_names or ())}

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from ..backbones import Backbone
     from ..bank.bank import KnowledgeBank
-    from ..evaluation.chain import Rows
     from ..evaluation.finetuned import Finetuned
+    from ..evaluation.forgetting_report import Rows
     from .forgetting_data import Images
 
 FORGETTING = """\
@@ -99,13 +99,13 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from ..evaluation.belonging import check_run
-    from ..evaluation.chain import distance_report, measure_losses
-    from ..evaluation.chain_plot import plot_chain
-    from ..evaluation.chain_words import words
+    from ..evaluation.compatibility import check_run
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
+    from ..evaluation.forgetting_plot import plot_chain
+    from ..evaluation.forgetting_report import distance_report, measure_losses
+    from ..evaluation.forgetting_summary import words
     from ..io.atomic import write_bytes_atomic
     from ..objective import DiffTuningObjective
     from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -229,7 +229,7 @@ def prepare_source(
 
 def first_rows(rows: "Rows", count: int) -> "Rows":
     """The first of some rows."""
-    from ..evaluation.chain import Rows
+    from ..evaluation.forgetting_report import Rows
 
     return Rows(rows.latents[:count], rows.prompts[:count])
 
@@ -283,8 +283,8 @@ def swapping(
 ) -> "tuple[dict[str, Any], dict[str, torch.Tensor]]":
     """The swap curves, and the first samples of each point beside real images."""
     from ..evaluation import FEWEST_IMAGES
-    from ..evaluation.quality import extract_features
-    from ..evaluation.real import RealImages
+    from ..evaluation.metrics import extract_features
+    from ..evaluation.real_images import RealImages
     from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 
     def features(images: "torch.Tensor") -> "torch.Tensor":

@@ -15,9 +15,9 @@ from ..bank.bank import KnowledgeBank
 from ..data.images import ImageTransform, control_image
 from ..errors import DiffTuneError, renamed
 from ..evaluation import FEWEST_IMAGES
-from ..evaluation.chain import Rows, encode_rows
 from ..evaluation.finetuned import Finetuned
-from ..evaluation.real import drawn_rows, read_images, row_prompts
+from ..evaluation.forgetting_report import Rows, encode_rows
+from ..evaluation.real_images import drawn_rows, read_images, row_prompts
 from ..io.random import seeded_order
 from .common import fingerprint
 from .conditions import holds_bank

@@ -18,7 +18,7 @@ from ..backbones.dit import ids_by_name
 from ..backbones.pipeline_files import pipeline_folder, weight_files
 from ..errors import DiffTuneError, first_sentence, renamed
 from ..trainables.control import NEW_LAYERS
-from .belonging import (
+from .compatibility import (
     check_adapter,
     check_controlnet,
     check_controlnet_adapter,

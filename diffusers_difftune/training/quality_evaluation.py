@@ -18,7 +18,7 @@ from .validation import sampling
 
 
 if TYPE_CHECKING:
-    from ..evaluation.measurement import Measurement
+    from ..evaluation.sample_quality import Measurement
 
 CLIP_MODEL = "evaluation_clip_model"  # a flag of text-to-image scripts alone
 
@@ -56,8 +56,8 @@ class QualityEvaluation:
         from ..evaluation import FEWEST_IMAGES
         from ..evaluation.clip_score import ClipScore
         from ..evaluation.features import make_features  # these are slow to import
-        from ..evaluation.measurement import Measurement
-        from ..evaluation.real import drawn_rows, read_images, row_prompts
+        from ..evaluation.real_images import drawn_rows, read_images, row_prompts
+        from ..evaluation.sample_quality import Measurement
 
         config, count = self.run.config, self.run.config.evaluation_samples
         with renamed({"The features ": "--evaluation_features: the features "}):

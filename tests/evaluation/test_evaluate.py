@@ -26,8 +26,8 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.kid_difference import kid_difference
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid
-from diffusers_difftune.evaluation.real import drawn_rows, read_images
+from diffusers_difftune.evaluation.metrics import extract_features, fid_kid
+from diffusers_difftune.evaluation.real_images import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.evaluation.models import LORA, save_adapter
 from tests.tiny import LABELS, save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
@@ -179,7 +179,7 @@ def test_names_of_classes_are_the_adapter_s(place, tiny_dit, class_adapter, tmp_
         asked.extend(prompts)
         return sample_images(pipeline, prompts, **given)
 
-    monkeypatch.setattr("diffusers_difftune.evaluation.measurement.sample_images", watched)
+    monkeypatch.setattr("diffusers_difftune.evaluation.sample_quality.sample_images", watched)
     data, prompts = save_tiny_classes(tmp_path / "data", 9), tmp_path / "prompts.txt"
     words = [tiny_dit, data, "--num_images", 8, "--prompts", prompts]
     prompts.write_text("oak\n1\n")

@@ -23,7 +23,7 @@ from diffusers_difftune import load_adapter
 from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.evaluation.belonging import check_run
+from diffusers_difftune.evaluation.compatibility import check_run
 from diffusers_difftune.evaluation.finetuned import FinetunedControlNet, FinetunedDenoiser, open_finetuned
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.evaluation.swap import swapped

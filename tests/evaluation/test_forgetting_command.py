@@ -23,7 +23,7 @@ from diffusers_difftune.cli import main
 from diffusers_difftune.cli.forgetting import features_key
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.finetuned import open_finetuned
-from diffusers_difftune.evaluation.quality import extract_features
+from diffusers_difftune.evaluation.metrics import extract_features
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.bank.building import small_bank
 from tests.evaluation.models import LORA, save_adapter, save_classes, save_controlnet, save_full
@@ -103,7 +103,7 @@ def test_a_whole_model(
     assert found.keys() == {"finetuned", "pretrained", "data-2", "noise-2"}
     from diffusers_difftune.config.flags import DataConfig
     from diffusers_difftune.data.dataset import load_target_data
-    from diffusers_difftune.evaluation.real import drawn_rows
+    from diffusers_difftune.evaluation.real_images import drawn_rows
 
     target = load_target_data(DataConfig(train_data_dir=str(data)), 0, out / "cache")
     prompts = [target.captions(row)[0] for row in drawn_rows(target, 10)]

@@ -13,8 +13,8 @@ from ..data.images import ImageTransform, load_rgb
 from ..errors import DiffTuneError
 from ..io.random import seeded_order
 from . import FEWEST_IMAGES
+from .metrics import check_features, floor_pair, frechet_distance, kernel_distance
 from .precision_recall import precision_recall
-from .quality import check_features, floor_pair, frechet_distance, kernel_distance
 
 
 MEASURES = ("fid", "kid", "precision", "recall")
