@@ -10,8 +10,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
 
@@ -113,14 +114,15 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .forgetting_data import open_source, open_target
     from .results import check_is_free
 
-    with renamed({"--pretrained_model_name_or_path": "PRETRAINED"}):
+    with errors.flag("PRETRAINED"):
         backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
-    finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
-    check_run(finetuned.folder, fingerprint(backbone, arguments))
+    with errors.flag("FINETUNED"):
+        finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
+        check_run(finetuned.folder, fingerprint(backbone, arguments))
     resolution = find_resolution(arguments, [Candidate(arguments.pretrained, backbone)])
     target = open_target(arguments, backbone, finetuned, resolution)
     source = open_source(arguments, backbone, finetuned, resolution)
-    with renamed({"The features ": "--features: the features "}):
+    with errors.flag("--features"):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
 
     accelerator = new_accelerator(arguments.mixed_precision)
@@ -145,7 +147,8 @@ def forgetting(arguments: argparse.Namespace) -> int:
     settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
     check_is_free("--output_dir", output / "forgetting.json", settings)
     backbone.load_encoders(device, torch.float32)
-    finetuned.load(device)
+    with errors.flag("FINETUNED"):
+        finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
     target_rows = target.rows(backbone, arguments.rows, arguments.batch_size)
     objective = DiffTuningObjective(backbone.noise_scheduler)  # type: ignore[attr-defined]
