@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
@@ -21,7 +22,7 @@ from ..data.cut import cut_prompts
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from ..io.processes import from_main
 from .checkpoint import read_settings
 from .differences import FACTS, counted
@@ -72,13 +73,15 @@ def open_bank(
         place, flags = from_main(run.accelerator, lambda: own_bank(run, backbone, target))
         if place is None:
             return None, flags
-    bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
+    with errors.flag("--knowledge_bank"):
+        bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
     if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
         raise DiffTuneError(
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
-    bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+    with errors.flag("--knowledge_bank"):
+        bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
     if config.knowledge_bank is not None:
         flags = bank.manifest.flags()
         if unused := other_flags(config, flags):
@@ -170,9 +173,8 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
         resolution=settings.resolution,
         latent_shape=list(backbone.latent_shape(config.resolution)),
     )
-    said = f"--bank_samples is {num_samples}"
-    with renamed({said: f"{said} (by default as many as the run draws)"} if config.bank_samples is None else {}):
-        begun_manifest(folder, wanted, prompts)
+    by_default = {"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None
+    begun_manifest(folder, wanted, prompts, by_default)
 
 
 def is_complete_bank(folder: Path) -> bool:
@@ -221,7 +223,8 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
         return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
     if source == "classes":
         return backbone.source_classes()
-    return backbone.source_prompts(read_prompts(source))
+    with errors.flag("--bank_prompts"):
+        return backbone.source_prompts(read_prompts(source))
 
 
 def fingerprint(run: Run, backbone: Backbone) -> str:

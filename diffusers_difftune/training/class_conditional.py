@@ -4,6 +4,7 @@
 
 from typing import Any
 
+from .. import errors
 from ..backbones.dit import DiTBackbone
 from ..bank.prompts import read_prompts
 from ..config import ClassConditionalConfig
@@ -68,7 +69,8 @@ class ClassConditionalTrainer(Trainer):
                 f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
             )
         if self.context.source_share and self.config.bank_prompts != "classes":
-            self.backbone.source_prompts(read_prompts(self.config.bank_prompts, "classes"))
+            with errors.flag("--bank_prompts"):
+                self.backbone.source_prompts(read_prompts(self.config.bank_prompts, "classes"))
 
     def find_validation_inputs(self) -> ValidationInputs | None:
         titles = self.config.validation_classes

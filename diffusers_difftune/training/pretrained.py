@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from .. import errors
 from ..backbones import Backbone, load_backbone
 from ..backbones.pipeline_files import pipeline_folder
 from ..errors import DiffTuneError, first_sentence
@@ -21,10 +22,11 @@ def find_backbone(config: Any, conditioned_on: str) -> Backbone:
     Raises:
         DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
     """
-    folder = pipeline_folder(
-        config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
-    )
-    backbone = load_backbone(folder, config.variant)
+    with errors.flag("--pretrained_model_name_or_path"):
+        folder = pipeline_folder(
+            config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
+        )
+        backbone = load_backbone(folder, config.variant)
     if backbone.conditioned_on != conditioned_on:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
