@@ -349,7 +349,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no file of prompts": (
         {"bank_prompts": "nowhere.txt"},
-        "--bank_prompts is 'nowhere.txt', and there is no such file; .*",
+        "--bank_prompts: 'nowhere.txt' is no file; .*",
     ),
     # checkpoints
     "missing checkpoint": (

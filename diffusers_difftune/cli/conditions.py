@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import errors
 from ..config.flags import DataConfig, ModelConfig, RunConfig
 from ..controls import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
@@ -176,7 +177,8 @@ def build_of_bank(
     from ..controls.bank import bank_conditions
     from ..training.control import sample_decoder
 
-    bank = KnowledgeBank.load(arguments.dataset).check()
+    with errors.flag("DATASET"):
+        bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision

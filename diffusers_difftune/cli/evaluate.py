@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..config.flags import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError, renamed
 from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -355,7 +356,7 @@ def find_prompts(
             return [""] * len(rows)
         with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": f"{candidate.name}'s"}):
             return row_prompts(data, rows, ids)
-    with renamed({"--bank_prompts": "--prompts"}):
+    with renamed({"--bank_prompts": "--prompts"}), errors.flag("--prompts"):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
         ids = candidate.class_ids
         if not ids:

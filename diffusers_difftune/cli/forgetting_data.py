@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .. import errors
 from ..backbones import Backbone
 from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
@@ -146,7 +147,7 @@ def sample_source(
         batch_size=arguments.batch_size,
     )
     folder = Path(arguments.output_dir, "knowledge_bank")
-    with renamed({"--knowledge_bank": f"--output_dir {arguments.output_dir}"}):
+    with errors.flag(f"--output_dir {arguments.output_dir}"):
         return build_bank(
             backbone.pipeline(pretrained, accelerator.device, torch.float32),
             folder,

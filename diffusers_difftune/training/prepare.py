@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
-from ..bank.build import begun_manifest, build_bank, prompts_sha256
+from ..bank.build import begun_bank, build_bank
 from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
-from ..bank.prompts import draw_prompts, read_prompts
+from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
 from ..config.flags import was_given
 from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
@@ -23,7 +24,7 @@ from ..data.dataset import TargetData, load_target_data
 from ..data.images import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from ..io.locks import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
@@ -106,13 +107,15 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
         vars(config).update(sampled)
         if place is None:
             return None
-    bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
+    with errors.flag("--knowledge_bank"):
+        bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
     if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
         raise DiffTuneError(
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
-    bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+    with errors.flag("--knowledge_bank"):
+        bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
     if config.knowledge_bank is not None:
         if unused := other_flags(config, bank.manifest.flags()):
             logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
@@ -183,30 +186,17 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
 
 def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> None:
     """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
-    config, folder = run.config, run.output_dir / BANK_FOLDER
-    begun = BankManifest.read(folder)
-    settings = BankSettings.from_flags(config, num_samples, run.seed)
-    prompts = None
-    if not config.streaming:  # whose captions are read when they are needed
-        prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), num_samples, run.seed)
-    wanted = dataclasses.replace(
-        begun,
+    config = run.config
+    streamed = config.streaming  # whose captions are read when they are needed
+    begun_bank(
+        run.output_dir / BANK_FOLDER,
+        BankSettings.from_flags(config, num_samples, run.seed),
+        None if streamed else bank_prompts(run, backbone, target, num_samples),
+        latent_shape=backbone.latent_shape(config.resolution),
         model=config.pretrained_model_name_or_path,
         weights_fingerprint=fingerprint(run, backbone),
-        solver=settings.solver,
-        steps=settings.steps,
-        guidance_scale=float(settings.guidance_scale),
-        seed=settings.seed,
-        prompt_source=settings.prompt_source,
-        prompts_sha256=begun.prompts_sha256 if prompts is None else prompts_sha256(prompts),
-        num_samples=settings.num_samples,
-        shard_size=settings.batch_size,
-        resolution=settings.resolution,
-        latent_shape=list(backbone.latent_shape(config.resolution)),
+        notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
-    said = f"--bank_samples is {num_samples}"
-    with renamed({said: f"{said} (by default as many as the run draws)"} if config.bank_samples is None else {}):
-        begun_manifest(folder, wanted, prompts)
 
 
 def is_complete_bank(folder: Path) -> bool:
@@ -255,7 +245,8 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
         return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
     if source == "classes":
         return backbone.source_classes()
-    return backbone.source_prompts(read_prompts(source))
+    with errors.flag("--bank_prompts"):
+        return backbone.source_prompts(read_prompts(source))
 
 
 def fingerprint(run: Run, backbone: Backbone) -> str:

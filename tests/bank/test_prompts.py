@@ -59,7 +59,7 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, messa
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiffTuneError, match="--bank_prompts is 'absent.txt', and there is no such file"):
+    with pytest.raises(DiffTuneError, match="'absent.txt' is no file; give captions, empty"):
         read_prompts("absent.txt")
     with pytest.raises(DiffTuneError, match="cannot be loaded"):
         read_prompts(f"{tmp_path / 'absent'}#text")
