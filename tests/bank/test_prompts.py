@@ -49,7 +49,7 @@ def test_a_dataset_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content, message", [(b" \n\n", "there is no prompt in"), (b"\xff\xfe\x00bad", "is not a text file in UTF-8")]
+    "content, message", [(b" \n\n", "There is no prompt in"), (b"\xff\xfe\x00bad", "is not a text file in UTF-8")]
 )
 def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "prompts.txt"
