@@ -85,7 +85,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
     from ..data.dataset import backbone_resolution
-    from ..io.locks import from_main
+    from ..io.processes import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)

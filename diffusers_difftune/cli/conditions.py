@@ -175,7 +175,7 @@ def build_of_bank(
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import bank_conditions
-    from ..training.control import sample_decoder
+    from ..training.controlnet import sample_decoder
 
     with errors.flag("DATASET"):
         bank = KnowledgeBank.load(arguments.dataset).check()

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..bank.bank import KnowledgeBank
 from ..data.sources import difftune_cache_dir
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..io.shards import StoredRows, build_shards
 from .extractor import Extractor
 from .manifest import ConditionManifest

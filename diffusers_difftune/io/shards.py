@@ -24,8 +24,9 @@ from ..console import duration, progress_bar
 from ..errors import DiffTuneError
 from .atomic import fsync_path, write_bytes_atomic
 from .hashing import file_sha256
-from .locks import from_main, remove_lock, turn_to_build
+from .locks import remove_lock, turn_to_build
 from .manifest import ShardManifest
+from .processes import from_main
 
 
 logger = logging.getLogger(__name__)

@@ -23,11 +23,11 @@ from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.sizes import image_sides
 from ..data.stream import StreamedTarget
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective
+from .bank import bank_size
 from .checkpoint import TrainingState
 from .idle_flags import idle_flags
-from .prepare import bank_size
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
 from .validation import num_validation_images, validation_steps
