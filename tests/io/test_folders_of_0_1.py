@@ -29,6 +29,7 @@ from tests.tiny import save_tiny_images
 
 # small_bank(…, num_samples=3, batch_size=2, steps=2), its edges, and edges of three images of 8 × 8; without the preview
 WRITTEN = Path(__file__).parent / "written_by_0_1"
+FIRST = 7.259631156921387  # the first number of its first sample
 
 
 @pytest.fixture
@@ -61,7 +62,8 @@ def test_a_bank_is_read(written: Path) -> None:
     bank = KnowledgeBank.load(written / "bank").check()
     assert len(bank) == 3 and bank.manifest.to_bytes() == (written / "bank" / "manifest.json").read_bytes()
     assert bank.prompts() == ["a blue cross", "a red square", "a green bar"]
-    assert bank.latents(2).shape == (4, 8, 8) and 0.5 < torch.stack([bank.latents(row) for row in range(3)]).std() < 2
+    assert bank.latents(2).shape == (4, 8, 8)
+    assert bank.latents(0)[0, 0, 0].item() == FIRST
 
 
 def test_the_control_images_of_a_bank_are_found_again(written: Path) -> None:
