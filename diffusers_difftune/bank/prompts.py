@@ -38,7 +38,7 @@ def read_prompts(source: str, own: str = "captions") -> list[str]:
         prompts = column_prompts(*source.rsplit("#", 1))
     else:
         raise DiffTuneError(
-            f"'{source}' is no file; give {own}, empty, a text file with one prompt a line, or DATASET#COLUMN."
+            f"There is no file '{source}'; give {own}, empty, a text file with one prompt a line, or DATASET#COLUMN."
         )
     kept = [prompt.strip() for prompt in prompts if prompt and prompt.strip()]
     if not kept:

@@ -97,7 +97,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
     repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
-        backbone = open_pipeline(model, arguments.revision, arguments)
+        with errors.flag("--pretrained_model_name_or_path"):
+            backbone = open_pipeline(model, arguments.revision, arguments)
         arguments.resolution = backbone_resolution(arguments.resolution, backbone)
         arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
         prompts = bank_prompts(arguments, backbone)
