@@ -81,7 +81,7 @@ def test_the_pipeline_of_a_bank_is_what_its_manifest_says(
     folder = Path(shutil.copytree(bank.folder, tmp_path / "bank"))
     manifest = folder / "manifest.json"
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 2
-    assert "--pretrained_model_name_or_path tiny is neither a folder" in capsys.readouterr().err
+    assert "--pretrained_model_name_or_path: tiny is neither a folder" in capsys.readouterr().err
     manifest.write_text(manifest.read_text().replace('"model": "tiny"', f'"model": "{tiny_pipeline}"'))
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 0
 
