@@ -30,9 +30,8 @@ from ..io.processes import from_main
 from ..mistakes import place_trouble
 from ..trainables import Trainable
 from .differences import differences
+from .distributed import distribute
 from .optimizer import DEPENDS_ON_LENGTH, resume_schedule
-from .sharding import Sharding, local
-from .zero import ZeRO, is_asked_for
 
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class TrainingState:
     Attributes:
         start_step (`int`): Optimiser steps done before this start.
         log (`dict`, *optional*): What the loss log had not written when the checkpoint was.
-        model (`torch.nn.Module`): The denoiser as accelerate prepared it.
+        distributed ([`Replicated`]): What trains, on the processes' devices.
 
     Raises:
         DiffTuneError: `--resume_from_checkpoint` names a checkpoint with other settings, or one past the end of the run.
@@ -212,12 +211,7 @@ class TrainingState:
         state = None if checkpoint is None else read_state(checkpoint)
         if checkpoint is not None and state is not None:  # while the weights are whole
             self.load_weights(checkpoint, state)
-        if accelerator.is_fsdp2 or is_asked_for():
-            spread = Sharding if accelerator.is_fsdp2 else ZeRO
-            sharding = self.run.sharding = spread(self.run, trained, optimizer)
-            self.model, self.optimizer = sharding.model, sharding.optimizer
-        else:
-            self.model, self.optimizer = accelerator.prepare(trained.model, optimizer)
+        self.distributed = self.run.distributed = distribute(accelerator, trained, optimizer, self.run.config)
         trained.to(accelerator.device)
         if checkpoint is not None and state is not None:
             self.load_progress(checkpoint, state)
@@ -242,12 +236,10 @@ class TrainingState:
         Raises:
             DiffTuneError: There is no room for it.
         """
-        began, accelerator, sharding = time.monotonic(), self.run.accelerator, self.run.sharding
-        with self.run.whole_weights():
-            tensors, scalars = split_optimizer_state(self.optimizer.state_dict())
-            if sharding is not None:
-                tensors = sharding.gather_state(tensors)
-            from_main(accelerator, lambda: self.write_or_say_why(step, log, tensors, scalars, began))
+        began = time.monotonic()
+        with self.distributed.whole_weights():
+            tensors, scalars = split_optimizer_state(self.distributed.optimizer_state())
+            from_main(self.run.accelerator, lambda: self.write_or_say_why(step, log, tensors, scalars, began))
 
     def write_or_say_why(self, step: int, *rest: Any) -> None:
         """Writes it on the main process alone; that the disk is full is told with the checkpoint's place."""
@@ -309,19 +301,15 @@ class TrainingState:
 
     def load_progress(self, checkpoint: Path, state: dict[str, Any]) -> None:
         """Reads the rest of what [`save`] wrote, and makes sure of it."""
-        scaler, sharding = self.run.accelerator.scaler, self.run.sharding
+        scaler = self.run.accelerator.scaler
         with finds_damage(checkpoint):
             tensors = load_file(checkpoint / OPTIMIZER_FILE)
-            if sharding is not None:
-                tensors = sharding.shard_state(tensors)
-            self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
+            self.distributed.load_optimizer_state(join_optimizer_state(tensors, state["optimizer"]))
             rates = resume_schedule(self.lr_scheduler, state["lr_scheduler"])
             if scaler is not None and state["scaler"] is not None:
                 scaler.load_state_dict(state["scaler"])
-        loaded, _ = split_optimizer_state(self.optimizer.state_dict())
-        if loaded.keys() != tensors.keys() or any(
-            not torch.equal(local(loaded[name]).cpu(), local(tensor).cpu()) for name, tensor in tensors.items()
-        ):
+        taken, _ = split_optimizer_state(self.distributed.optimizer_state())
+        if not from_main(self.run.accelerator, lambda: are_equal(taken, tensors)):
             raise DiffTuneError(damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took"))
         self.log = state["log"]
         self.say_if_the_schedule_changed(checkpoint, state.get("total_steps"), *rates)
@@ -376,6 +364,13 @@ def stored_tensors(trained: Trainable) -> list[torch.Tensor]:
     average = getattr(trained, "ema", None)
     weights = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
     return [*weights, *([] if average is None else average.shadow_params)]
+
+
+def are_equal(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:
+    """Whether tensors are the same by name and to the last bit, wherever they are."""
+    return tensors.keys() == others.keys() and all(
+        torch.equal(tensor.cpu(), others[name].cpu()) for name, tensor in tensors.items()
+    )
 
 
 def checksum(tensors: Sequence[torch.Tensor]) -> int:

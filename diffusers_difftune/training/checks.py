@@ -20,7 +20,7 @@ from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
 from ..objective.objective import LEAST_SHARE
-from .sharding import check_sharding
+from .launch import check_launch
 
 
 # Trackers that send the command line, too, or may.
@@ -181,7 +181,7 @@ def check_conflicts(config: Any) -> None:
             f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
     check_average(config)
-    check_sharding(config)
+    check_launch(config)
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
         read_prompts(config.bank_prompts, own)

@@ -227,7 +227,8 @@ class ShardedOptimizer(Replicated):
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds a micro-step's gradients; the last one of a step also clips them, and takes the step if they are finite."""
-        self.model.backward(loss / self.micro_steps, scale_wrt_gas=False)
+        # accelerate may have another number of micro-steps from its own config, by which the loss was multiplied.
+        self.model.backward(loss / self.accelerator.gradient_accumulation_steps, scale_wrt_gas=False)
         self.model.step()
 
     def clip_grad_norm_(self, max_norm: float) -> torch.Tensor:
@@ -273,7 +274,9 @@ class ShardedOptimizer(Replicated):
                     safe_set_full_optimizer_state(self.parameters[place], value, name)
                 else:
                     self.shard[name].copy_(value)
-        self.optimizer.param_groups[0].update(state["param_groups"][0] | {"params": self.optimizer.param_groups[0]["params"]})
+        self.optimizer.param_groups[0].update(
+            state["param_groups"][0] | {"params": self.optimizer.param_groups[0]["params"]}
+        )
 
     def take_empty_step(self) -> None:
         """Takes a step that changes no weight: DeepSpeed knows of no state to be set before the first one."""
