@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of docs/evidence.md.
+"""Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of benchmarks/evidence.md.
 
 Five kinds of condition, standard training and Diff-Tuning, three seeds, on the embedded icon pipeline; then ablations on
 two kinds. Learning rate and thresholds come from standard training on other seeds (settings.py). One JSON file per run
 in `results/runs/`; a run whose file is there, with the same settings, is not made again, and one that was stopped goes
 on from its checkpoint, so this can be stopped at any moment. At the end `results/summary.json`, the plots and the
-tables of docs/evidence.md are written.
+tables of benchmarks/evidence.md are written.
 
     pip install -e ".[icons]"
     python benchmarks/controlnet/run.py --estimate

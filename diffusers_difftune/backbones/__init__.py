@@ -83,13 +83,10 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     """
     family = family_of(Path(folder) / "model_index.json")
     components = [Path(folder, component) for component in family.weight_components]
-    try:
-        tensors = {component.name: tensors_in(component, variant) for component in components}
-        check_unused(Path(folder), variant, family.weight_components)
-    except DiffTuneError as error:
-        raise DiffTuneError(f"--pretrained_model_name_or_path: {error}") from error
+    tensors = {component.name: tensors_in(component, variant) for component in components}
+    check_unused(Path(folder), variant, family.weight_components)
     if variant and all(weight_files(component, variant) == weight_files(component) for component in components):
-        raise DiffTuneError(f"--variant is {variant}, but {folder} has no weights of that variant.")
+        raise DiffTuneError(f"{folder} has no weights of the variant {variant}.")
     try:
         backbone = family(Path(folder), variant)
         empty = {name: backbone.empty(name) for name in family.weight_components}
@@ -99,15 +96,10 @@ def load_backbone(folder: str | Path, variant: str | None = None) -> Backbone:
     except (
         Exception
     ) as error:  # a config is missing, damaged, of another format, or has values that nothing works with
-        raise DiffTuneError(
-            f"--pretrained_model_name_or_path: {folder} is not a whole pipeline: {first_sentence(error)}."
-        ) from error
-    try:
-        for component in components:
-            name = component.name
-            check_tensors(component, tensors[name], empty[name], whole=name == backbone.denoiser_name)
-    except DiffTuneError as error:
-        raise DiffTuneError(f"--pretrained_model_name_or_path: {error}") from error
+        raise DiffTuneError(f"{folder} is not a whole pipeline: {first_sentence(error)}.") from error
+    for component in components:
+        name = component.name
+        check_tensors(component, tensors[name], empty[name], whole=name == backbone.denoiser_name)
     return backbone
 
 
@@ -125,22 +117,21 @@ def family_of(index: Path) -> type:
 
     families: dict[str, type] = {"StableDiffusionPipeline": StableDiffusionBackbone, "DiTPipeline": DiTBackbone}
     if not index.is_file():
-        raise DiffTuneError(f"--pretrained_model_name_or_path: there is no model_index.json in {index.parent}.")
+        raise DiffTuneError(f"There is no model_index.json in {index.parent}.")
     try:
         content = dict(json.loads(index.read_text()))
         name = content["_class_name"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DiffTuneError(f"--pretrained_model_name_or_path: {index} is not the index of a pipeline.") from error
+        raise DiffTuneError(f"{index} is not the index of a pipeline.") from error
     if not isinstance(name, str) or name not in families:
         raise DiffTuneError(
-            f"--pretrained_model_name_or_path is a {name if isinstance(name, str) else quoted(name)}; supported pipelines"
-            f" are {', '.join(families)}."
+            f"The pipeline is a {name if isinstance(name, str) else quoted(name)}; supported pipelines are {', '.join(families)}."
         )
     for component, source in content.items():
         own = isinstance(source, list) and not (source and source[0] in LIBRARIES)
         if own or (isinstance(source, list) and (index.parent / component / f"{source[0]}.py").exists()):
             raise DiffTuneError(
-                f"--pretrained_model_name_or_path: the {component} of {index.parent} has code of its own, {quoted(source)},"
+                f"The {component} of {index.parent} has code of its own, {quoted(source)},"
                 " which is not run; give a pipeline whose parts are classes of diffusers and transformers."
             )
     family = families[name]
@@ -154,9 +145,6 @@ def check_part_classes(content: dict, expected: dict[str, tuple[str, ...]], fold
         found = content.get(part)
         name = found[1] if isinstance(found, list) and len(found) == 2 else None
         if name not in classes:
-            raise DiffTuneError(
-                f"--pretrained_model_name_or_path: the {part} of {folder} is {quoted(name)}; training supports"
-                f" {' or '.join(classes)}."
-            )
+            raise DiffTuneError(f"The {part} of {folder} is {quoted(name)}; training supports {' or '.join(classes)}.")
     scheduler = content.get("scheduler")
     check_scheduler_class(scheduler[1] if isinstance(scheduler, list) and len(scheduler) == 2 else None, folder)

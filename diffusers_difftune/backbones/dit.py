@@ -52,7 +52,7 @@ class DiTBackbone(LatentBackbone):
         config = DiTTransformer2DModel.load_config(self.folder, subfolder="transformer")
         if config.get("num_embeds_ada_norm") != NULL_CLASS:
             raise DiffTuneError(
-                f"--pretrained_model_name_or_path: the transformer of {folder} has num_embeds_ada_norm"
+                f"The transformer of {folder} has num_embeds_ada_norm"
                 f" {config.get('num_embeds_ada_norm')}; DiTPipeline works with {NULL_CLASS} only."
             )
         self.resolution: int = config["sample_size"] * self.vae_scale_factor
@@ -190,7 +190,7 @@ def class_prompts(prompts: list[str], ids: dict[str, int], model: str, names: st
         names (`str`): Where messages say that the names are.
 
     Raises:
-        DiffTuneError: There is no such class; the message says `--bank_prompts`.
+        DiffTuneError: There is no such class.
     """
     found = []
     for prompt in prompts:
@@ -201,8 +201,7 @@ def class_prompts(prompts: list[str], ids: dict[str, int], model: str, names: st
             found.append(str(ids[prompt]) if prompt else "")
         else:
             raise DiffTuneError(
-                f"--bank_prompts: {quoted(prompt)} is no class of {model}; give ids from 0 to {NULL_CLASS - 1}, or names of"
-                f" {names}."
+                f"{quoted(prompt)} is no class of {model}; give ids from 0 to {NULL_CLASS - 1}, or names of {names}."
             )
     return found
 

@@ -45,7 +45,7 @@ def weights_fingerprint(
     for component in sorted(components):
         subfolder = Path(folder, component)
         if not subfolder.is_dir():
-            raise DiffTuneError(f"--pretrained_model_name_or_path: there is no folder {component} in {folder}.")
+            raise DiffTuneError(f"There is no folder {component} in {folder}.")
         files = [path for path in weight_files(subfolder, variant) if path.suffix != ".json"]
         if files:
             configs = [plain_config(subfolder / name) for name in CONFIG_NAMES if (subfolder / name).is_file()]

@@ -60,9 +60,9 @@ def pipeline_folder(
         raise
     except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
         if "`safetensors` weights" in str(error):
-            raise pickled(f"--pretrained_model_name_or_path: {name_or_path}", name_or_path) from error
+            raise pickled(str(name_or_path), name_or_path) from error
         raise DiffTuneError(
-            f"--pretrained_model_name_or_path {name_or_path} is neither a folder with a pipeline nor a model that can be"
+            f"{name_or_path} is neither a folder with a pipeline nor a model that can be"
             f" had from the Hub: {first_sentence(error)}."
         ) from error
 

@@ -90,13 +90,15 @@ def bank_build(arguments: argparse.Namespace) -> int:
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
-        read_prompts(arguments.bank_prompts)
+        with errors.flag("--bank_prompts"):
+            read_prompts(arguments.bank_prompts)
     accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
     repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
-        backbone = open_pipeline(model, arguments.revision, arguments)
+        with errors.flag("--pretrained_model_name_or_path"):
+            backbone = open_pipeline(model, arguments.revision, arguments)
         arguments.resolution = backbone_resolution(arguments.resolution, backbone)
         arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
         prompts = bank_prompts(arguments, backbone)
@@ -168,7 +170,8 @@ def bank_prompts(arguments: argparse.Namespace, backbone: "Backbone") -> list[st
     if own == arguments.bank_prompts == "classes":
         return backbone.source_classes()
     if arguments.bank_prompts != "captions":
-        return backbone.source_prompts(read_prompts(arguments.bank_prompts, own))
+        with errors.flag("--bank_prompts"):
+            return backbone.source_prompts(read_prompts(arguments.bank_prompts, own))
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         raise DiffTuneError(
             "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."

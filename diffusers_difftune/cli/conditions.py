@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import errors
 from ..config.flags import DataConfig, ModelConfig, RunConfig
 from ..controls import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
@@ -181,7 +182,8 @@ def build_of_bank(
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision
     with accelerator.main_process_first():
-        backbone = open_pipeline(model, revision, arguments)
+        with errors.flag("--pretrained_model_name_or_path"):
+            backbone = open_pipeline(model, revision, arguments)
         weights = fingerprint(backbone, arguments)
     if weights != bank.manifest.weights_fingerprint:
         raise DiffTuneError(

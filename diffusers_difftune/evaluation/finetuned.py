@@ -16,9 +16,9 @@ from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of
 from ..backbones.dit import ids_by_name
 from ..backbones.pipeline_files import pipeline_folder, weight_files
-from ..errors import DiffTuneError, first_sentence, renamed
+from ..errors import DiffTuneError, first_sentence
 from ..trainables.control import NEW_LAYERS
-from .belonging import (
+from .compatibility import (
     check_adapter,
     check_controlnet,
     check_controlnet_adapter,
@@ -173,7 +173,7 @@ class FinetunedControlNet:
                 controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
             except OSError as error:  # the one that an adapter was trained on may be anywhere
                 raise DiffTuneError(
-                    f"FINETUNED {self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
+                    f"{self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
                 ) from error
         controlnet = controlnet.requires_grad_(False).eval()
         self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
@@ -230,11 +230,10 @@ def open_finetuned(
         return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
-        with renamed({"--pretrained_model_name_or_path": "FINETUNED"}):
-            found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
+        found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
         if found != backbone.pipeline_class.__name__:
             raise DiffTuneError(
-                f"FINETUNED {name} is a {found} and PRETRAINED a {backbone.pipeline_class.__name__}; name the pipeline that"
+                f"{name} is a {found} and the pretrained pipeline a {backbone.pipeline_class.__name__}; name the pipeline that"
                 " the fine-tuning began with."
             )
     if (folder / backbone.denoiser_name / "config.json").is_file():
@@ -243,7 +242,7 @@ def open_finetuned(
         if class_name(place / "config.json") == getattr(getattr(backbone, "controlnet_class", None), "__name__", ""):
             return FinetunedControlNet(backbone, place)
     raise DiffTuneError(
-        f"FINETUNED {name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
+        f"{name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
         f" {backbone.pipeline_class.__name__}; name the output_dir of a training run, or a checkpoint in it."
     )
 
@@ -253,12 +252,11 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists():
-        raise DiffTuneError(f"FINETUNED {name} is a file; name the folder it is in.")
+        raise DiffTuneError(f"{name} is a file; name the folder it is in.")
     where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     try:
         hf_hub_download(name, "model_index.json", **where)
-        with renamed({"--pretrained_model_name_or_path": "FINETUNED"}):
-            return pipeline_folder(name, **where)
+        return pipeline_folder(name, **where)
     except DiffTuneError:
         raise
     except Exception:  # not a pipeline, or nothing at all: the next download says
@@ -266,7 +264,7 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
             return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **where))
         except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
             raise DiffTuneError(
-                f"FINETUNED {name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
+                f"{name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
             ) from error
 
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What class-conditional training has of its own: the new label space, and the classes of validation images."""
 
+from .. import errors
 from ..backbones.dit import DiTBackbone
 from ..bank.prompts import read_prompts
 from ..data.dataset import TargetData
@@ -40,5 +41,6 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
             f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
         )
     if run.source_share and run.config.bank_prompts != "classes":
-        backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
+        with errors.flag("--bank_prompts"):
+            backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
     return [str(names.index(name)) for name in wanted]

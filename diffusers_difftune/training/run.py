@@ -26,6 +26,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_seed
 from diffusers.optimization import get_scheduler
 
+from .. import errors
 from ..backbones import Backbone, load_backbone
 from ..backbones.pipeline_files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
@@ -154,10 +155,11 @@ def start_run(config: Any) -> Run:
 def find_backbone(run: Run) -> Backbone:
     """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
     config = run.config
-    folder = pipeline_folder(
-        config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
-    )
-    backbone = load_backbone(folder, config.variant)
+    with errors.flag("--pretrained_model_name_or_path"):
+        folder = pipeline_folder(
+            config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
+        )
+        backbone = load_backbone(folder, config.variant)
     takes = "classes" if hasattr(config, "label_column") else "prompts"
     if backbone.conditioned_on != takes:
         raise DiffTuneError(
