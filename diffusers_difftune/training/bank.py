@@ -29,7 +29,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
 from .batches import PlannedBatches
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import uses_bank
 from .differences import FACTS, counted
 from .run import Run

@@ -37,7 +37,7 @@ from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import check_flags, uses_bank
 from .distributed import Replicated, make_accelerator
 from .folder import clear, take_output_dir

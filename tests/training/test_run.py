@@ -15,7 +15,7 @@ from diffusers_difftune.data.cache import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.folder import take_output_dir
-from diffusers_difftune.training.run import check_processes_are_joined
+from diffusers_difftune.training.launch import check_processes
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, LORA, run
 
@@ -68,18 +68,19 @@ def test_a_stream_says_once_that_it_leaves_rows_out(tiny_pipeline, tmp_path, cap
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     """What accelerate makes of `torchrun --nproc_per_node 2` on a machine without a GPU: two runs of one process each."""
-    accelerator = SimpleNamespace(num_processes=1)
+    plain = {"mixed_precision": "no", "device": torch.device("cpu")}
+    accelerator = SimpleNamespace(num_processes=1, **plain)
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    check_processes_are_joined(accelerator)
+    check_processes(accelerator)
     monkeypatch.setenv("WORLD_SIZE", "2")  # of a cluster, in whose pods one process was started by hand
-    check_processes_are_joined(accelerator)
+    check_processes(accelerator)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    check_processes_are_joined(SimpleNamespace(num_processes=2))
+    check_processes(SimpleNamespace(num_processes=2, **plain))
     with pytest.raises(
         DiffTuneError, match=r"^WORLD_SIZE is 2, and each .*; set ACCELERATE_USE_CPU=true to train on processors\.$"
     ):
-        check_processes_are_joined(accelerator)
+        check_processes(accelerator)
 
 
 def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):

@@ -13,7 +13,7 @@ from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training import launch as launched_with
-from diffusers_difftune.training.checkpoint import what_is_missing
+from diffusers_difftune.training.checkpoint_files import what_is_missing
 from diffusers_difftune.training.distributed import blocks
 from tests.tiny import save_tiny_classes
 from tests.tiny_features import save_projection_of_efficientnet
