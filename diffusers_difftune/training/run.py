@@ -38,7 +38,7 @@ from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .checkpoint_files import read_settings
-from .checks import check_flags, uses_bank
+from .checks import check_flags, tracker_of, uses_bank
 from .distributed import Replicated, make_accelerator
 from .folder import clear, take_output_dir
 from .launch import check_processes
@@ -121,7 +121,7 @@ def start_run(config: Any) -> Run:
     accelerator = make_accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         mixed_precision=config.mixed_precision,
-        log_with=None if config.report_to == "none" else config.report_to,
+        log_with=tracker_of(config),
         project_config=ProjectConfiguration(
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
         ),
@@ -131,6 +131,11 @@ def start_run(config: Any) -> Run:
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
+    if config.report_to != "none" and tracker_of(config) is None:
+        logger.info(
+            "tensorboard, the default of --report_to, is not installed, so the losses are in training_log.jsonl alone; `pip"
+            " install 'diffusers-difftune[tensorboard]'` adds it."
+        )
     for library in (datasets, transformers, diffusers):
         (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()
     transformers.utils.logging.disable_progress_bar()  # of loading weights; ours stay

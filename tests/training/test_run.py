@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stops a run before anything expensive happens, beside `tests/test_bad_input.py`."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +18,7 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.folder import take_output_dir
 from diffusers_difftune.training.launch import check_processes
 from tests.tiny import save_tiny_images
-from tests.training.runs import FULL, LORA, run
+from tests.training.runs import FULL, LORA, arguments, load_script, log, run
 
 
 def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):
@@ -122,3 +123,31 @@ def test_images_are_encoded_in_batches_of_so_many_pixels(tiny_pipeline, tiny_ima
     target = load_target_data(config, 0, tmp_path)
     build_image_cache(target, load_backbone(tiny_pipeline), config, tmp_path)
     assert sizes == [4, 4]
+
+
+def test_the_default_tracker_is_used_where_it_is_installed(
+    tiny_pipeline, tiny_images, tmp_path, monkeypatch, caplog, capsys
+):
+    flags = "--objective standard --max_train_steps 1"
+    words = (
+        " ".join(arguments(tiny_pipeline, tiny_images, tmp_path / "run", flags))
+        .replace("--report_to none", "")
+        .split()
+    )
+    script = load_script(FULL)
+    script.main(words)
+    assert any((tmp_path / "run" / "logs").rglob("events*")) and "is not installed" not in caplog.text
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *_: None if name == "tensorboard" else find_spec(name)
+    )
+    words[words.index(str(tmp_path / "run"))] = str(tmp_path / "without")
+    script.main(words)
+    assert not (tmp_path / "without" / "logs").exists() and len(log(tmp_path / "without")) == 1
+    assert "tensorboard, the default of --report_to, is not installed" in caplog.text
+    with pytest.raises(SystemExit):
+        script.main([*words, "--report_to", "tensorboard", "--overwrite_output_dir"])
+    assert (
+        "--report_to tensorboard needs the package tensorboard; install it with `pip install 'diffusers-difftune[tensorboard]'`"
+        in (capsys.readouterr().err)
+    )
