@@ -21,7 +21,7 @@ from ..bank.prompts import read_prompts
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
-from ..data.sizes import image_sides
+from ..data.images.sizes import image_sides
 from ..data.stream import StreamedTarget
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
