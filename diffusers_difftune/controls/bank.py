@@ -18,7 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..bank.bank import KnowledgeBank
-from ..data.sources import difftune_cache_dir
+from ..data.reading.sources import difftune_cache_dir
 from ..io.processes import from_main
 from ..io.shards import StoredRows, build_shards
 from .extractor import Extractor
