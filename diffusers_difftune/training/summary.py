@@ -272,7 +272,7 @@ def num_there(folder: Path) -> int:
     """How many samples of a bank an earlier start has made."""
     if not (folder / MANIFEST_NAME).is_file():
         return 0
-    return KnowledgeBank(folder, BankManifest.read(folder)).num_built()
+    return BankManifest.read(folder).num_built(folder)
 
 
 def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTarget, samples: int) -> int | None:
