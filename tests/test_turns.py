@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from diffusers_difftune.controls.shards import ConditionManifest, build_shards
+from diffusers_difftune.controls.manifest import ConditionManifest
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.io.locks import turn_to_build
+from diffusers_difftune.io.shards import build_shards
 from tests.bank.building import contents, load_pipeline, small_bank
 from tests.tiny import save_tiny_images
 from tests.training.runs import arguments
@@ -53,7 +54,7 @@ def test_the_second_run_waits_and_finds_it_done(kind: str, killed: bool, tiny_pi
 def test_processes_of_one_run_wait_together(tmp_path: Path) -> None:
     images, out = save_tiny_images(tmp_path / "images", count=40, size=8), tmp_path / "out"
     out.mkdir()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffusers_difftune.cli"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffusers_difftune"]
     flags = ["--kind", "edge", "--cache_dir", str(tmp_path / "cache")]
     with FileLock(out / ".lock"):
         run = subprocess.Popen(

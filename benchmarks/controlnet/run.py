@@ -140,11 +140,11 @@ class Benchmark:
                     condition_data(self.work, kind, part),
                 ]
                 build += ["--kind", kind, *(["--model", model] if model else [])]
-                self.jobs.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune.cli", *build])
+                self.jobs.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune", *build])
         build = ["bank", "build", "--pretrained_model_name_or_path", PIPELINE, "--output_dir", bank]
         build += ["--train_data_dir", DATA / f"{TARGET}_train.parquet", "--resolution", RECIPE["resolution"]]
         build += ["--bank_samples", self.size.bank_samples, "--bank_steps", self.size.bank_steps]
-        self.jobs.once(bank.name, [sys.executable, "-m", "diffusers_difftune.cli", *build])
+        self.jobs.once(bank.name, [sys.executable, "-m", "diffusers_difftune", *build])
         for kind in self.size.conditions:
             self.jobs.once(f"cached-{kind}-{bank.name}", self.warm_up(kind))
         name = f"pretrained-{evidence.short_hash(bare_settings(self.size))}"

@@ -216,7 +216,7 @@ class Benchmark:
             "resolution": 32,
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        build = [sys.executable, "-m", "diffusers_difftune.cli", "bank", "build", *words]
+        build = [sys.executable, "-m", "diffusers_difftune", "bank", "build", *words]
         self.jobs.once(f"bank-{samples}-{steps}", build, [folder / "manifest.json"])
 
     def command(self, run: Run | None, output: Path) -> list[str]:

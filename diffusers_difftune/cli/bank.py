@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILD = """\
 Sample the untouched pretrained pipeline into a knowledge bank. A killed build goes on when the command is run again.
-Under `accelerate launch -m diffusers_difftune.cli bank build …` several processes share the work.
+Under `accelerate launch -m diffusers_difftune bank build …` several processes share the work.
 """
 PROMPTS = """\
 Of a text-to-image model captions (of the target data; the default), empty, a text file with one prompt a line, or

@@ -28,7 +28,7 @@ BUILD = """\
 Extract a control image from each image of a data set, and write both with the captions to OUT, a folder that
 --train_data_dir of train_controlnet_difftune.py takes. With a knowledge bank in place of a data set, the control images
 of its samples are kept in BANK/conditions, where training looks for them. A killed build goes on when the command is run
-again. Under `accelerate launch -m diffusers_difftune.cli conditions build …` several processes share the work.
+again. Under `accelerate launch -m diffusers_difftune conditions build …` several processes share the work.
 """
 
 
@@ -177,7 +177,8 @@ def build_of_bank(
     from ..controls.bank import bank_conditions
     from ..training.controlnet import sample_decoder
 
-    bank = KnowledgeBank.load(arguments.dataset).check()
+    with errors.flag("DATASET"):
+        bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision
