@@ -177,7 +177,8 @@ def build_of_bank(
     from ..controls.bank import bank_conditions
     from ..training.control_images import sample_decoder
 
-    bank = KnowledgeBank.load(arguments.dataset).check()
+    with errors.flag("DATASET"):
+        bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision

@@ -13,7 +13,7 @@ from .. import errors
 from ..backbones import Backbone
 from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
-from ..data.images import ImageTransform, control_image
+from ..data.images.decode import ImageTransform, control_image
 from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.finetuned import Finetuned

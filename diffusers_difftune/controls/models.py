@@ -19,11 +19,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
 )
 
-from ..data.sources import difftune_cache_dir
+from ..data.reading.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.hashing import file_sha256
-from . import Extractor
-from .shapes import normal_colors
+from .extractor import Extractor
+from .pixels import normal_colors
 
 
 # The model of each kind, and the commit of it that is used: what a condition is must not change from one day to another.

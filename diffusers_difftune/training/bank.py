@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The knowledge bank of a run: the one that a flag names, the one that the run sampled before, or a new one."""
 
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -13,9 +12,9 @@ from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
-from ..bank.build import begun_manifest, build_bank, prompts_sha256
+from ..bank.build import begun_bank, build_bank
 from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
-from ..bank.prompts import draw_prompts, read_prompts
+from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
 from ..config.flags import was_given
 from ..data.cut import cut_prompts
@@ -24,7 +23,7 @@ from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..io.processes import from_main
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .differences import FACTS, counted
 from .run import Run
 
@@ -152,29 +151,17 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
 
 def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> None:
     """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
-    config, folder = run.config, run.output_dir / BANK_FOLDER
-    begun = BankManifest.read(folder)
-    settings = BankSettings.from_flags(config, num_samples, run.seed)
-    prompts = None
-    if not config.streaming:  # whose captions are read when they are needed
-        prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), num_samples, run.seed)
-    wanted = dataclasses.replace(
-        begun,
+    config = run.config
+    streamed = config.streaming  # whose captions are read when they are needed
+    begun_bank(
+        run.output_dir / BANK_FOLDER,
+        BankSettings.from_flags(config, num_samples, run.seed),
+        None if streamed else bank_prompts(run, backbone, target, num_samples),
+        latent_shape=backbone.latent_shape(config.resolution),
         model=config.pretrained_model_name_or_path,
         weights_fingerprint=fingerprint(run, backbone),
-        solver=settings.solver,
-        steps=settings.steps,
-        guidance_scale=float(settings.guidance_scale),
-        seed=settings.seed,
-        prompt_source=settings.prompt_source,
-        prompts_sha256=begun.prompts_sha256 if prompts is None else prompts_sha256(prompts),
-        num_samples=settings.num_samples,
-        shard_size=settings.batch_size,
-        resolution=settings.resolution,
-        latent_shape=list(backbone.latent_shape(config.resolution)),
+        notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
-    by_default = {"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None
-    begun_manifest(folder, wanted, prompts, by_default)
 
 
 def is_complete_bank(folder: Path) -> bool:

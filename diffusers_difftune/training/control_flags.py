@@ -8,7 +8,7 @@ from PIL import Image
 
 from .. import errors
 from ..controls import check_kind
-from ..data.images import UnreadableImage, decode
+from ..data.images.decode import UnreadableImage, decode
 from ..errors import DiffTuneError
 from .checks import uses_bank
 

@@ -8,7 +8,7 @@ import torch
 
 from ..adapters import AdapterSettings
 from ..config import ControlNetConfig
-from ..data.images import ImageTransform, control_crop
+from ..data.images.decode import ImageTransform, control_crop
 from ..trainables.control import ControlBranch
 from .batches import PlannedBatches
 from .control_evaluation import open_control_evaluation

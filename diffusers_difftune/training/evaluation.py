@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from ..data.dataset import TargetData, load_target_data
-from ..data.splits import HELD_OUT
+from ..data.reading.splits import HELD_OUT
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from ..trainables import Trainable

@@ -18,7 +18,8 @@ from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import inherited_license, write_run_card
-from .checkpoint import TrainingState, list_checkpoints
+from .checkpoint import TrainingState
+from .checkpoint_files import list_checkpoints
 from .run import Run
 
 

@@ -10,14 +10,14 @@ from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
 from ..bank.manifest import BANK_FLAGS
-from ..data.cache import CROPS_DRAWN_FROM, ImageCache
+from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache
 from ..data.dataset import TargetData
-from ..data.images import READER_VERSION
+from ..data.images.decode import READER_VERSION
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..trainables.full import EMA_DECAY
 from .bank import OWN_BANK, fingerprint
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import uses_bank
 from .differences import FACTS
 from .run import Run

@@ -21,12 +21,13 @@ from ..bank.prompts import read_prompts
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
-from ..data.sizes import image_sides
+from ..data.images.sizes import image_sides
 from ..data.stream import StreamedTarget
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
+from .checks import tracker_of
 from .idle_flags import idle_flags
 from .run import Run
 from .summary_text import summary_rows
@@ -81,7 +82,7 @@ def summarize(trainer: Any) -> dict[str, Any]:
         "events": event_facts(trainer),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
-        "report_to": config.report_to,
+        "report_to": tracker_of(config) or "none",
         "push_to_hub": config.push_to_hub,
         "notes": notes,
     }
@@ -231,7 +232,7 @@ def num_there(folder: Path) -> int:
     """How many samples of a bank an earlier start has made."""
     if not (folder / MANIFEST_NAME).is_file():
         return 0
-    return KnowledgeBank(folder, BankManifest.read(folder)).num_built()
+    return BankManifest.read(folder).num_built(folder)
 
 
 def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTarget, samples: int) -> int | None:

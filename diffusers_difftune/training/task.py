@@ -12,7 +12,7 @@ from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform
+from ..data.images.decode import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError

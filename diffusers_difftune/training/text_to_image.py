@@ -69,7 +69,7 @@ class TextToImageTrainer(Trainer):
     def dream(self, noisy: NoisyBatch, condition: dict[str, torch.Tensor]) -> NoisyBatch:
         """DREAM (Zhou et al., 2023) on the target rows: moves x_t and the target towards the model's own answer."""
         sample, target = compute_dream_and_update_latents(
-            self.state.model,
+            self.state.distributed.model,
             self.backbone.noise_scheduler,
             noisy.timesteps,
             noisy.noise,

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from ..data.cache import build_image_cache, build_prompt_cache, data_name
+from ..data.cache.encodings import build_image_cache, build_prompt_cache, data_name
 from ..data.dataset import backbone_resolution
 from ..errors import DiffTuneError
 from ..io.processes import from_main
@@ -180,21 +180,18 @@ class Trainer(Task):
             state.log,
         )
         self.left_out = LeftOutSteps(config.skip_nonfinite_steps and run.accelerator.scaler is None)
-        self.parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
         self.step, self.saved_step = state.start_step, None
         accumulation = config.gradient_accumulation_steps
         batches = iter(self.data_loader(range(self.step * accumulation, self.total_steps * accumulation)))
         with run.stop, ExitStack() as self.until_end:
             self.tell("on_train_begin")
-            state.model.train()
+            state.distributed.model.train()
             while self.step < self.total_steps:
                 for micro_step in range(accumulation):
                     # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
                     torch.manual_seed(hash((run.seed, self.step, micro_step, run.accelerator.process_index)))
                     batch = next(batches)
-                    # Gradients that are not summed after every micro-step are not sharded; DeepSpeed sees to it itself.
-                    waits = micro_step < accumulation - 1 and run.sharding is None
-                    with run.accelerator.no_sync(state.model) if waits else nullcontext():
+                    with state.distributed.accumulating() if micro_step < accumulation - 1 else nullcontext():
                         losses, noisy = self.training_step(batch)
                         self.backward(losses.total)
                     self.log.add(losses, noisy)
@@ -215,7 +212,7 @@ class Trainer(Task):
         """
         latents, condition = self.to_device(batch)
         noisy = self.add_noise(latents, condition, batch)
-        prediction = self.trainable.predict(self.state.model, noisy.sample, noisy.timesteps, condition)
+        prediction = self.trainable.predict(self.state.distributed.model, noisy.sample, noisy.timesteps, condition)
         pretrained = self.pretrained_prediction(noisy, condition) if self.keeps_pretrained else None
         return self.objective.loss(prediction, noisy, pretrained, self.context.global_batch_size), noisy
 
@@ -252,20 +249,20 @@ class Trainer(Task):
         divides by the accumulation steps and distributed training by the processes, which this cancels."""
         accelerator = self.context.accelerator
         scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
-        (self.context.sharding or accelerator).backward(loss * scale)
+        self.state.distributed.backward(loss * scale)
 
     def optimizer_step(self) -> None:
         """Clips the gradients and takes a step, unless the gradients are not finite and such steps are to be left out."""
         run, state = self.context, self.state
-        norm = (run.sharding or run.accelerator).clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+        norm = state.distributed.clip_grad_norm_(self.config.max_grad_norm)
         is_left_out = self.left_out.next(norm)
         self.log.end_step(state.lr_scheduler.get_last_lr()[0], norm, is_left_out)
         if not is_left_out:
-            state.optimizer.step()
+            state.distributed.step()
             if not run.accelerator.optimizer_step_was_skipped:  # by a loss scaler
                 state.lr_scheduler.step()
                 self.trainable.after_step()
-        state.optimizer.zero_grad(set_to_none=self.frees_gradients)
+        state.distributed.zero_grad(set_to_none=self.frees_gradients)
 
     def data_loader(self, micro_steps: range) -> DataLoader:
         """The batches of so many micro-steps of the run."""

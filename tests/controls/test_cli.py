@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.bank.hub import BANK_FILES
+from diffusers_difftune.bank.bank import BANK_FILES, KnowledgeBank
 from diffusers_difftune.cli import main
 from diffusers_difftune.config.flags import ControlDataConfig
 from diffusers_difftune.controls import KINDS, MODEL_KINDS
@@ -82,7 +81,7 @@ def test_the_pipeline_of_a_bank_is_what_its_manifest_says(
     folder = Path(shutil.copytree(bank.folder, tmp_path / "bank"))
     manifest = folder / "manifest.json"
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 2
-    assert "--pretrained_model_name_or_path tiny is neither a folder" in capsys.readouterr().err
+    assert "--pretrained_model_name_or_path: tiny is neither a folder" in capsys.readouterr().err
     manifest.write_text(manifest.read_text().replace('"model": "tiny"', f'"model": "{tiny_pipeline}"'))
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 0
 
@@ -140,7 +139,9 @@ def test_other_settings_in_out_are_refused(
 ) -> None:
     command = [str(tiny_images), str(tmp_path / "out"), *cache, "--kind"]
     assert main(["conditions", "build", *command, "edge"]) == 0
-    assert "holds control images of other settings: kind is sketch, not edge;" in mistake([*command, "sketch"], capsys)
+    assert "holds a set of control images of other settings: kind is sketch, not edge;" in mistake(
+        [*command, "sketch"], capsys
+    )
 
 
 def test_a_bank_of_another_pipeline_or_a_damaged_one_is_refused(

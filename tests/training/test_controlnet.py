@@ -18,7 +18,7 @@ from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.adapters.files import TENSOR_FILE
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.controls import make_extractor
-from diffusers_difftune.data.images import ImageTransform, control_image
+from diffusers_difftune.data.images.decode import ImageTransform, control_image
 from diffusers_difftune.evaluation.convergence import read_curve
 from diffusers_difftune.trainables.control import ALWAYS_TRAINED, NEW_LAYERS, ControlBranch
 from diffusers_difftune.training.controlnet import ControlNetTrainer

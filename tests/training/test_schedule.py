@@ -12,8 +12,8 @@ import torch
 from diffusers.optimization import SchedulerType
 
 from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.training.checkpoint import STATE_FILE, join_optimizer_state
-from diffusers_difftune.training.checkpoint import split_optimizer_state as split
+from diffusers_difftune.training.checkpoint_files import STATE_FILE, join_optimizer_state
+from diffusers_difftune.training.checkpoint_files import split_optimizer_state as split
 from diffusers_difftune.training.optimizer import make_optimizer, resume_schedule
 from tests.training.runs import FULL, log, run, same_weights
 

@@ -1,0 +1,333 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""From an image as it was found to a square tensor, the way torchvision's transforms do it, with PIL and numpy."""
+
+import errno
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from datasets.utils.file_utils import xopen
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+
+from ...errors import DiffTuneError, first_sentence
+from .profiles import can_convert, lab_to_rgb, to_srgb
+from .ranges import WrongRange, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
+
+
+# What is kept of decoded images goes by this number, too: it is raised whenever an image comes to be read as other pixels.
+READER_VERSION = 1
+# torchvision hands PIL its NEAREST filter for nearest_exact too
+PIL_FILTERS = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+    "nearest": Image.Resampling.NEAREST,
+    "nearest_exact": Image.Resampling.NEAREST,
+}
+
+# The formats that are read, by Pillow's names, with the suffixes that their files go by: the one list of both, which does
+# not depend on what this Pillow was built with. Pillow opens more than these; PostScript, for one, it hands to
+# Ghostscript, which runs what is in the file.
+FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+    "ICO": (".ico",),
+    "MPO": (".mpo",),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "DDS": (".dds",),
+    "PCX": (".pcx",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "AVIF": (".avif", ".avifs"),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+# A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
+MOST_ELONGATED = 100
+# What undoes each orientation that EXIF knows, but for 1, which is upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class UnreadableImage(DiffTuneError):
+    """An image that cannot be decoded, with the `reason` in a few words."""
+
+    def __init__(self, reason: str, path: str | None = None) -> None:
+        self.reason = reason.rstrip(". \n")
+        super().__init__(f"The image {path or 'of a row'} cannot be read: {self.reason}.")
+
+
+class PassingFailure(DiffTuneError):
+    """An image could not be read for a reason that is not in the image: memory, the drive, the network. It is no bad image,
+    and `--skip_bad_images` does not leave it out; the next attempt may succeed."""
+
+    def __init__(self, cause: str, path: str | None = None) -> None:
+        super().__init__(
+            f"The image {path or 'of a row'} could not be read: {cause.rstrip('. ')}; the cause is this machine, its drives or"
+            " the network and not the image, so nothing is left out; start again once that is put right."
+        )
+
+
+def decode(stored: dict | None) -> Image.Image:
+    """Decodes an image as `datasets` stores it: `{"bytes": ..., "path": ...}`, either of which may be `None`.
+
+    Of an animation it is the first frame. An image of more than 8 bits a sample is scaled to 8.
+
+    Raises:
+        UnreadableImage: There is no image, or it is damaged, too large, of values that do not fit what it says of them, or
+            so long and narrow that resizing it would make it too large.
+        PassingFailure: There is too little memory, or the file system or the network failed.
+    """
+    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
+    if content is None and path is None:
+        raise UnreadableImage("no image")
+    try:
+        with io.BytesIO(content) if content is not None else opened(path) as file:
+            return decode_file(file, path)
+    except MemoryError:
+        raise PassingFailure("the memory ran out", path) from None
+    except OSError as error:
+        if out_of_memory(error):
+            raise PassingFailure("the memory ran out", path) from None
+        if is_of_the_system(error):
+            raise PassingFailure(str(error.strerror), path) from None
+        if missing := re.fullmatch(r"decoder (\w+) not available", str(error)):
+            raise UnreadableImage(f"this Pillow was built without the decoder {missing[1]}", path) from None
+        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+    except (UnreadableImage, PassingFailure):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"too large: {first_sentence(error)}", path) from None
+    except Exception as error:  # decoders raise whatever they like at damaged files
+        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+
+
+def opened(path: str) -> IO[bytes]:
+    """A file of this machine, or the whole content of one from elsewhere."""
+    if "://" not in path:
+        try:
+            return open(path, "rb")
+        except OSError as error:
+            if error.errno in NO_SUCH_FILE:
+                raise UnreadableImage("no such file", path) from None
+            raise
+    try:
+        with xopen(path, "rb") as file:
+            return io.BytesIO(file.read())
+    except FileNotFoundError:
+        raise UnreadableImage("no such file", path) from None
+    except Exception as error:  # every protocol has errors of its own
+        raise PassingFailure(first_sentence(error), path) from None
+
+
+def decode_file(file: IO[bytes], path: str | None) -> Image.Image:
+    try:
+        image = Image.open(file, formats=known_formats())
+    except UnidentifiedImageError:
+        raise UnreadableImage(why_unidentified(file), path) from None
+    width, height = image.size
+    if max(width, height) > MOST_ELONGATED * min(width, height):
+        raise UnreadableImage(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide", path)
+    try:
+        upper_bytes, raw_mode = reads_upper_bytes(image), image.tile[0][3] if image.tile else None
+        image.load()
+        orientation(image)  # which may be damaged, too
+        if upper_bytes:
+            check_upper_bytes(image)
+        if image.format == "PNG":
+            scale_png_transparency(image, raw_mode)
+        image = to_8_bits(image)
+    except WrongRange as error:
+        raise UnreadableImage(str(error), path) from None
+    if image.mode == "LAB":
+        if not can_convert():
+            raise UnreadableImage(
+                "it is in CIELAB colours, for which Pillow needs LittleCMS, which this one lacks", path
+            )
+        image = lab_to_rgb(image)
+    return image
+
+
+def tiff_kind(file: IO[bytes]) -> str:
+    """What the samples of a TIFF file are, as the end of a sentence, if its header says so."""
+    try:
+        file.seek(0)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, kinds = tags[258], tags.get(339, (1,))
+        kind = {1: "unsigned integers", 2: "signed integers", 3: "floating point"}[kinds[0]]
+    except Exception:  # it is damaged
+        return ""
+    return f" ({len(bits)} samples a pixel, {bits[0]}-bit {kind})"
+
+
+def is_of_the_system(error: OSError) -> bool:
+    """Whether an error is one of the operating system. Pillow's own have no number, but for a damaged file that sends the
+    decoder to before its beginning, which the system calls an invalid argument."""
+    return error.errno is not None and error.errno != errno.EINVAL
+
+
+def out_of_memory(error: OSError) -> bool:
+    """Whether a decoder of Pillow's ran out of memory, for which it has a number that comes as a sentence."""
+    return error.errno == errno.ENOMEM or "out of memory" in str(error)
+
+
+def why_unidentified(file: IO[bytes]) -> str:
+    """Why Pillow found no image in a file: it is none, or of a kind or damaged so that Pillow did not get beyond its
+    header, or this Pillow lacks what the format needs."""
+    file.seek(0)
+    prefix = file.read(16)
+    for name in known_formats():
+        accepts = Image.OPEN[name][1]
+        answer = accepts(prefix) if accepts and prefix else False
+        if isinstance(answer, str):  # it is this format, says Pillow, and support for it was not built in
+            return f"this Pillow was built without support of {name}"
+        if answer and name == "TIFF":
+            return f"damaged, or a TIFF file of a kind that Pillow does not read{tiff_kind(file)}"
+    return "not an image"
+
+
+def is_image_file(path: str | Path) -> bool:
+    """Whether a file's name ends as that of an image which is read, in upper or lower case."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def stored_size(stored: dict | None) -> tuple[int, int] | None:
+    """The width and height of an image as `datasets` stores it, by its header; `None` if that cannot be read."""
+    content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
+    try:
+        with Image.open(str(path) if content is None else io.BytesIO(content), formats=known_formats()) as image:
+            return image.size
+    except Exception:  # whoever decodes it says what is wrong with it
+        return None
+
+
+def known_formats() -> list[str]:
+    """Those of `FORMATS` that this PIL was built with."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image, 1 to 8; 1 is upright."""
+    found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if found in UPRIGHT else 1
+
+
+def load_rgb(image: Image.Image, control: bool = False) -> Image.Image:
+    """An image of any mode as 8-bit RGB, upright, in sRGB, transparency on white.
+
+    Args:
+        image (`PIL.Image.Image`):
+            Of any mode: palette, grey, 16 bit, CMYK, with or without transparency, colour profile or EXIF orientation.
+        control (`bool`, *optional*, defaults to `False`):
+            It is a control image, whose numbers are not colours: transparency and colour profile are ignored, and every
+            pixel keeps its own values.
+
+    Returns:
+        `PIL.Image.Image`: The image in mode RGB.
+
+    Raises:
+        WrongRange: It has more than 8 bits a sample, and values that do not fit (images of [`decode`] do not).
+    """
+    if (turned := orientation(image)) in UPRIGHT:
+        image = image.transpose(UPRIGHT[turned])
+    image = to_8_bits(image)
+    if image.mode == "LAB":
+        image = lab_to_rgb(image)
+    elif not control:
+        image = to_srgb(image)
+    if image.mode == "La":  # which Pillow does not convert by itself
+        image = image.convert("LA")
+    if image.has_transparency_data and not control:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image.info.pop("icc_profile", None)  # it holds no longer, and must not go into files
+    return image
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings.
+
+    Args:
+        resolution (`int`): The side of the square result, in pixels.
+        interpolation (`str`, *optional*, defaults to `"lanczos"`): A name in `PIL_FILTERS`.
+    """
+
+    resolution: int
+    interpolation: str = "lanczos"
+
+    def resized_size(self, width: int, height: int) -> tuple[int, int]:
+        """The size (width, height) after resizing: the shorter side is `resolution`."""
+        long_side = int(self.resolution * max(width, height) / min(width, height))
+        return (self.resolution, long_side) if width <= height else (long_side, self.resolution)
+
+    def resize(self, image: Image.Image) -> Image.Image:
+        """The image with its shorter side at `resolution`."""
+        size = self.resized_size(*image.size)
+        return image if size == image.size else image.resize(size, PIL_FILTERS[self.interpolation])
+
+    def crop_box(self, size: tuple[int, int], at: tuple[float, float] | None = None) -> tuple[int, int]:
+        """Where the square crop of a resized image starts.
+
+        Args:
+            size (`tuple[int, int]`): Width and height of the resized image.
+            at (`tuple[float, float]`, *optional*): Two numbers in [0, 1) that pick the crop; `None` is the centre.
+
+        Returns:
+            `tuple[int, int]`: Top and left, in pixels.
+        """
+        spare_top, spare_left = size[1] - self.resolution, size[0] - self.resolution
+        if at is None:
+            return round(spare_top / 2), round(spare_left / 2)
+        return int(at[0] * (spare_top + 1)), int(at[1] * (spare_left + 1))
+
+    def to_tensor(self, image: Image.Image, top: int, left: int, flip: bool) -> torch.Tensor:
+        """The crop of a resized RGB image that starts at (top, left), as float32 of shape (3, R, R) in [−1, 1]."""
+        return self.to_unit_tensor(image, top, left, flip).sub_(0.5).div_(0.5)
+
+    def to_unit_tensor(self, image: Image.Image, top: int, left: int, flip: bool = False) -> torch.Tensor:
+        """The same in [0, 1], as a ControlNet sees control images."""
+        pixels = np.asarray(image.crop((left, top, left + self.resolution, top + self.resolution)))
+        if flip:
+            pixels = pixels[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))).float().div_(255)
+
+
+def control_crop(image: Image.Image, transform: ImageTransform) -> Image.Image:
+    """A control image in RGB, its shorter side at the resolution, cropped in the centre.
+
+    Transparency is ignored, as diffusers' script and its pipelines do: light lines on a transparent ground, which most
+    programs save as black, stay light on dark, where on white they would be gone. So is a colour profile: a control
+    image's numbers are depths, directions or classes, and the pipelines take them as they are.
+    """
+    resized = transform.resize(load_rgb(image, control=True))
+    top, left = transform.crop_box(resized.size)
+    return resized.crop((left, top, left + transform.resolution, top + transform.resolution))
+
+
+def control_image(image: Image.Image, transform: ImageTransform) -> torch.Tensor:
+    """A control image as a ControlNet sees it: [`control_crop`] as float32 of shape (3, R, R) in [0, 1]."""
+    return transform.to_unit_tensor(control_crop(image, transform), 0, 0)

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of a metadata file: `metadata.jsonl`, `metadata.csv` or `metadata.parquet`."""
+
+import csv
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ...errors import DiffTuneError, first_sentence
+
+
+# What some programs write in place of commas.
+SEPARATORS = (";", "\t", "|")
+
+
+def read_records(file: Path) -> list[dict]:
+    """The rows of a metadata file.
+
+    Raises:
+        DiffTuneError: The file or a line of it is damaged, or a column is there twice.
+    """
+    if file.suffix == ".parquet":
+        return parquet_records(file)
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DiffTuneError(f"--train_data_dir: {file} is not UTF-8 text; save it as such.") from None
+    except OSError as error:
+        raise DiffTuneError(f"--train_data_dir: {file} cannot be read: {error.strerror}.") from None
+    return csv_records(file, text) if file.suffix == ".csv" else json_records(file, text)
+
+
+def parquet_records(file: Path) -> list[dict]:
+    check_parquet(file)
+    try:
+        table = pq.read_table(file)
+        check_once(file, table.column_names)
+        return table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise unreadable_parquet(file, error) from None
+
+
+def csv_records(file: Path, text: str) -> list[dict]:
+    # not by `splitlines`, which also ends lines at form feeds and other rare characters
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records: list[dict] = []
+    try:
+        names = next(lines, [])
+        if len(names) == 1 and (other := next((each for each in SEPARATORS if each in names[0]), None)):
+            raise DiffTuneError(
+                f"--train_data_dir: {file} separates its columns by {other!r}; separate them by commas, and put values with"
+                " commas in them into quotation marks."
+            )
+        check_once(file, names)
+        for values in lines:
+            if len(values) > len(names):
+                raise DiffTuneError(
+                    f"--train_data_dir: line {lines.line_num} of {file} has {len(values)} values for {len(names)} columns;"
+                    " put values with commas in them into quotation marks."
+                )
+            if values:
+                records.append(dict(zip(names, values)))
+    except csv.Error as error:
+        raise DiffTuneError(
+            f"--train_data_dir: line {lines.line_num} of {file} is not CSV: {first_sentence(error)}."
+        ) from None
+    return records
+
+
+def json_records(file: Path, text: str) -> list[dict]:
+    def record(pairs: list[tuple]) -> dict:
+        check_once(file, [name for name, _ in pairs], f"line {number} of ")
+        return dict(pairs)
+
+    records = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line, object_pairs_hook=record)
+            if "\\u" in line:  # JSON can escape half a character, which is no text
+                json.dumps(found, ensure_ascii=False).encode()
+        except DiffTuneError:
+            raise
+        except json.JSONDecodeError as error:
+            raise DiffTuneError(f"--train_data_dir: line {number} of {file} is not JSON: {error.msg}.") from None
+        except UnicodeEncodeError:
+            raise DiffTuneError(
+                f"--train_data_dir: line {number} of {file} has half a surrogate pair in it."
+            ) from None
+        except (ValueError, RecursionError) as error:  # a number of a million digits, lists in lists in lists
+            raise DiffTuneError(
+                f"--train_data_dir: line {number} of {file} cannot be read: {first_sentence(error)}."
+            ) from None
+        if not isinstance(found, dict):
+            raise DiffTuneError(f'--train_data_dir: line {number} of {file} is not an object like {{"file_name": …}}.')
+        records.append(found)
+    return records
+
+
+def check_once(file: Path, names: list[str], where: str = "") -> None:
+    """Raises a [`DiffTuneError`] if two columns have the same name, of which only one would count."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DiffTuneError(f"--train_data_dir: {where}{file} has the column {twice[0]} twice.")
+
+
+def check_parquet(file: Path) -> int:
+    """The number of rows of a Parquet file; raises a [`DiffTuneError`] if a file is none."""
+    try:
+        return pq.read_metadata(file).num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable_parquet(file, error) from None
+
+
+def unreadable_parquet(file: Path, error: Exception) -> DiffTuneError:
+    return DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {first_sentence(error)}.")
