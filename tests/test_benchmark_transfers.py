@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -201,14 +202,27 @@ def test_untrained_rows_of_class_tables_are_drawn_again(tmp_path, monkeypatch):
     assert (tmp_path / "kept" / source.WEIGHTS_FILE).stat().st_size < 9.6e6
 
 
-def test_committed_source_model_is_the_one_of_the_results():
+def test_source_model_in_the_history_is_the_one_of_the_results(tmp_path, monkeypatch):
     """Its weights hash to what they were when the runs were made; the draws of torch have not changed since."""
     from benchmarks.transfers import source
 
+    monkeypatch.setattr(source, "SOURCE_WEIGHTS", tmp_path / "source")
+    if subprocess.run(["git", "cat-file", "-e", source.IN_HISTORY], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("this is no clone, or a shallow one")
     digest = hashlib.sha256()
     for name, tensor in sorted(source.load_weights().state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
     assert digest.hexdigest() == "41ef314a17deed76971e5b9bffe2c4ff2d69bc2fc1eeedb42b1b8ab1836757ca"
+
+
+def test_without_the_history_it_is_said_where_the_source_model_is(tmp_path, monkeypatch):
+    from benchmarks.transfers import source
+
+    monkeypatch.setattr(source, "SOURCE_WEIGHTS", tmp_path / "source")
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="git fetch --unshallow"):
+        source.load_weights()
+    assert not (tmp_path / "source").exists()
 
 
 def test_recipe_of_the_source_model_is_what_the_script_takes(tmp_path):

@@ -19,15 +19,18 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 """
 
 from diffusers_difftune.config import ClassConditionalConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.checks import check_flags
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 
 
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
     config = parse_config(ClassConditionalConfig, argv, __doc__)
+    check_flags(config)
 
-    from diffusers_difftune import ClassConditionalTrainer  # which imports torch: not before the flags are read
+    from diffusers_difftune import ClassConditionalTrainer  # imports torch: not before the flags are known to be right
 
     trainer = ClassConditionalTrainer(config)
     trainer.check()  # everything that can be wrong without weights

@@ -30,15 +30,18 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 """
 
 from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.checks import check_flags
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 
 
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
     config = parse_config(ControlNetConfig, argv, __doc__)
+    check_flags(config)
 
-    from diffusers_difftune import ControlNetTrainer  # which imports torch: not before the flags are read
+    from diffusers_difftune import ControlNetTrainer  # imports torch: not before the flags are known to be right
 
     trainer = ControlNetTrainer(config)
     trainer.check()  # everything that can be wrong without weights

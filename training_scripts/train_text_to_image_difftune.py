@@ -22,15 +22,18 @@ small: `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads it.
 """
 
 from diffusers_difftune.config import TextToImageConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.checks import check_flags
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 
 
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
     config = parse_config(TextToImageConfig, argv, __doc__)
+    check_flags(config)
 
-    from diffusers_difftune import TextToImageTrainer  # which imports torch: not before the flags are read
+    from diffusers_difftune import TextToImageTrainer  # imports torch: not before the flags are known to be right
 
     trainer = TextToImageTrainer(config)
     trainer.check()  # everything that can be wrong without weights

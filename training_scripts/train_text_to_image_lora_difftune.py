@@ -23,15 +23,18 @@ another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of t
 """
 
 from diffusers_difftune.config import TextToImageLoraConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.checks import check_flags
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 
 
 @reports_mistakes
 def main(argv: list[str] | None = None) -> None:
     """Runs the script with the given arguments, or with those of the process."""
     config = parse_config(TextToImageLoraConfig, argv, __doc__)
+    check_flags(config)
 
-    from diffusers_difftune import TextToImageLoraTrainer  # which imports torch: not before the flags are read
+    from diffusers_difftune import TextToImageLoraTrainer  # imports torch: not before the flags are known to be right
 
     trainer = TextToImageLoraTrainer(config)
     trainer.check()  # everything that can be wrong without weights

@@ -17,7 +17,7 @@ can be stopped at any moment. At the end `results/summary.json`, the plots and t
     python benchmarks/transfers/run.py --quick --jobs 2     # one target set, one seed
     python benchmarks/transfers/run.py --summary            # of the runs that are there
 
-The source model is put together of the weights in source/; source.py trained them.
+The source model is put together of weights in the history of this repository; source.py trained them.
 """
 
 import argparse
@@ -55,7 +55,6 @@ from benchmarks.transfers.settings import (  # noqa: E402
     RESULTS,
     SECONDS,
     SOURCE_MODEL,
-    SOURCE_WEIGHTS,
     TRIAL,
     TUNING_TARGET,
     WORK,
@@ -98,8 +97,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_source_model() -> None:
     """Puts the source model together of its weights; training it is asked for with source.py."""
-    if not SOURCE_WEIGHTS.is_dir():
-        sys.exit(f"There are no weights in {SOURCE_WEIGHTS}; train them with python benchmarks/transfers/source.py.")
     subprocess.run([sys.executable, HERE / "source.py"], check=True)
 
 

@@ -13,10 +13,10 @@ from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_bank, build_bank
-from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
+from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
-from ..config.flags import was_given
+from ..config.shared import BANK_FLAGS
 from ..data.cut import cut_prompts
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
@@ -119,7 +119,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and was_given(config, "bank_prompts"):
+    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and config.was_given("bank_prompts"):
         # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
         changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
@@ -145,7 +145,7 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name} is {getattr(config, name)}, not {value}"
         for name, value in sampled.items()
-        if was_given(config, name) and getattr(config, name) not in (None, value)
+        if config.was_given(name) and getattr(config, name) not in (None, value)
     ]
 
 

@@ -11,7 +11,6 @@ from ..config import ClassConditionalConfig
 from ..data.dataset import TargetData
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
-from .text_to_image import average_settings
 from .trainer import Trainer
 from .validation import ValidationInputs
 
@@ -30,14 +29,6 @@ class ClassConditionalTrainer(Trainer):
     config: ClassConditionalConfig
     backbone: DiTBackbone
     target: TargetData
-
-    @property
-    def tracker_project(self) -> str:
-        return self.config.tracker_project_name
-
-    @property
-    def uses_average(self) -> bool:
-        return self.config.use_ema
 
     def make_objective(self, **settings: Any) -> DiffTuningObjective:
         learned, variance_loss = self.backbone.learned_variance, self.config.variance_loss
@@ -81,6 +72,3 @@ class ClassConditionalTrainer(Trainer):
 
     def record(self) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.target.class_names or []))}
-
-    def average_settings(self) -> dict[str, Any]:
-        return average_settings(self.config)

@@ -41,17 +41,9 @@ class ControlNetTrainer(Trainer):
     extractor: "Extractor | None"
     source_controls: "BankConditions | None"
 
-    @property
-    def tracker_project(self) -> str:
-        return self.config.tracker_project_name
-
-    @property
-    def frees_gradients(self) -> bool:
-        return self.config.set_grads_to_none
-
     def check_flags(self) -> None:
-        check_control_flags(self.config)
         super().check_flags()
+        check_control_flags(self.config)
 
     def find_adapter(self) -> AdapterSettings | None:
         """Finds the tokenizer, the ControlNet and the adapter that the flags name."""
@@ -98,10 +90,6 @@ class ControlNetTrainer(Trainer):
         denoiser = self.load_denoiser(self.context.weight_dtype)
         controlnet = load_controlnet(self.config, self.backbone, self.context.seed)
         return ControlBranch(self.backbone, denoiser, controlnet, self.adapter)
-
-    def make_optimizer(self, parameters: list[Any], **settings: Any) -> tuple[Any, Any]:
-        config = self.config
-        return super().make_optimizer(parameters, num_cycles=config.lr_num_cycles, power=config.lr_power, **settings)
 
     def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str, dict[str, Any]]:
         name = self.config.controlnet_model_name_or_path

@@ -123,7 +123,6 @@ def open_held_out(run: Run, flag: str, folder: str, samples: int) -> TargetData:
     config = copy.copy(run.config)
     config.dataset_name = config.dataset_config_name = config.max_train_samples = None
     config.train_data_dir = folder
-    config.learns_classes = False
     try:
         data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT)
     except DiffTuneError as error:

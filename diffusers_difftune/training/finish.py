@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run ends: the result is put into the run folder whole, described, and uploaded if asked for."""
 
-import dataclasses
 import logging
 import os
 import shutil
@@ -29,7 +28,7 @@ def write_card(run: Run, facts: dict[str, Any]) -> None:
         run ([`Run`]): The run.
         facts (`dict[str, Any]`): What the model card says, see [`Trainer.card_facts`], and the names of the result's `files`.
     """
-    license = inherited_license(dataclasses.asdict(run.config), run.config.hub_token)
+    license = inherited_license(run.config.flags(), run.config.hub_token)
     write_facts(run.output_dir, run.output_dir, facts | {"license": license})
     write_run_card(run.output_dir, facts["repo_id"])
     logger.info("Wrote %s, which has code that uses the result", run.output_dir / "README.md")

@@ -3,8 +3,6 @@
 """Fine-tuning a text-to-image model by LoRA, or by another adapter."""
 
 from ..config import TextToImageLoraConfig
-from .evaluation import Evaluation
-from .quality_evaluation import open_quality_evaluation
 from .trainer import Trainer
 from .validation import ValidationInputs
 
@@ -24,8 +22,3 @@ class TextToImageLoraTrainer(Trainer):
     def find_validation_inputs(self) -> ValidationInputs | None:
         prompt = self.config.validation_prompt
         return ValidationInputs([prompt] * self.config.num_validation_images) if prompt else None
-
-    def open_evaluation(self) -> Evaluation | None:
-        return open_quality_evaluation(
-            self.context, self.backbone, self.target, clip_model=self.config.evaluation_clip_model
-        )

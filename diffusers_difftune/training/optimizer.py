@@ -19,8 +19,6 @@ def make_optimizer(
     total_steps: int,
     batch_size: int,
     has_scaler: bool = False,
-    num_cycles: int = 1,
-    power: float = 1.0,
 ) -> tuple[Any, Any]:
     """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes.
 
@@ -30,8 +28,6 @@ def make_optimizer(
         total_steps (`int`): Optimiser steps of the run.
         batch_size (`int`): Rows of an optimiser step, which `--scale_lr` multiplies the learning rate by.
         has_scaler (`bool`, *optional*, defaults to `False`): The loss is scaled.
-        num_cycles (`int`, *optional*, defaults to 1): Restarts of the cosine_with_restarts schedule.
-        power (`float`, *optional*, defaults to 1.0): Power of the polynomial schedule.
     """
     if config.use_8bit_adam:
         import bitsandbytes
@@ -52,8 +48,8 @@ def make_optimizer(
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=total_steps,
-        num_cycles=num_cycles,
-        power=power,
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     return optimizer, lr_scheduler
 

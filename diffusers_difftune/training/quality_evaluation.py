@@ -36,7 +36,6 @@ class QualityEvaluation(Evaluation):
         backbone ([`Backbone`]): The pretrained pipeline.
         target ([`TargetData`] or [`StreamedTarget`]): The target data.
         held_out ([`TargetData`]): The held-out rows.
-        clip_model (`str`, *optional*): Measure the CLIP score, too, by this model.
 
     Raises:
         DiffTuneError: The features, or the CLIP model, cannot be had.
@@ -50,10 +49,9 @@ class QualityEvaluation(Evaluation):
         backbone: Backbone,
         target: TargetData | StreamedTarget,
         held_out: TargetData,
-        clip_model: str | None = None,
     ) -> None:
         super().__init__(run, held_out)
-        self.backbone, self.target, self.clip_model = backbone, target, clip_model
+        self.backbone, self.target = backbone, target
         self.measurement: Measurement  # on the main process
         self.prompts: list[str] = []
         from_main(run.accelerator, self.prepare)
@@ -76,12 +74,10 @@ class QualityEvaluation(Evaluation):
             others = read_images(self.target, drawn_rows(self.target, count), *size)
         with errors.flag("--evaluation_data"):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
-        clip_score = None
-        if self.clip_model is not None:
+        clip_score, model = None, config.evaluation_clip_model
+        if model is not None:
             with errors.flag("--evaluation_clip_model"):
-                clip_score = ClipScore(
-                    self.clip_model, self.run.accelerator.device, config.cache_dir, config.hub_token
-                )
+                clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
         self.measurement = Measurement(
             extractor,
             read_images(self.held_out, rows, *size),
@@ -110,7 +106,7 @@ class QualityEvaluation(Evaluation):
     def settings(self) -> dict[str, Any]:
         """What decides the figures beside the weights: those of one log must be of one kind."""
         config = self.run.config
-        networks = {"features": config.evaluation_features, "clip_model": self.clip_model}
+        networks = {"features": config.evaluation_features, "clip_model": config.evaluation_clip_model}
         return {
             "data": self.held_out.content_key,
             "samples": config.evaluation_samples,
@@ -134,7 +130,7 @@ def class_ids(target: TargetData | StreamedTarget) -> dict[str, int] | None:
 
 
 def open_quality_evaluation(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, clip_model: str | None = None
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget
 ) -> QualityEvaluation | None:
     """Opens `--evaluation_data`, if it is given, and the feature extractor; loads no weights of the pipeline.
 
@@ -142,7 +138,6 @@ def open_quality_evaluation(
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
         target ([`TargetData`] or [`StreamedTarget`]): The target data.
-        clip_model (`str`, *optional*): Measure the CLIP score, too, by this model.
 
     Returns:
         [`QualityEvaluation`] or `None`: What measures; `None` without the flag.
@@ -154,4 +149,4 @@ def open_quality_evaluation(
     if config.evaluation_data is None:
         return None
     held_out = open_held_out(run, "evaluation", config.evaluation_data, config.evaluation_samples)
-    return QualityEvaluation(run, backbone, target, held_out, clip_model)
+    return QualityEvaluation(run, backbone, target, held_out)

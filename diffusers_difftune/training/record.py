@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run_config.json`: every flag, and what was found out about a run before it trained."""
 
-import dataclasses
 import importlib.metadata
 import json
 import platform
@@ -19,7 +18,7 @@ from .run import Run
 LIBRARIES = ("diffusers-difftune", "torch", "diffusers", "transformers", "peft", "accelerate", "datasets")
 
 
-def begin_records(run: Run, tracker_project: str, facts: dict[str, Any]) -> None:
+def begin_records(run: Run, facts: dict[str, Any]) -> None:
     """Writes `run_config.json`, every flag and what was found out about the run, and starts the trackers.
 
     A run that is not resumed has passed every check by now, and what an earlier one left in its folder goes.
@@ -28,10 +27,9 @@ def begin_records(run: Run, tracker_project: str, facts: dict[str, Any]) -> None
 
     Args:
         run ([`Run`]): The run.
-        tracker_project (`str`): What the project is called in trackers.
         facts (`dict[str, Any]`): More to write down, JSON-able.
     """
-    flags = dataclasses.asdict(run.config)
+    flags = run.config.flags()
     flags.pop("hub_token")
     content = {
         "flags": flags,
@@ -51,7 +49,7 @@ def begin_records(run: Run, tracker_project: str, facts: dict[str, Any]) -> None
         write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
     # trackers take plain values only
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
-    run.accelerator.init_trackers(tracker_project, config=plain)
+    run.accelerator.init_trackers(run.config.tracker_project_name, config=plain)
 
 
 def is_installed(distribution: str) -> bool:

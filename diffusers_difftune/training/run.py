@@ -25,7 +25,6 @@ from ..console import log_to_terminal
 from ..data.reading.sources import difftune_cache_dir
 from ..io.processes import from_main, frozen_dtype
 from .checkpoint_files import read_settings
-from .checks import tracker_of, uses_bank
 from .distributed import Replicated, make_accelerator
 from .folder import take_output_dir
 from .launch import check_processes
@@ -72,7 +71,7 @@ class Run:
     @property
     def source_share(self) -> float:
         """The share of source rows; 0 for standard fine-tuning."""
-        return self.config.source_share if uses_bank(self.config) else 0.0
+        return self.config.source_share if self.config.uses_bank else 0.0
 
     @property
     def cache_dir(self) -> Path:
@@ -107,7 +106,7 @@ def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
     accelerator = make_accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         mixed_precision=config.mixed_precision,
-        log_with=tracker_of(config),
+        log_with=config.tracker,
         project_config=ProjectConfiguration(
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
         ),
@@ -117,7 +116,7 @@ def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
-    if config.report_to != "none" and tracker_of(config) is None:
+    if config.report_to != "none" and config.tracker is None:
         logger.info(
             "tensorboard, the default of --report_to, is not installed, so the losses are in training_log.jsonl alone; `pip"
             " install 'diffusers-difftune[tensorboard]'` adds it."

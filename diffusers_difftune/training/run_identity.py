@@ -2,14 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What makes two runs the same run: the settings that a checkpoint is written with, and only resumed under."""
 
-import dataclasses
 import hashlib
 from typing import Any
 
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
-from ..bank.manifest import BANK_FLAGS
+from ..config.shared import BANK_FLAGS
 from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache
 from ..data.dataset import TargetData
 from ..data.images.decode import READER_VERSION
@@ -18,7 +17,6 @@ from ..errors import DiffTuneError
 from ..trainables.full import EMA_DECAY
 from .bank import OWN_BANK, fingerprint
 from .checkpoint_files import read_settings
-from .checks import uses_bank
 from .differences import FACTS
 from .run import Run
 
@@ -54,13 +52,11 @@ def run_settings(
         `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
     """
     config = run.config
-    flags = dataclasses.asdict(config)
+    flags = config.flags()
     if flags.get("use_ema") and flags["ema_decay"] is None:
         flags["ema_decay"] = EMA_DECAY
     unused = (
-        set()
-        if uses_bank(config)
-        else {"retention_weight", "retention_power", "retention_target", "retention_prompts"}
+        set() if config.uses_bank else {"retention_weight", "retention_power", "retention_target", "retention_prompts"}
     )
     if config.objective == "standard":
         unused |= {"reconsolidation_power", "coefficients"}

@@ -18,6 +18,7 @@ from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
+from ..config.idle_flags import idle_flags
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
@@ -27,8 +28,6 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
-from .checks import tracker_of
-from .idle_flags import idle_flags
 from .run import Run
 from .summary_text import summary_rows
 from .validation import validation_steps
@@ -82,7 +81,7 @@ def summarize(trainer: Any) -> dict[str, Any]:
         "events": event_facts(trainer),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
-        "report_to": tracker_of(config) or "none",
+        "report_to": config.tracker or "none",
         "push_to_hub": config.push_to_hub,
         "notes": notes,
     }

@@ -10,6 +10,7 @@ import torch
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
+from ..config.shared import EmaConfig, TrainingConfig
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform
@@ -18,6 +19,7 @@ from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
 from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
+from ..trainables.full import EMA_DECAY
 from .adapter import find_adapter
 from .batches import PlannedBatches
 from .checks import check_flags
@@ -38,17 +40,13 @@ class Task:
         config_class (`type`): The config of the task.
         conditioned_on (`str`): What its models are conditioned on, `"prompts"` or `"classes"`.
         result_files (`tuple[str, ...]`): Names of files that its results have beside those of all tasks.
-        tracker_project (`str`): What the run's project is called in trackers.
     """
 
-    config_class: ClassVar[type]
+    config_class: ClassVar[type[TrainingConfig]]
     conditioned_on: ClassVar[str] = "prompts"
     result_files: ClassVar[tuple[str, ...]] = ()
-    tracker_project = "text2image-fine-tune"  # of diffusers' scripts that have no flag for it
-    uses_average = False  # whether the result is a moving average of the weights
-    frees_gradients = True  # between steps, rather than set them to zero
 
-    config: Any
+    config: TrainingConfig
     context: Run
     backbone: Backbone
     adapter: AdapterSettings | None
@@ -147,7 +145,7 @@ class Task:
             bank=bank,
             empty_source_prompts=config.retention_prompts == "empty",
             renamed_prompts=self.backbone.renamed_prompts(),
-            empty_prompts=config.proportion_empty_prompts,
+            empty_prompts=config.unconditional_share,
             random_flip=config.random_flip,
             center_crop=config.center_crop,
             with_offset=self.objective.noise_offset > 0,
@@ -171,23 +169,21 @@ class Task:
 
     def average_settings(self) -> dict[str, Any]:
         """Settings of [`FullDenoiser`] for the moving average of the weights, if the task may keep one."""
-        return {}
+        config = self.config
+        if not isinstance(config, EmaConfig):
+            return {}
+        return {
+            "use_ema": config.use_ema,
+            "ema_decay": EMA_DECAY if config.ema_decay is None else config.ema_decay,
+            "ema_warmup": config.ema_warmup,
+            "foreach_ema": config.foreach_ema,
+            "offload_ema": config.offload_ema,
+        }
 
-    def make_optimizer(self, parameters: list[Any], **settings: Any) -> tuple[Any, Any]:
-        """AdamW and the learning rate schedule.
-
-        Args:
-            parameters (`list`): What trains.
-            settings: More settings of [`make_optimizer`].
-        """
-        return make_optimizer(
-            self.config,
-            parameters,
-            self.total_steps,
-            self.context.global_batch_size,
-            has_scaler=self.context.accelerator.scaler is not None,
-            **settings,
-        )
+    def make_optimizer(self, parameters: list[Any]) -> tuple[Any, Any]:
+        """AdamW and the learning rate schedule."""
+        has_scaler = self.context.accelerator.scaler is not None
+        return make_optimizer(self.config, parameters, self.total_steps, self.context.global_batch_size, has_scaler)
 
     def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str, dict[str, Any]]:
         """What is to train (or gets the adapter) without its weights, its name, and more about it, for the summary.

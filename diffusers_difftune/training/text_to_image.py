@@ -10,11 +10,8 @@ from diffusers.training_utils import compute_dream_and_update_latents
 from ..config import TextToImageConfig
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective, NoisyBatch
-from ..trainables.full import EMA_DECAY
 from .batches import Batch
-from .evaluation import Evaluation
 from .pretrained import load_denoiser
-from .quality_evaluation import open_quality_evaluation
 from .trainer import Trainer
 from .validation import ValidationInputs
 
@@ -31,14 +28,6 @@ class TextToImageTrainer(Trainer):
     config_class = TextToImageConfig
     config: TextToImageConfig
 
-    @property
-    def tracker_project(self) -> str:
-        return self.config.tracker_project_name
-
-    @property
-    def uses_average(self) -> bool:
-        return self.config.use_ema
-
     def make_objective(self, **settings: Any) -> DiffTuningObjective:
         objective = super().make_objective(input_perturbation=self.config.input_perturbation, **settings)
         if self.config.dream_training and objective.prediction_type != "epsilon":
@@ -51,16 +40,8 @@ class TextToImageTrainer(Trainer):
         prompts = self.config.validation_prompts
         return ValidationInputs(prompts) if prompts else None
 
-    def open_evaluation(self) -> Evaluation | None:
-        return open_quality_evaluation(
-            self.context, self.backbone, self.target, clip_model=self.config.evaluation_clip_model
-        )
-
     def load_denoiser(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
         return load_denoiser(self.config, self.backbone, dtype, revision=self.config.non_ema_revision)
-
-    def average_settings(self) -> dict[str, Any]:
-        return average_settings(self.config)
 
     def add_noise(self, latents: torch.Tensor, condition: dict[str, torch.Tensor], batch: Batch) -> NoisyBatch:
         noisy = super().add_noise(latents, condition, batch)
@@ -82,14 +63,3 @@ class TextToImageTrainer(Trainer):
         noisy.sample = torch.where(per_row, noisy.sample, sample)
         noisy.target = torch.where(per_row, noisy.target, target)
         return noisy
-
-
-def average_settings(config: Any) -> dict[str, Any]:
-    """Settings of [`FullDenoiser`] for the moving average of the weights, by the flags of [`EmaFlags`]."""
-    return {
-        "use_ema": config.use_ema,
-        "ema_decay": EMA_DECAY if config.ema_decay is None else config.ema_decay,
-        "ema_warmup": config.ema_warmup,
-        "foreach_ema": config.foreach_ema,
-        "offload_ema": config.offload_ema,
-    }

@@ -4,7 +4,6 @@
 both objectives; the files beside this one say what is particular to a task."""
 
 import copy
-import os
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from functools import partial
@@ -83,8 +82,7 @@ class Trainer(Task):
 
     def __init__(self, config: Any = None, *, callbacks: Iterable[Callback] = (), **settings: Any) -> None:
         if config is None:
-            config = self.config_class(**{name: as_typed(value) for name, value in settings.items()})
-            config.given = frozenset(settings)
+            config = self.config_class(**settings)
         elif settings:
             raise TypeError(f"give a config or {', '.join(settings)}, not both")
         self.config = copy.copy(config)
@@ -123,7 +121,6 @@ class Trainer(Task):
         summary = tell_summary(self)
         begin_records(
             self.context,
-            self.tracker_project,
             {"total_steps": self.total_steps, "settings": self.state.settings, **self.record(), "summary": summary},
         )
 
@@ -146,7 +143,7 @@ class Trainer(Task):
         wanted = self.target.distinct_captions()
         if self.bank is not None:
             wanted = [*wanted, *(self.bank.prompts() if config.retention_prompts == "sampled" else [""])]
-        if config.proportion_empty_prompts or self.backbone.renamed_prompts():
+        if config.unconditional_share or self.backbone.renamed_prompts():
             wanted = [*wanted, ""]
         prompts = build_prompt_cache(wanted, self.backbone, config.cache_dir, device, dtype, data_name(config))
         self.backbone.release_encoders()
@@ -262,7 +259,7 @@ class Trainer(Task):
             if not run.accelerator.optimizer_step_was_skipped:  # by a loss scaler
                 state.lr_scheduler.step()
                 self.trainable.after_step()
-        state.distributed.zero_grad(set_to_none=self.frees_gradients)
+        state.distributed.zero_grad(set_to_none=self.config.set_grads_to_none)
 
     def data_loader(self, micro_steps: range) -> DataLoader:
         """The batches of so many micro-steps of the run."""
@@ -347,8 +344,3 @@ class Trainer(Task):
         self.config = copy.copy(self.config)
         vars(self.config).update(settings)
         self.context.config = self.config
-
-
-def as_typed(value: Any) -> Any:
-    """A setting as the command line has it: a path is a string."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else value

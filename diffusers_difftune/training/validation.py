@@ -43,11 +43,6 @@ def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> ran
     return range(steps_per_epoch, total_steps + 1, steps_per_epoch * config.validation_epochs)
 
 
-def has_validation_prompts(config: Any) -> bool:
-    """Whether the flags say what to make validation images of."""
-    return any(getattr(config, f"validation_{name}", None) for name in ("prompt", "prompts", "classes"))
-
-
 @dataclass
 class ValidationInputs:
     """What validation images are made of.

@@ -69,10 +69,11 @@ class Steps:
     """An optimiser of two groups and its schedule, which take steps as the training loop does."""
 
     def __init__(self, name: str, warm: int, total: int) -> None:
-        config = ControlNetConfig(lr_scheduler=name, lr_warmup_steps=warm, learning_rate=RATE)
+        schedule = {"lr_scheduler": name, "lr_warmup_steps": warm, "lr_num_cycles": CYCLES, "lr_power": POWER}
+        config = ControlNetConfig(**schedule, learning_rate=RATE)
         self.parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
         groups = [{"params": [self.parameters[0]]}, {"params": [self.parameters[1]], "lr": RATE / 10}]
-        self.optimizer, self.schedule = make_optimizer(config, groups, total, 1, num_cycles=CYCLES, power=POWER)
+        self.optimizer, self.schedule = make_optimizer(config, groups, total, 1)
 
     def take(self, count: int, skipped: tuple[int, ...] = ()) -> list[tuple[float, float]]:
         """The rates of both groups in each step; skipped ones are those that a loss scaler leaves out."""
