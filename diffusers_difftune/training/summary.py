@@ -104,7 +104,7 @@ def model_facts(trainer: Any) -> dict[str, Any]:
         facts |= {"adapter": adapter.kind, "rank": adapter.rank, "modules": list(adapter.target_modules)}
         facts["train_parameters"] = list(adapter.train_parameters)
     facts["trainable_parameters"] = num_parameters(trainable, only_trainable=adapter is not None)
-    facts["ema"] = trainer.uses_average
+    facts["ema"] = trainer.average_settings().get("use_ema", False)
     return facts
 
 
