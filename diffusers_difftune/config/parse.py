@@ -19,6 +19,7 @@ from transformers import HfArgumentParser
 from ..bank.manifest import BANK_FLAGS
 from ..errors import DiffTuneError, Stopped
 from ..mistakes import place_trouble, tell_mistake
+from .recipes import flags_file
 
 
 Config = TypeVar("Config")
@@ -52,7 +53,11 @@ class Parser(HfArgumentParser):
             # An abbreviation would turn --validation_prompt into --validation_prompts without a word.
             allow_abbrev=False,
         )
-        self.add_argument("--config", metavar="FILE", help="A YAML file of flags; the command line wins over it.")
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            help="A YAML file of flags, or the name of a recipe; the command line wins over it.",
+        )
         # A script may give a flag of a shared group another default.
         self.set_defaults(
             **{f.name: f.default for f in dataclasses.fields(config_class) if f.default is not dataclasses.MISSING}
@@ -85,7 +90,7 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None, desc
     parser.set_defaults(**dict.fromkeys(defaults, NOT_GIVEN))
     typed = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not NOT_GIVEN}
     typed.pop("config", None)
-    written = {} if yaml_file is None else read_yaml(Path(yaml_file), parser)
+    written = {} if yaml_file is None else read_yaml(flags_file(yaml_file), parser)
     notes = replace_choices(typed, written, yaml_file)
     flags = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     config = config_class(**{name: value for name, value in defaults.items() if name in flags} | written | typed)
