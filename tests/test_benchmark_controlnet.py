@@ -283,7 +283,7 @@ def test_a_new_controlnet_with_a_blank_condition_forgets_nothing(tiny_pipeline):
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1
-    encoded = backbone.scale_latents(backbone.encode_images(images)[0]), backbone.encode_prompts(["a", "b", "c"])
+    encoded = backbone.to_denoiser(backbone.encode_images(images)[0]), backbone.encode_prompts(["a", "b", "c"])
     before = denoising_loss_by_level(unet, backbone, objective, *encoded, num_levels=4)
     pair = bare.BlankControl(backbone, unet, 16)
     after = denoising_loss_by_level(controlnet, pair, objective, *encoded, num_levels=4)

@@ -104,8 +104,7 @@ def check_scheduler_class(name: object, where: str | Path) -> None:
         return
     why = OTHERS.get(name, "is not known here") if isinstance(name, str) else "is no class of diffusers"
     raise DiffTuneError(
-        f"--pretrained_model_name_or_path: the scheduler of {where} is {name if name in OTHERS else quoted(name)}, which"
-        f" {why}; {WORKS}."
+        f"The scheduler of {where} is {name if name in OTHERS else quoted(name)}, which {why}; {WORKS}."
     )
 
 
@@ -138,7 +137,7 @@ def training_scheduler(folder: Path, name: str | None = None) -> DDPMScheduler:
     written_by = config.get("_class_name", name or "DDPMScheduler")
     check_scheduler_class(written_by, folder)
     name = name or written_by
-    place = f"--pretrained_model_name_or_path: the {name} of {folder.parent}"
+    place = f"The {name} of {folder.parent}"
     own_class: type[SchedulerMixin] = getattr(importlib.import_module("diffusers"), name)
     taken = inspect.signature(own_class.__init__).parameters
     for key in ("rescale_betas_zero_snr", "trained_betas"):

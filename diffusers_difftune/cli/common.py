@@ -33,7 +33,8 @@ def show_log(accelerator: "Accelerator") -> None:
     import diffusers
     import transformers
 
-    from ..console import log_to_terminal
+    from .. import errors
+from ..console import log_to_terminal
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -49,7 +50,8 @@ def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]]) -> Non
         accelerator ([`Accelerator`]): The processes.
         rows (`list[tuple[str, str]]`): Labels and texts.
     """
-    from ..console import labelled_block, terminal_width
+    from .. import errors
+from ..console import labelled_block, terminal_width
 
     if accelerator.is_main_process:
         logger.info(labelled_block("What this command does", rows, terminal_width()))
@@ -63,13 +65,21 @@ def machine(accelerator: "Accelerator") -> str:
     return machine_words(machine_facts(accelerator))
 
 
-def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespace) -> "Backbone":
+def open_pipeline(
+    model: str,
+    revision: str | None,
+    arguments: argparse.Namespace,
+    resolution: int | None = None,
+    flag: str = "--pretrained_model_name_or_path",
+) -> "Backbone":
     """The backbone of a pipeline, which is downloaded if need be; loads no weights.
 
     Args:
         model (`str`): A folder, or an id on the Hub.
         revision (`str`, *optional*): Its revision on the Hub.
         arguments (`argparse.Namespace`): With `--variant`, `--cache_dir` and `--hub_token`.
+        resolution (`int`, *optional*): Side of the images in pixels; `None` is the model's own.
+        flag (`str`, *optional*): Where the model was named.
 
     Returns:
         [`Backbone`]: The backbone.
@@ -77,17 +87,15 @@ def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespac
     Raises:
         DiffTuneError: There is no such pipeline, or it is of an unsupported class.
     """
-    from ..backbones import load_backbone
-    from ..backbones.pipeline_files import pipeline_folder
+    from ..backbones import load_backbone, pipeline_folder
 
-    folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-    return load_backbone(folder, arguments.variant)
+    with errors.flag(flag):
+        folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
+        return load_backbone(folder, arguments.variant, resolution=resolution)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
-    from ..backbones.fingerprint import weights_fingerprint
     from ..data.sources import difftune_cache_dir
 
-    cache_dir = difftune_cache_dir(arguments.cache_dir)
-    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, cache_dir)
+    return backbone.fingerprint(difftune_cache_dir(arguments.cache_dir))

@@ -29,7 +29,7 @@ def open_data(
     if finetuned is not None and finetuned.kind == "controlnet":
         config = ControlDataConfig(caption_column=arguments.caption_column, **values)
         config.conditioning_image_column = arguments.conditioning_image_column
-    elif hasattr(backbone, "id2label"):
+    elif backbone.classes is not None:
         config = ClassDataConfig(label_column=arguments.label_column, **values)
         config.learns_classes = False
     else:

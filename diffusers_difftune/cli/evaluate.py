@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..config.flags import ClassDataConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError, renamed
 from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -223,8 +224,7 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
         named.insert(0, (arguments.pretrained, "--pretrained", None))
     candidates = []
     for name, flag, adapter in named:
-        with renamed({"--pretrained_model_name_or_path": flag}):
-            backbone = open_pipeline(name, arguments.revision, arguments)
+        backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution, flag)
         candidate = Candidate(
             name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
         )
@@ -243,21 +243,14 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
 def class_ids(backbone: "Backbone") -> dict[str, int] | None:
     """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
-    from ..backbones.dit import ids_by_name
-
-    known = getattr(backbone, "id2label", None)
-    return None if known is None else ids_by_name(known)
+    return backbone.classes.ids if backbone.classes else None
 
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
     """The size of images that all pipelines are to make."""
-    from ..training.run import backbone_resolution
-
-    first = candidates[0].backbone
-    config: Any = first.empty_denoiser().config
-    resolution = int(arguments.resolution or first.resolution or config.sample_size * first.vae_scale_factor)
+    resolution = arguments.resolution or candidates[0].backbone.native_resolution
     for candidate in candidates:
-        backbone_resolution(resolution, candidate.backbone)
+        candidate.backbone.image_side(resolution)
     return resolution
 
 
@@ -344,7 +337,6 @@ def find_prompts(
     arguments: argparse.Namespace, candidate: Candidate, data: "TargetData", rows: list[int]
 ) -> list[str]:
     """A prompt for each row: its caption or class, or what `--prompts` names."""
-    from ..backbones.dit import class_prompts
     from ..bank.prompts import draw_prompts, read_prompts
     from ..evaluation.real import row_prompts
 
@@ -355,15 +347,13 @@ def find_prompts(
             return [""] * len(rows)
         with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": f"{candidate.name}'s"}):
             return row_prompts(data, rows, ids)
-    with renamed({"--bank_prompts": "--prompts"}):
+    with renamed({"--bank_prompts": "--prompts"}), errors.flag("--prompts"):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
-        ids = candidate.class_ids
-        if not ids:
+        ids, classes = candidate.class_ids, candidate.backbone.classes
+        if not ids or classes is None:
             return candidate.backbone.source_prompts(prompts)
         # The classes are the adapter's, where it has its own: by the pretrained model's it would be sampled under another.
-        return class_prompts(
-            prompts, ids, candidate.label, f"its {len(set(ids.values()))} classes, such as {next(iter(ids))}"
-        )
+        return classes.prompts(prompts, candidate.label, ids)
 
 
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":

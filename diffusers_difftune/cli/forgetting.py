@@ -113,8 +113,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .forgetting_data import open_source, open_target
     from .results import check_is_free
 
-    with renamed({"--pretrained_model_name_or_path": "PRETRAINED"}):
-        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
+    backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments, arguments.resolution, "PRETRAINED")
     finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
     check_run(finetuned.folder, fingerprint(backbone, arguments))
     resolution = find_resolution(arguments, [Candidate(arguments.pretrained, backbone)])
@@ -148,7 +147,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
     target_rows = target.rows(backbone, arguments.rows, arguments.batch_size)
-    objective = DiffTuningObjective(backbone.noise_scheduler)  # type: ignore[attr-defined]
+    objective = DiffTuningObjective(backbone.noise_scheduler)
 
     logger.info("Denoising losses by noise level.")
     options = {"batch_size": arguments.batch_size, "seed": arguments.seed}

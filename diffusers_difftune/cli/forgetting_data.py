@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..backbones import Backbone
-from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
 from ..data.images import ImageTransform, control_image
 from ..errors import DiffTuneError, renamed
@@ -108,7 +107,7 @@ def open_source(
         return None
     if holds_bank(Path(arguments.source)):
         bank = KnowledgeBank.load(arguments.source)
-        problem = bank.problem(fingerprint(backbone, arguments), backbone.latent_shape(resolution))
+        problem = bank.problem(fingerprint(backbone, arguments), backbone.latent_shape(resolution, resolution))
         if problem is not None:
             raise DiffTuneError(f"--source: the bank in {arguments.source} {problem}.")
         return bank
@@ -122,7 +121,7 @@ def open_source(
     prompts = [""] * len(rows)
     if finetuned.knows_classes:
         with renamed({"The held-out data have": f"--source {arguments.source} has"}):
-            prompts = row_prompts(data, rows, ids_by_name(getattr(backbone, "id2label", {})))
+            prompts = row_prompts(data, rows, backbone.classes.ids if backbone.classes else {})
     return Images(read_images(data, rows, resolution, interpolation_of(finetuned)), prompts)
 
 
@@ -152,7 +151,7 @@ def sample_source(
             folder,
             list(dict.fromkeys(prompts)),
             settings,
-            latent_shape=backbone.latent_shape(resolution),
+            latent_shape=backbone.latent_shape(resolution, resolution),
             model=arguments.pretrained,
             weights_fingerprint=fingerprint(backbone, arguments),
             revision=hub_commit(backbone.folder),

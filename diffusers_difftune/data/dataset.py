@@ -31,7 +31,6 @@ from .splits import TO_TRAIN
 
 
 if TYPE_CHECKING:
-    from ..backbones import Backbone
     from ..config.flags import DataConfig
 
 
@@ -335,38 +334,6 @@ def check_data_flags(config: "DataConfig") -> None:
         raise DiffTuneError(f"--resolution is {config.resolution}; it must be at most {LARGEST_RESOLUTION}.")
     if config.dataloader_num_workers < 0:
         raise DiffTuneError(f"--dataloader_num_workers is {config.dataloader_num_workers}; it must be at least 0.")
-
-
-def backbone_resolution(resolution: int | None, backbone: "Backbone") -> int:
-    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-    Args:
-        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        `int`: The side.
-
-    Raises:
-        DiffTuneError: The model cannot make images of this size.
-    """
-    own = backbone.resolution
-    if own is not None and resolution not in (None, own):
-        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
-    if resolution is None:
-        resolution = own or 512
-    check_resolution(resolution, backbone.vae_scale_factor)
-    return resolution
-
-
-def check_resolution(resolution: int, vae_scale_factor: int) -> None:
-    """Raises a [`DiffTuneError`] if the VAE cannot halve images of this resolution as often as it does."""
-    if resolution < 1 or resolution % vae_scale_factor:
-        below = max(0, resolution - resolution % vae_scale_factor)
-        works = " or ".join(str(size) for size in (below, below + vae_scale_factor) if size)
-        raise DiffTuneError(
-            f"--resolution is {resolution}; this model's VAE needs a multiple of {vae_scale_factor}, such as {works}."
-        )
 
 
 def has_captions(captions: list[str]) -> bool:

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What class-conditional training has of its own: the new label space, and the classes of validation images."""
 
+from .. import errors
 from ..backbones.dit import DiTBackbone
 from ..bank.prompts import read_prompts
 from ..data.dataset import TargetData
@@ -9,16 +10,16 @@ from ..errors import DiffTuneError
 from .run import Run
 
 
-def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str]:
+def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> tuple[DiTBackbone, list[str]]:
     """Makes the classes of the target data the model's own, and checks the classes that the flags name.
 
     Args:
         run ([`Run`]): The run.
-        backbone ([`DiTBackbone`]): Gets them.
+        backbone ([`DiTBackbone`]): The pretrained pipeline.
         target ([`TargetData`]): Has them.
 
     Returns:
-        `list[str]`: The ids of `--validation_classes`, as prompts.
+        `tuple[DiTBackbone, list[str]]`: The pipeline with these classes, and the ids of `--validation_classes`, as prompts.
 
     Raises:
         DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or
@@ -31,7 +32,6 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
             f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data ({len(target)} in"
             " use); a class-conditional model needs two."
         )
-    backbone.set_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
     wanted = run.config.validation_classes or []
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -40,5 +40,7 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
             f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
         )
     if run.source_share and run.config.bank_prompts != "classes":
-        backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
-    return [str(names.index(name)) for name in wanted]
+        with errors.flag("--bank_prompts"):
+            backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
+    own = backbone.with_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
+    return own, [str(names.index(name)) for name in wanted]
