@@ -2,9 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Telling a mistake so that it is seen, whatever program started this one."""
 
+import errno
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -12,6 +14,8 @@ from pathlib import Path
 import psutil
 
 
+# Errors of a place rather than of a program: full, over a quota, over the largest size of a file, for reading only.
+PLACE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # where torch's launcher looks for what went wrong in a worker
 
 
@@ -69,3 +73,29 @@ def is_first(sentence: str, folder: Path) -> bool:
     except OSError:
         return True
     return True
+
+
+def place_trouble(error: BaseException | None, what: str = "A file") -> str | None:
+    """A sentence about an error that comes from the disk; `None` for any other error.
+
+    Args:
+        error (`BaseException`, *optional*): An `OSError`, or what safetensors, which writes files by itself, makes of one.
+        what (`str`, *optional*, defaults to `"A file"`): What was written, if the error does not know.
+    """
+    while error is not None:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+        number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if number in PLACE_ERRORS:
+            where = getattr(error, "filename", None)
+            return (
+                f"{where or what} cannot be written ({errno_text(number)}); everything that was finished is kept: make"
+                " room, or take another folder, and give the same command, for training with --resume_from_checkpoint"
+                " latest."
+            )
+        error = error.__cause__
+    return None
+
+
+def errno_text(number: int) -> str:
+    """What an error number means."""
+    return os.strerror(number)[:1].lower() + os.strerror(number)[1:]

@@ -278,7 +278,7 @@ def test_a_new_controlnet_with_a_blank_condition_forgets_nothing(tiny_pipeline):
     bare = pytest.importorskip("bare", exc_type=ImportError)
     backbone = load_backbone(tiny_pipeline)
     unet = backbone.load_denoiser()
-    controlnet = backbone.new_controlnet(unet)
+    controlnet = backbone.controlnet.new(unet)
     objective = DiffTuningObjective(backbone.noise_scheduler)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     generator = torch.Generator().manual_seed(0)
@@ -294,7 +294,7 @@ def test_a_new_controlnet_with_a_blank_condition_forgets_nothing(tiny_pipeline):
     sample, timesteps = encoded[0][:2], torch.tensor([10, 900])
     prompts = {name: values[:2] for name, values in encoded[1].items()}
     expected, other = (
-        backbone.predict_controlled(unet, controlnet, sample, timesteps, prompts | {"control": control})
+        backbone.predict(unet, sample, timesteps, prompts | {"control": control}, controlnet)
         for control in (torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16))
     )
     assert torch.equal(pair.predict(controlnet, sample, timesteps, prompts), expected)

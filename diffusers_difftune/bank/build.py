@@ -16,7 +16,8 @@ from ..console import duration, progress_bar
 from ..errors import DiffTuneError
 from ..io.atomic import write_bytes_atomic
 from ..io.hashing import file_sha256
-from ..io.locks import from_main, remove_lock, turn_to_build
+from ..io.locks import remove_lock, turn_to_build
+from ..io.processes import from_main
 from ..version import __version__
 from .bank import KnowledgeBank
 from .hub import bank_card

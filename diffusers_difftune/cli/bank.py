@@ -84,7 +84,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
-    from ..io.locks import from_main
+    from ..io.processes import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)

@@ -41,22 +41,22 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def cache_list(arguments: argparse.Namespace) -> int:
     """`difftune cache list`"""
+    from ..console import file_size
     from ..data.cleaning import list_cache
-    from ..training.disk import size
 
     folder = cache_folder(arguments)
     found = list_cache(folder)
-    print(f"{folder}: {size(sum(each.size for each in found))}")
+    print(f"{folder}: {file_size(sum(each.size for each in found))}")
     for each in found:
         used = "" if each.last_used is None else time.strftime("%Y-%m-%d", time.localtime(each.last_used))
-        print(f"{size(each.size):>10}  {used:<10}  {each.title}")
+        print(f"{file_size(each.size):>10}  {used:<10}  {each.title}")
     return 0
 
 
 def cache_clean(arguments: argparse.Namespace) -> int:
     """`difftune cache clean`"""
+    from ..console import file_size
     from ..data.cleaning import clean_cache
-    from ..training.disk import size
 
     folder = cache_folder(arguments)
     days = arguments.older_than
@@ -67,11 +67,11 @@ def cache_clean(arguments: argparse.Namespace) -> int:
     if not found:
         print(f"There is nothing to remove in {folder}.")
     for each in removed:
-        print(f"{size(each.size):>10}  {each.title}")
+        print(f"{file_size(each.size):>10}  {each.title}")
     for each in left:
-        print(f"{size(each.size):>10}  {each.title}: left alone, because a running process uses it")
+        print(f"{file_size(each.size):>10}  {each.title}: left alone, because a running process uses it")
     if removed:
-        freed = size(sum(each.size for each in removed))
+        freed = file_size(sum(each.size for each in removed))
         print(f"{freed} were freed." if arguments.yes else f"{freed} would be freed; --yes removes it.")
     return 0
 

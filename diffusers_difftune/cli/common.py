@@ -6,6 +6,8 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
+from .. import errors
+
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,7 @@ def show_log(accelerator: "Accelerator") -> None:
     import diffusers
     import transformers
 
-    from .. import errors
-from ..console import log_to_terminal
+    from ..console import log_to_terminal
 
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()
@@ -50,8 +51,7 @@ def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]]) -> Non
         accelerator ([`Accelerator`]): The processes.
         rows (`list[tuple[str, str]]`): Labels and texts.
     """
-    from .. import errors
-from ..console import labelled_block, terminal_width
+    from ..console import labelled_block, terminal_width
 
     if accelerator.is_main_process:
         logger.info(labelled_block("What this command does", rows, terminal_width()))

@@ -18,8 +18,7 @@ from transformers import HfArgumentParser
 
 from ..bank.manifest import BANK_FLAGS
 from ..errors import DiffTuneError, Stopped
-from ..mistakes import tell_mistake
-from ..training.disk import place_trouble
+from ..mistakes import place_trouble, tell_mistake
 
 
 Config = TypeVar("Config")

@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..bank.bank import MEMORY_LIMIT, KnowledgeBank
 from ..data.sources import difftune_cache_dir
-from ..io.locks import from_main
+from ..io.processes import from_main
 from . import Extractor
 from .shards import DATA, MANIFEST_NAME, ConditionManifest, build_shards
 from .write import library_versions, parquet_bytes, png_bytes

@@ -19,7 +19,8 @@ from ..errors import DiffTuneError
 from ..io.atomic import fsync_path, write_bytes_atomic
 from ..io.hashing import file_sha256
 from ..io.json_values import wrong_value
-from ..io.locks import from_main, remove_lock, turn_to_build
+from ..io.locks import remove_lock, turn_to_build
+from ..io.processes import from_main
 
 
 MANIFEST_NAME = "conditions.json"

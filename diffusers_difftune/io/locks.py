@@ -1,21 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders that the processes of a run build together, and that no two runs build at the same time."""
+"""Locks between runs: no two build the same folder, or write to the same run folder, at the same time."""
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
 
 import psutil
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from filelock import FileLock, Timeout
 
-from ..errors import DiffTuneError, StopNow
+from ..errors import DiffTuneError
+from .processes import from_main
 
 
 logger = logging.getLogger(__name__)
@@ -27,41 +26,6 @@ RUN_LOCK_NAME = ".run.lock"
 # A run whose launcher was killed ends after its step, with a checkpoint; so many seconds it may take.
 LAST_MOMENTS = 120.0
 OWN_LOCKS: dict[Path, FileLock] = {}  # a lock that nobody holds is released
-
-Found = TypeVar("Found")
-
-
-def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Found:
-    """What `find` returns on the main process, on every process of a run; call it on all of them.
-
-    So that all do the same, even if what they would find changes meanwhile.
-
-    Args:
-        accelerator ([`Accelerator`], *optional*): The processes. `None` is this one alone.
-        find (`Callable`): Called on the main process only; what it returns can be pickled.
-
-    Returns:
-        What it returned.
-
-    Raises:
-        DiffTuneError, StopNow: `find` raised it; every process does.
-        RuntimeError: `find` raised something else, which the main process does; the others say what it was.
-    """
-    if accelerator is None:
-        return find()
-    answer: list[Any] = [None, None]
-    failure: BaseException | None = None
-    if accelerator.is_main_process:
-        try:
-            answer[0] = find()
-        except BaseException as error:  # an interrupt, too: the others are waiting, whatever happens here
-            failure = error
-            told = f"The main process stopped: {type(error).__name__}: {error}"
-            answer[1] = error if isinstance(error, (DiffTuneError, StopNow)) else RuntimeError(told)
-    found, refusal = broadcast_object_list(answer)
-    if failure is not None or refusal is not None:
-        raise failure or refusal
-    return found
 
 
 @contextmanager

@@ -13,6 +13,7 @@ knows the size of every other file, and a checksum of the weights, so that what 
 import json
 import logging
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,12 +23,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from ..console import file_size
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import atomic_folder, fsync_tree, remove_folder
-from ..io.locks import from_main
+from ..io.processes import from_main
+from ..mistakes import place_trouble
 from ..trainables import Trainable
 from .differences import differences
-from .disk import check_space, place_trouble
 from .schedule import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
 from .zero import ZeRO, is_asked_for
@@ -149,6 +151,25 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         return json.loads((checkpoint / STATE_FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise DiffTuneError(damaged(checkpoint, f"{STATE_FILE} cannot be read")) from error
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """Stops if a folder's disk has no room.
+
+    Args:
+        folder (`Path`): The folder; it exists.
+        needed (`int`): Bytes.
+        what (`str`): What is about to be written.
+
+    Raises:
+        DiffTuneError: There is less room.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DiffTuneError(
+            f"--output_dir: {what} takes {file_size(needed)} and {folder} has {file_size(free)} left; make room, or lower"
+            " --checkpoints_total_limit, and go on with --resume_from_checkpoint latest."
+        )
 
 
 class TrainingState:

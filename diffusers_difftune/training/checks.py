@@ -111,7 +111,7 @@ def check_ranges(config: Any) -> None:
                 raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
     if config.seed is not None and not 0 <= config.seed < 2**32:
         raise DiffTuneError(f"--seed is {config.seed}; it must be at least 0 and below 2**32.")
-    BankSettings.from_flags(config, num_samples=1 if config.bank_samples is None else config.bank_samples)
+    BankSettings.from_flags(config, 1 if config.bank_samples is None else config.bank_samples, resolution=1)
     if not 0 <= config.source_share < 1:
         raise DiffTuneError(f"--source_share is {config.source_share}; it must be at least 0 and below 1.")
     if 0 < config.source_share < LEAST_SHARE:

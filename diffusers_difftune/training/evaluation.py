@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ..data.dataset import TargetData, load_target_data
 from ..data.splits import HELD_OUT
 from ..errors import DiffTuneError
-from ..io.locks import from_main
+from ..io.processes import from_main
 from .run import Run
 
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from ..backbones import Backbone
 from ..io.atomic import fsync_path, fsync_tree
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..publishing.card import inherited_license, write_run_card
 from ..trainables import Trainable
 from .batches import PlannedBatches

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from ..backbones import Backbone
 from ..console import progress_bar
 from ..errors import Stopped
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective, NoisyBatch
 from ..trainables import Trainable
 from .batches import Batch, PlannedBatches

@@ -25,7 +25,7 @@ from ..data.images import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError, renamed
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
 from .batches import PlannedBatches

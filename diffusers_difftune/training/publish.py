@@ -16,7 +16,7 @@ from .. import errors
 from ..backbones import Backbone
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import OF_THE_BANK, inherited_license, write_run_card
 from .batches import PlannedBatches

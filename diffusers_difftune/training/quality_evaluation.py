@@ -10,7 +10,7 @@ from ..backbones import Backbone
 from ..data.dataset import TargetData
 from ..data.stream import StreamedTarget
 from ..errors import renamed
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..trainables import Trainable
 from .evaluation import Evaluation, open_held_out
 from .run import Run

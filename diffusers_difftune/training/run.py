@@ -34,7 +34,7 @@ from ..console import log_to_terminal
 from ..data.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .checkpoint import read_settings
 from .checks import check_flags, uses_bank

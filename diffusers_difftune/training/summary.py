@@ -23,7 +23,7 @@ from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.sizes import image_sides
 from ..data.stream import StreamedTarget
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .checkpoint import TrainingState
 from .control import control_family

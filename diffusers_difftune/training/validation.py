@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..backbones import Backbone
 from ..io.atomic import atomic_folder
-from ..io.locks import from_main
+from ..io.processes import from_main
 from ..trainables import Trainable
 from .run import Run
 

@@ -19,8 +19,7 @@ from tests.training.runs import FULL, run
 DOWNLOAD = """
     import sys
     import torch
-    from diffusers_difftune.backbones import load_backbone
-    from diffusers_difftune.backbones.pipeline_files import pipeline_folder
+    from diffusers_difftune.backbones import load_backbone, pipeline_folder
     from diffusers_difftune.errors import DiffTuneError
     try:
         backbone = load_backbone(pipeline_folder("user/tiny", variant="fp16", cache_dir=sys.argv[1]), "fp16")
@@ -86,7 +85,7 @@ def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
 
 FROM_THE_HUB = """
     import sys
-    from diffusers_difftune.backbones.pipeline_files import pipeline_folder
+    from diffusers_difftune.backbones import pipeline_folder
     from diffusers_difftune.errors import DiffTuneError
     for name in sys.argv[1:]:
         try:

@@ -1,0 +1,47 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""Work that the main process does for all processes of a run."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from ..errors import DiffTuneError, StopNow
+
+
+Found = TypeVar("Found")
+
+
+def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Found:
+    """What `find` returns on the main process, on every process of a run; call it on all of them.
+
+    So that all do the same, even if what they would find changes meanwhile.
+
+    Args:
+        accelerator ([`Accelerator`], *optional*): The processes. `None` is this one alone.
+        find (`Callable`): Called on the main process only; what it returns can be pickled.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        DiffTuneError, StopNow: `find` raised it; every process does.
+        RuntimeError: `find` raised something else, which the main process does; the others say what it was.
+    """
+    if accelerator is None:
+        return find()
+    answer: list[Any] = [None, None]
+    failure: BaseException | None = None
+    if accelerator.is_main_process:
+        try:
+            answer[0] = find()
+        except BaseException as error:  # an interrupt, too: the others are waiting, whatever happens here
+            failure = error
+            told = f"The main process stopped: {type(error).__name__}: {error}"
+            answer[1] = error if isinstance(error, (DiffTuneError, StopNow)) else RuntimeError(told)
+    found, refusal = broadcast_object_list(answer)
+    if failure is not None or refusal is not None:
+        raise failure or refusal
+    return found
