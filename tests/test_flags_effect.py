@@ -21,7 +21,7 @@ import torch
 
 from diffusers_difftune import KnowledgeBank, adapters
 from diffusers_difftune.publishing import client
-from diffusers_difftune.training import loop
+from diffusers_difftune.training import trainer
 from tests import class_flags, control_flags, evaluation_flags  # noqa: F401 (have rows)
 from tests.flag_lab import CLASS, CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
 from tests.tiny import save_tiny_conditions, tiny_condition, tiny_image, tiny_label
@@ -203,7 +203,7 @@ def interpolation(lab: Lab) -> None:
 
 @row("dataloader_num_workers")
 def workers(lab: Lab) -> None:
-    calls = lab.spy(loop, "DataLoader")
+    calls = lab.spy(trainer, "DataLoader")
     assert same(lab.run(dataloader_num_workers=1), lab.plain)
     assert calls[0][1]["num_workers"] == 1
 

@@ -21,11 +21,10 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 from diffusers_difftune.config import ClassConditionalConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
+from diffusers_difftune.training.bank import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.classes import use_classes
+from diffusers_difftune.training.class_conditional import use_classes
 from diffusers_difftune.training.finish import finish_run
-from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.prepare import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
@@ -36,6 +35,7 @@ from diffusers_difftune.training.run import (
     start_run,
 )
 from diffusers_difftune.training.summary import tell_summary
+from diffusers_difftune.training.trainer import train
 from diffusers_difftune.training.validation import Validation
 
 

@@ -32,8 +32,17 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.trainables.control import ControlBranch
+from diffusers_difftune.training.bank import (
+    make_bank,
+    make_batches,
+    open_bank,
+    open_target,
+    run_settings,
+    tell_cut_captions,
+)
 from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.control import (
+from diffusers_difftune.training.control_evaluation import control_evaluation, open_control_evaluation
+from diffusers_difftune.training.controlnet import (
     check_control_flags,
     control_settings,
     find_control_parts,
@@ -43,17 +52,7 @@ from diffusers_difftune.training.control import (
     make_bank_conditions,
     validation_pairs,
 )
-from diffusers_difftune.training.control_evaluation import control_evaluation, open_control_evaluation
 from diffusers_difftune.training.finish import finish_run
-from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.prepare import (
-    make_bank,
-    make_batches,
-    open_bank,
-    open_target,
-    run_settings,
-    tell_cut_captions,
-)
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.run import (
     begin_records,
@@ -64,6 +63,7 @@ from diffusers_difftune.training.run import (
     start_run,
 )
 from diffusers_difftune.training.summary import tell_summary
+from diffusers_difftune.training.trainer import train
 from diffusers_difftune.training.validation import Validation
 
 

@@ -25,10 +25,7 @@ another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of t
 from diffusers_difftune.config import TextToImageLoraConfig
 from diffusers_difftune.config.parse import parse_config, reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
-from diffusers_difftune.training.checkpoint import TrainingState
-from diffusers_difftune.training.finish import finish_run
-from diffusers_difftune.training.loop import train
-from diffusers_difftune.training.prepare import (
+from diffusers_difftune.training.bank import (
     make_bank,
     make_batches,
     open_bank,
@@ -36,6 +33,8 @@ from diffusers_difftune.training.prepare import (
     run_settings,
     tell_cut_captions,
 )
+from diffusers_difftune.training.checkpoint import TrainingState
+from diffusers_difftune.training.finish import finish_run
 from diffusers_difftune.training.publish import begin_publishing
 from diffusers_difftune.training.quality_evaluation import open_quality_evaluation
 from diffusers_difftune.training.run import (
@@ -46,6 +45,7 @@ from diffusers_difftune.training.run import (
     start_run,
 )
 from diffusers_difftune.training.summary import tell_summary
+from diffusers_difftune.training.trainer import train
 from diffusers_difftune.training.validation import Validation
 
 

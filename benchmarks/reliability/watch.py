@@ -28,7 +28,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from diffusers_difftune.controls import bank as bank_conditions
 from diffusers_difftune.data import cache
-from diffusers_difftune.training import prepare
+from diffusers_difftune.training import bank
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.publish import Publisher
 from diffusers_difftune.training.validation import Validation
@@ -100,7 +100,7 @@ class Watch:
     def install(self, script: ModuleType) -> None:
         """Watches a run of a training script, which is to be made in this process."""
         self.wrap(cache, "find_or_encode", "caching")
-        self.wrap(prepare, "build_bank", "bank")
+        self.wrap(bank, "build_bank", "bank")
         self.wrap(bank_conditions, "bank_conditions", "bank")
         self.wrap(script, "train", "step")
         self.wrap(TrainingState, "write", "checkpoint_write")

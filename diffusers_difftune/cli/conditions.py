@@ -174,7 +174,7 @@ def build_of_bank(
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import bank_conditions
-    from ..training.control import sample_decoder
+    from ..training.controlnet import sample_decoder
 
     bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None

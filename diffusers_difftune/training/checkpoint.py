@@ -30,7 +30,7 @@ from ..io.processes import from_main
 from ..mistakes import place_trouble
 from ..trainables import Trainable
 from .differences import differences
-from .schedule import DEPENDS_ON_LENGTH, resume_schedule
+from .optimizer import DEPENDS_ON_LENGTH, resume_schedule
 from .sharding import Sharding, local
 from .zero import ZeRO, is_asked_for
 

@@ -11,7 +11,7 @@ import os
 import platform
 import secrets
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -58,8 +58,8 @@ class Run:
         output_dir (`Path`): The run folder.
         seed (`int`): The seed of every draw.
         weight_dtype (`torch.dtype`): The precision of what is not trained.
-        checkpoint (`Path`, *optional*): The checkpoint to resume from.
         stop ([`StopRequests`]): Whether it is to stop early.
+        checkpoint (`Path`, *optional*): The checkpoint to resume from.
         sharding ([`Sharding`] or [`ZeRO`], *optional*): What trains, if it or its optimiser is spread over the processes.
     """
 
@@ -68,8 +68,8 @@ class Run:
     output_dir: Path
     seed: int
     weight_dtype: torch.dtype
+    stop: StopRequests
     checkpoint: Path | None = None
-    stop: StopRequests = field(default_factory=StopRequests)
     sharding: Sharding | ZeRO | None = None
 
     def whole_weights(self) -> AbstractContextManager[None]:
@@ -152,7 +152,7 @@ def start_run(config: Any) -> Run:
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
     weight_dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
-    return Run(config, accelerator, output_dir, seed, weight_dtype, checkpoint)
+    return Run(config, accelerator, output_dir, seed, weight_dtype, StopRequests(accelerator), checkpoint)
 
 
 def check_precision(accelerator: accelerate.Accelerator) -> None:

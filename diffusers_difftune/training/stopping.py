@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stopping a run without losing a step of it: on SIGTERM, on SIGINT (Ctrl-C), and when the launcher has died."""
 
-import logging
 import os
 import signal
 import threading
@@ -12,14 +11,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
-import psutil
 import torch
 from accelerate import Accelerator
 
 from ..errors import StopNow
+from ..mistakes import command_line
 
 
-logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches a worker from the terminal and again from its launcher: within so many seconds it is one request.
 ONE_REQUEST = 2.0
@@ -34,13 +32,19 @@ class StopRequests:
     """A context in which a first SIGTERM or SIGINT is noted, to be asked for between two steps; a second one, some seconds
     later, ends the process at once. On leaving, the signals do what they did before.
 
+    Args:
+        accelerator ([`~accelerate.Accelerator`]): The processes, which stop together.
+
     Attributes:
+        code (`int`): What to exit with, 143 or 130, once all processes know that the run is to stop; 0 until then.
         reason (`str`, *optional*): What asked this process to stop.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.code = 0
         self.reason: str | None = None
+        self.number = 0
         self.interruptible = False
         self.previous: dict[int, Any] = {}
         self.group: Any = None
@@ -56,16 +60,44 @@ class StopRequests:
             signal.signal(number, handler)
         self.previous = {}
 
-    def note(self, number: int, frame: FrameType | None) -> None:
+    def note(self, number: int, frame: FrameType | None = None, reason: str | None = None) -> None:
         """The signal handler."""
         if self.number and time.monotonic() - self.since < ONE_REQUEST:
             return
         if self.number:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self.number, self.since, self.reason = number, time.monotonic(), signal.Signals(number).name
+        self.number, self.since, self.reason = number, time.monotonic(), reason or signal.Signals(number).name
         if self.interruptible:
             raise StopNow
+
+    def asked(self) -> bool:
+        """Whether the run is to stop; call it on every process after every step. All of them get the same answer after the
+        same step, whichever of them was asked."""
+        if not self.number and self.launcher is not None and os.getppid() != self.launcher:
+            self.note(signal.SIGTERM, reason="the death of the launcher")
+        number = self.number
+        if self.accelerator.num_processes > 1:
+            if self.group is None:  # on the processors, so that nobody waits for a device
+                self.group = torch.distributed.new_group(backend="gloo")
+            found = torch.tensor([number])
+            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.group)
+            number = int(found)
+        self.code = 128 + number if number else 0
+        return bool(number)
+
+    def unless_asked(self, work: Callable[[], object]) -> None:
+        """Does work that may give way to a request to stop, unless the run is to stop already; call it on every process.
+
+        Args:
+            work (`Callable`): What to do. It may raise [`StopNow`], on every process.
+        """
+        if self.code:
+            return
+        try:
+            work()
+        except StopNow:
+            self.asked()
 
     def giving_way(self, work: Callable[[], Done]) -> Callable[[], Done]:
         """Work that a request to stop interrupts, with [`StopNow`], rather than waits for: measurements, images.
@@ -88,47 +120,10 @@ class StopRequests:
 
         return interruptible
 
-    def unless_asked(self, code: int, accelerator: Accelerator, work: Callable[[], object]) -> int:
-        """Does work that may give way to a request to stop, unless there was one before; call it on every process.
-
-        Args:
-            code (`int`): What [`exit_code`] said.
-            accelerator ([`~accelerate.Accelerator`]): The processes.
-            work (`Callable`): What to do.
-
-        Returns:
-            `int`: The code to exit with, or 0.
-        """
-        if not code:
-            try:
-                work()
-            except StopNow:
-                code = self.exit_code(accelerator)
-        return code
-
-    def exit_code(self, accelerator: Accelerator) -> int:
-        """The code to exit with (143 or 130) if the run is to stop, else 0; call it on every process after every step.
-
-        All processes get the same answer after the same step, whichever of them was asked.
-        """
-        if not self.number and self.launcher is not None and os.getppid() != self.launcher:
-            self.number, self.since, self.reason = signal.SIGTERM, time.monotonic(), "the death of the launcher"
-        number = self.number
-        if accelerator.num_processes > 1:
-            if self.group is None:  # on the processors, so that nobody waits for a device
-                self.group = torch.distributed.new_group(backend="gloo")
-            found = torch.tensor([number])
-            torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=self.group)
-            number = int(found)
-        return 128 + number if number else 0
-
 
 def is_launcher(process: int) -> bool:
     """Whether a process is a launcher of workers, by its command line."""
-    try:
-        words = psutil.Process(process).cmdline()
-    except psutil.Error:
-        return False
+    words = command_line(process)
     modules = [after for word, after in zip(words, words[1:], strict=False) if word == "-m"]
     programs = [Path(word).name for word in words[:2]]
     return any(name in LAUNCHERS for name in programs) or any(name in LAUNCHER_MODULES for name in modules)

@@ -25,10 +25,10 @@ from ..data.sizes import image_sides
 from ..data.stream import StreamedTarget
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
+from .bank import bank_size
 from .checkpoint import TrainingState
 from .control import control_family
 from .idle_flags import idle_flags
-from .prepare import bank_size
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
 from .validation import num_validation_images, validation_steps

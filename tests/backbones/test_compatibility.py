@@ -177,7 +177,7 @@ def test_what_does_not_fit_is_told(family: str, row: tuple[str, dict, str], pipe
     with pytest.raises(DiffTuneError) as caught:
         load_backbone(folder)
     message = str(caught.value)
-    whole = rf"--pretrained_model_name_or_path: the {said}(; give a pipeline whose parts were made for each other)?\."
+    whole = rf"The {said}(; give a pipeline whose parts were made for each other)?\."
     assert re.fullmatch(whole, message), message
 
 

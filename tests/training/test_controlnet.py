@@ -22,7 +22,7 @@ from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.data.images import ImageTransform, control_image
 from diffusers_difftune.evaluation.convergence import read_curve
 from diffusers_difftune.trainables.control import ControlBranch
-from diffusers_difftune.training import loop
+from diffusers_difftune.training import trainer
 from tests.tiny import tiny_condition
 
 from .runs import log, losses, run, run_on_processes
@@ -134,13 +134,13 @@ def test_the_result_drives_the_stock_pipeline(tiny_pipeline, tiny_conditions, tm
 def test_each_row_meets_its_own_control_image(flags, tiny_pipeline, tiny_conditions, tmp_path, monkeypatch):
     """Captions and control images both carry the number of their image; source rows are blank."""
     seen = []
-    prepare = loop.prepare
+    prepare = trainer.prepare
 
     def watch(batch, *args):
         seen.append(batch)
         return prepare(batch, *args)
 
-    monkeypatch.setattr(loop, "prepare", watch)
+    monkeypatch.setattr(trainer, "prepare", watch)
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, f"--bank_prompts empty --train_batch_size 5 {flags}")
     assert len(seen) == 4
     for batch in seen:
@@ -284,7 +284,7 @@ def test_the_copy_in_half_precision_is_a_copy(settings, backbone):
 
 
 def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_conditions, tmp_path, monkeypatch):
-    calls, prepare = [], loop.prepare
+    calls, prepare = [], trainer.prepare
 
     def watched(*args, **kwargs):
         extractor = make_extractor(*args, **kwargs)
@@ -300,7 +300,7 @@ def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_c
         return prepare(*args)
 
     monkeypatch.setattr(conditions, "make_extractor", watched)
-    monkeypatch.setattr(loop, "prepare", watch)
+    monkeypatch.setattr(trainer, "prepare", watch)
     flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
     flags += " --control_evaluation_steps 1 --max_train_steps 2 --bank_samples 4 --retention_condition extracted"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags)

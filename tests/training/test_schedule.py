@@ -17,6 +17,7 @@ from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.training.checkpoint import STATE_FILE, join_optimizer_state
 from diffusers_difftune.training.checkpoint import split_optimizer_state as split
 from diffusers_difftune.training.run import Run, make_optimizer
+from diffusers_difftune.training.stopping import StopRequests
 from tests.training.runs import FULL, log, run, same_weights
 
 
@@ -73,7 +74,8 @@ class Steps:
     def __init__(self, name: str, warm: int, total: int) -> None:
         config = ControlNetConfig(lr_scheduler=name, lr_warmup_steps=warm, learning_rate=RATE)
         config.lr_num_cycles, config.lr_power = CYCLES, POWER
-        self.run = Run(config, Accelerator(cpu=True), Path(), 0, torch.float32)
+        accelerator = Accelerator(cpu=True)
+        self.run = Run(config, accelerator, Path(), 0, torch.float32, StopRequests(accelerator))
         self.parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
         groups = [{"params": [self.parameters[0]]}, {"params": [self.parameters[1]], "lr": RATE / 10}]
         self.optimizer, self.schedule = make_optimizer(self.run, groups, total)
@@ -97,7 +99,7 @@ class Steps:
         return tensors, json.loads(json.dumps({"optimizer": scalars, "lr_scheduler": self.schedule.state_dict()}))
 
     def resume(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        from diffusers_difftune.training.schedule import resume_schedule
+        from diffusers_difftune.training.optimizer import resume_schedule
 
         self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
         resume_schedule(self.schedule, state["lr_scheduler"])

@@ -12,9 +12,9 @@ from diffusers import AutoencoderKL
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.controls import make_extractor
-from diffusers_difftune.training import loop
+from diffusers_difftune.training import trainer
 from diffusers_difftune.training.batches import Batch
-from diffusers_difftune.training.control import to_images
+from diffusers_difftune.training.controlnet import to_images
 
 from .runs import run
 
@@ -26,13 +26,13 @@ CONTROL = "train_controlnet_difftune"
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every batch that is trained on."""
     seen: list[Batch] = []
-    prepare: Callable = loop.prepare
+    prepare: Callable = trainer.prepare
 
     def watch(batch: Batch, *args):
         seen.append(batch)
         return prepare(batch, *args)
 
-    monkeypatch.setattr(loop, "prepare", watch)
+    monkeypatch.setattr(trainer, "prepare", watch)
     return seen
 
 

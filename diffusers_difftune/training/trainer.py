@@ -88,10 +88,11 @@ def train(
         unit="step",
     )
     left_out = LeftOutSteps(config.skip_nonfinite_steps and accelerator.scaler is None)
-    with run.stop, progress:
-        code = run.stop.unless_asked(0, accelerator, lambda: catch_up(state, log, validation, evaluation))
-        if code:
-            leave(run, start_step, code)
+    stop = run.stop
+    with stop, progress:
+        stop.unless_asked(lambda: catch_up(state, log, validation, evaluation))
+        if stop.code:
+            leave(run, start_step)
         model.train()
         for step in range(start_step, total_steps):
             for micro in range(accumulation):
@@ -125,32 +126,30 @@ def train(
             progress.update()
             saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
             measuring = evaluation is not None and (evaluation.due(done) or done == total_steps)
-            code = run.stop.exit_code(accelerator)
+            stop.asked()
             if measuring:
                 with log.pause():
-                    code = run.stop.unless_asked(
-                        code, accelerator, lambda step=done: log.note(evaluation.measure(step))
-                    )
+                    stop.unless_asked(lambda step=done: log.note(evaluation.measure(step)))
             has_levels = saving or validating or log.due() or done == total_steps
-            if has_levels or code:
+            if has_levels or stop.code:
                 try:
                     line = log.flush(has_levels)
                 except NotFinite as error:
                     raise not_finite_error(error, run, batches) from None
                 progress.set_postfix(loss=f"{line['loss'] or math.nan:.4f}", lr=f"{line['lr']:.1e}")
             with log.pause():
-                if saving or code:
+                if is_saved := saving or bool(stop.code):
                     state.save(done, log.pending())
-                if validating and not code:
-                    code = run.stop.unless_asked(code, accelerator, partial(validation.make, done))
-                    if code and not saving:
-                        state.save(done, log.pending())
-                if saving and not code and config.hub_strategy != "end":
+                if validating:
+                    stop.unless_asked(partial(validation.make, done))
+                if stop.code and not is_saved:
+                    state.save(done, log.pending())
+                if saving and not stop.code and config.hub_strategy != "end":
                     with run.whole_weights():
                         if publisher is not None:
                             publisher.saved(done, backbone, state, batches, validation)
-            if code:
-                leave(run, done, code)
+            if stop.code:
+                leave(run, done)
 
 
 def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, evaluation: "Evaluation | None") -> None:
@@ -165,14 +164,14 @@ def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, eva
         validation.make(step)
 
 
-def leave(run: Run, step: int, code: int) -> None:
+def leave(run: Run, step: int) -> None:
     """Ends the process of a run that was asked to stop, its checkpoint being written."""
     end_training(run.accelerator)
     state = f"checkpoint-{step} is saved" if step else "there is nothing to save yet"
     again = " and --resume_from_checkpoint latest" if step else ""
     reason = run.stop.reason or "a signal to another process"
     sentence = f"Stopped by {reason} after step {step}: {state}; go on with the same command{again}."
-    raise Stopped(sentence if run.accelerator.is_main_process else None, code)
+    raise Stopped(sentence if run.accelerator.is_main_process else None, run.stop.code)
 
 
 def prepare(
