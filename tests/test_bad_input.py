@@ -267,12 +267,12 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: the unet of .* has in_channels 9 and needs 4, as many as the latents of its vae .*",
     ),
     "unsupported pipeline": (
-        lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
-        f"--{MODEL} is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
+        lambda place: {MODEL: place.edited("model_index.json", _class_name="UnCLIPPipeline")},
+        f"--{MODEL}: it is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},
-        f"--{MODEL} user/nowhere is neither a folder with a pipeline nor a model that can be had from the Hub: .*",
+        f"--{MODEL}: user/nowhere is neither a folder with a pipeline nor a model that can be had from the Hub: .*",
     ),
     "model without a part": (
         lambda place: {MODEL: without(place.copy(place.pipeline), "vae")},

@@ -96,10 +96,10 @@ class Backbone(SampledPipeline):
         self.tokenizers: dict[str, Any] = {}  # by component
         self.encoders: dict[str, Any] = {}  # in memory, by component
         self.denoiser_config: dict[str, Any] = self.denoiser_class.load_config(self.component_path(self.denoiser_name))
-        vae_config: dict[str, Any] = AutoencoderKL.load_config(self.component_path("vae"))
-        self.latent_channels: int = vae_config["latent_channels"]
-        self.vae_scale_factor: int = 2 ** (len(vae_config["block_out_channels"]) - 1)
-        self.scaling_factor: float = vae_config.get("scaling_factor", 0.18215)
+        self.vae_config: dict[str, Any] = AutoencoderKL.load_config(self.component_path("vae"))
+        self.latent_channels: int = self.vae_config["latent_channels"]
+        self.vae_scale_factor: int = 2 ** (len(self.vae_config["block_out_channels"]) - 1)
+        self.scaling_factor: float = self.vae_config.get("scaling_factor", 0.18215)
         self.size_multiple = self.vae_scale_factor
         self.noise_scheduler, self.sampler = load_scheduler(self.folder)
         self.pretrained_prediction_type: str = self.noise_scheduler.config.prediction_type
@@ -208,8 +208,9 @@ class Backbone(SampledPipeline):
         return self.only_resolution or self.denoiser_config["sample_size"] * self.vae_scale_factor
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, ...]:
-        """The shape (C, h, w) of the canonical latents of an image; by default of the run's own size."""
-        height, width = height or self.resolution, width or self.resolution
+        """The shape (C, h, w) of the canonical latents of an image; by default square, and of the run's own size."""
+        height = height or self.resolution
+        width = width or height
         return (self.latent_channels, height // self.vae_scale_factor, width // self.vae_scale_factor)
 
     @torch.no_grad()

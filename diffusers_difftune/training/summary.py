@@ -27,7 +27,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
-from .control import control_family
+from .controlnet import control_family
 from .idle_flags import idle_flags
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
