@@ -98,7 +98,7 @@ def evidence_text(summary: dict) -> str:
     adherence = {name: 100 * found["top5_of_100"]["mean"] for name, found in summary["forgetting"]["methods"].items()}
     before = 100 * summary["forgetting"]["pretrained"]["top5_of_100"]
     return (
-        f"Over five conditions and three seeds ([docs/evidence.md](docs/evidence.md)): {100 * summary['mean_step_reduction']:.0f} %"
+        f"Over five conditions and three seeds ([benchmarks/evidence.md](benchmarks/evidence.md)): {100 * summary['mean_step_reduction']:.0f} %"
         f" fewer steps (95 %: {low:.0f} to {high:.0f}; the paper has 24 %){unsure}. Where there is no condition to follow, {before:.0f} % of the bare"
         f" model's samples are recognised as what was asked for; with the ControlNet beside it {adherence['standard']:.0f} % after standard training,"
         f" {adherence['blank']:.0f} % after Diff-Tuning."

@@ -23,8 +23,8 @@ from features import PROJECTION  # noqa: E402
 from measure import read_drawings  # noqa: E402
 
 from diffusers_difftune.evaluation.features import make_features  # noqa: E402
+from diffusers_difftune.evaluation.metrics import extract_features, frechet_distance, kernel_distance  # noqa: E402
 from diffusers_difftune.evaluation.precision_recall import precision_recall  # noqa: E402
-from diffusers_difftune.evaluation.quality import extract_features, frechet_distance, kernel_distance  # noqa: E402
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 from diffusers_difftune.io.random import seeded_order  # noqa: E402
 

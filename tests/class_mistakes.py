@@ -183,7 +183,7 @@ ROWS: dict[str, tuple] = {
     # the knowledge bank
     "bank of captions": (
         {"bank_prompts": "captions"},
-        "--bank_prompts is 'captions', and there is no such file; give classes, empty, a text file .*",
+        "--bank_prompts: there is no file 'captions'; give classes, empty, a text file .*",
     ),
     "bank of a class that is not there": (
         lambda place: {"bank_prompts": prompts(place, "dog", "a green bar")},

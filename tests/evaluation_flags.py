@@ -5,7 +5,7 @@
 import torch
 from safetensors.torch import save_file
 
-from diffusers_difftune.evaluation.measurement import Measurement
+from diffusers_difftune.evaluation.sample_quality import Measurement
 from tests.flag_lab import CLASS, FULL, LORA, Lab, Result, row
 from tests.tiny import save_tiny_conditions
 from tests.tiny_features import save_clip, save_projection_of_efficientnet

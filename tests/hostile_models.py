@@ -172,11 +172,11 @@ ROWS: dict[str, tuple] = {
     # code of their own
     "a pipeline of its own": (
         lambda place: own_code(place, _class_name=["my_pipeline", "MyPipeline"]),
-        rf"--{MODEL} is a \['my_pipeline', 'MyPipeline'\]; supported pipelines are .*",
+        rf"--{MODEL}: the pipeline is a \['my_pipeline', 'MyPipeline'\]; supported pipelines are .*",
     ),
     "a pipeline without a class": (
         lambda place: own_code(place, _class_name=None),
-        f"--{MODEL} is a None; supported pipelines are .*",
+        f"--{MODEL}: the pipeline is a None; supported pipelines are .*",
     ),
     "a UNet of its own": (
         lambda place: own_code(place, unet=["my_unet", "MyUNet"]),

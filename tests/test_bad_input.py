@@ -268,7 +268,7 @@ ROWS: dict[str, tuple] = {
     ),
     "unsupported pipeline": (
         lambda place: {MODEL: place.edited("model_index.json", _class_name="UnCLIPPipeline")},
-        f"--{MODEL}: it is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
+        f"--{MODEL}: the pipeline is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},
@@ -286,7 +286,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {MODEL: without(place.copy(place.pipeline), "unet/diffusion_pytorch_model.safetensors")},
         f"--{MODEL}: .*/unet has no weights.*",
     ),
-    "variant that is not there": ({"variant": "fp16"}, "--variant is fp16, but .* has no weights of that variant"),
+    "variant that is not there": ({"variant": "fp16"}, f"--{MODEL}: .* has no weights of the variant fp16"),
     "unknown prediction type of the scheduler": (
         lambda place: {MODEL: place.edited(SCHEDULER, prediction_type="noise")},
         f"--{MODEL}: the DDPMScheduler of .* has prediction_type 'noise', and that scheduler samples from models of .*",
@@ -349,7 +349,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no file of prompts": (
         {"bank_prompts": "nowhere.txt"},
-        "--bank_prompts is 'nowhere.txt', and there is no such file; .*",
+        "--bank_prompts: there is no file 'nowhere.txt'; .*",
     ),
     # checkpoints
     "missing checkpoint": (

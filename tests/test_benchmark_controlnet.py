@@ -158,7 +158,7 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs):
         text.startswith("before\n") and text.endswith("\nafter\n") and "superseded" not in text and "| edge |" in text
     )
     for picture in ("convergence", "ablations"):
-        assert f"](images/evidence_controlnet_{picture}.png)" in text
+        assert f"](../docs/images/evidence_controlnet_{picture}.png)" in text
         assert (tmp_path / "images" / f"evidence_controlnet_{picture}.png").is_file()
     assert json.loads((output / "summary.json").read_text())["mean_step_reduction"] == pytest.approx(0.3, abs=1e-3)
     evidence.write(output, 3e-4, is_evidence=True)

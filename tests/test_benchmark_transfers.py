@@ -495,7 +495,7 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs, pretra
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "superseded" not in text
     for picture in ("transfers_source", "transfers_fid", "transfers_steps"):
-        assert f"](images/{picture}.png)" in text and (tmp_path / "images" / f"{picture}.png").is_file()
+        assert f"](../docs/images/{picture}.png)" in text and (tmp_path / "images" / f"{picture}.png").is_file()
     assert json.loads((output / "summary.json").read_text())["mean_relative_gain"] == pytest.approx(0.2)
     assert "FID was 20.0 % lower, where" in readme.read_text()
     evidence.write(output, RECIPE, FULL, is_evidence=True)
@@ -539,7 +539,7 @@ def test_documents_say_what_the_committed_summary_says():
 
 
 def test_prose_says_what_the_committed_summary_says():
-    """The figures in the words of docs/evidence.md, which are not written by a program."""
+    """The figures in the words of benchmarks/evidence.md, which are not written by a program."""
     prose = " ".join(evidence.DOCUMENT.read_text(encoding="utf-8").split(evidence.BEGIN)[0].split())
     summary = json.loads((RESULTS / "summary.json").read_text())
     parts = summary["targets"].values()

@@ -16,6 +16,7 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 
 from diffusers_difftune.cli import main, make_parser
+from diffusers_difftune.cli.train import SCRIPTS, split_words
 from diffusers_difftune.config import (
     ClassConditionalConfig,
     ControlNetConfig,
@@ -81,7 +82,19 @@ def check_script(script: str, words: tuple[str, ...], is_whole: bool) -> None:
             check_control_flags(config)
 
 
+def check_train(words: tuple[str, ...], is_whole: bool) -> None:
+    """`difftune train`: flags of the launcher, a task, and the flags of its script."""
+    launch_words, task, flags = split_words(words)
+    if task is None:
+        assert not is_whole and "--help" in words, f"difftune train {' '.join(words)} names no task"
+        return
+    launch_command_parser().parse_args([*launch_words, "-m", SCRIPTS[task]])
+    check_script(SCRIPTS[task], tuple(flags), is_whole)
+
+
 def check_difftune(words: tuple[str, ...], is_whole: bool) -> None:
+    if words[:1] == ("train",):
+        return check_train(words[1:], is_whole)
     parser = make_parser()
     if is_whole:
         try:
@@ -120,15 +133,17 @@ def check_program(words: tuple[str, ...], place: str, is_whole: bool) -> None:
 
 
 def check_module(words: tuple[str, ...], is_whole: bool) -> None:
-    if words[0] == "diffusers_difftune.cli":
+    if words[0] == "diffusers_difftune":
         check_difftune(words[1:], is_whole)
+    elif words[0].startswith("diffusers_difftune.scripts."):
+        check_script(words[0].split(".")[2], words[1:], is_whole)
     else:
         assert words[0] in ("pytest", "venv", "pip"), words
 
 
 def check_launch(words: tuple[str, ...], is_whole: bool) -> None:
     """`accelerate launch`: its own flags, then a script or module with its flags."""
-    if words == ("launch",):
+    if words in (("launch",), ("config",)):
         return
     parser = launch_command_parser()
     start = next((i for i, word in enumerate(words) if word.startswith("training_scripts/")), None)
@@ -169,19 +184,18 @@ def downloads(command: Command) -> None:
 
 
 def check_pip(words: tuple[str, ...], place: str) -> None:
-    """What is installed is this project from its clone, with extras that there are, or packages that are known."""
+    """What is installed is this project, with extras that there are, or packages that are known."""
     assert words[0] == "install", words
     rest = [
         word for word in words[1:] if word not in ("-e", "-c", "--editable", "--constraint", "constraints.txt", "-U")
     ]
     for word in rest:
-        clone = re.fullmatch(r"\.(?:\[(.*)\])?", word)
-        if clone:
-            missing = set(filter(None, (clone[1] or "").split(","))) - set(EXTRAS)
+        ours = re.fullmatch(rf"(?:\.|{PROJECT['name']})(?:\[(.*)\])?", word)
+        if ours:
+            missing = set(filter(None, (ours[1] or "").split(","))) - set(EXTRAS)
             assert not missing, f"{place}: there is no extra {missing}"
         else:
             assert named(word) in DEPENDENCIES | set().union(*EXTRAS.values()) | OTHERS, f"{place}: {word}"
-            assert named(word) != PROJECT["name"], f"{place}: {word} is on no registry"
 
 
 def check(command: Command) -> None:
@@ -189,7 +203,7 @@ def check(command: Command) -> None:
     program, *rest = command.words
     words = tuple(rest)
     if program == "accelerate":
-        assert words[0] == "launch"
+        assert words[0] in ("launch", "config")
         check_launch(words, command.is_whole)
     elif program == "difftune":
         check_difftune(words, command.is_whole)
@@ -240,11 +254,14 @@ def test_the_documents_have_commands_of_every_kind() -> None:
     ("line", "complaint"),
     [
         ("git clone REPOSITORY folder", "what is git"),
-        ("pip install 'diffusers-difftune[metrics]'", "diffusers-difftune"),
+        ("pip install 'diffusers-difftune[metrics]'", "no extra"),
         ("pip install '.[nothing]'", "no extra"),
         ("difftune evaluate --flag_that_is_none model data", "is refused"),
         ("accelerate launch training_scripts/train_controlnet_difftune.py --snr_gamma_2 5 …", "has no --snr_gamma_2"),
         ("accelerate launch training_scripts/train_text_to_image_difftune.py --resolution 32", "missing"),
+        ("difftune train lora --num_processes 2 --rank 8 …", "has no --num_processes"),
+        ("difftune train --num_processes 2 lora --resolution 32", "missing"),
+        ("difftune train text_to_image --resolution 32", "names no task"),
         ("python benchmarks/nothing.py", "there is no"),
         ("make nothing", "the Makefile has no"),
     ],

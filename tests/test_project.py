@@ -176,7 +176,7 @@ def test_papers_to_read_before_use_are_there() -> None:
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     assert "## [Unreleased]" in (ROOT / "CHANGELOG.md").read_text()
     assert "How to add a backbone" in (ROOT / "CONTRIBUTING.md").read_text()
-    assert (ROOT / "docs" / "log.md").is_file()
+    assert (ROOT / "benchmarks" / "log.md").is_file()
 
 
 def test_committed_json_and_yaml_can_be_read() -> None:

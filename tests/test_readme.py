@@ -18,7 +18,8 @@ PAGES = [
     ROOT / "CONTRIBUTING.md",
     *sorted(ROOT.glob("docs/*.md")),
     ROOT / "training_scripts" / "recipes" / "README.md",
-    *sorted(ROOT.glob("benchmarks/**/README.md")),
+    *sorted(ROOT.glob("benchmarks/*.md")),
+    *sorted(ROOT.glob("benchmarks/*/README.md")),
 ]
 
 

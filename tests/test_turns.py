@@ -53,7 +53,7 @@ def test_the_second_run_waits_and_finds_it_done(kind: str, killed: bool, tiny_pi
 def test_processes_of_one_run_wait_together(tmp_path: Path) -> None:
     images, out = save_tiny_images(tmp_path / "images", count=40, size=8), tmp_path / "out"
     out.mkdir()
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffusers_difftune.cli"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffusers_difftune"]
     flags = ["--kind", "edge", "--cache_dir", str(tmp_path / "cache")]
     with FileLock(out / ".lock"):
         run = subprocess.Popen(

@@ -21,7 +21,7 @@ from train_text_encoder import top5_of_100  # noqa: E402
 
 from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting  # noqa: E402
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor  # noqa: E402
+from diffusers_difftune.evaluation.metrics import extract_features, fid_kid, real_floor  # noqa: E402
 from diffusers_difftune.objective import DiffTuningObjective  # noqa: E402
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the runs' JSON files to results/summary.json, the plots and the tables of docs/evidence.md.
+"""From the runs' JSON files to results/summary.json, the plots and the tables of benchmarks/evidence.md.
 
 python benchmarks/controlnet/run.py --summary
 """
@@ -27,7 +27,7 @@ from diffusers_difftune.evaluation.paired import LEAST_CONDITIONS, LEAST_PAIRS, 
 from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
-DOCUMENT = ROOT / "docs" / "evidence.md"
+DOCUMENT = ROOT / "benchmarks" / "evidence.md"
 IMAGES = ROOT / "docs" / "images"
 BEGIN = "<!-- controlnet figures: begin (written by benchmarks/controlnet/run.py) -->"
 END = "<!-- controlnet figures: end -->"
@@ -116,7 +116,7 @@ def of_the_result(runs: Sequence[dict[str, Any]], rate: float) -> list[dict[str,
 
 
 def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Everything that docs/evidence.md says.
+    """Everything that benchmarks/evidence.md says.
 
     Args:
         runs (`Sequence[dict]`): The JSON files of the runs.
@@ -381,7 +381,7 @@ def spread(mean: float, deviation: float | None, factor: float, digits: int) -> 
 
 
 def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
-    """Writes the summary and the plots; and docs/evidence.md, if these are the results it speaks of."""
+    """Writes the summary and the plots; and benchmarks/evidence.md, if these are the results it speaks of."""
     runs = [json.loads(file.read_text()) for file in sorted((output / "runs").glob("*.json"))]
     pretrained = json.loads((output / "pretrained.json").read_text())
     summary = summarise(runs, pretrained, rate)
@@ -416,6 +416,8 @@ def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
 
 
 def document(summary: dict[str, Any], plots: Sequence[Path]) -> str:
-    """What stands between the markers of docs/evidence.md."""
-    pictures = "\n\n".join(f"![{plot.stem} of ControlNets](images/evidence_controlnet_{plot.name})" for plot in plots)
+    """What stands between the markers of benchmarks/evidence.md."""
+    pictures = "\n\n".join(
+        f"![{plot.stem} of ControlNets](../docs/images/evidence_controlnet_{plot.name})" for plot in plots
+    )
     return f"{markdown(summary)}\n\n{pictures}".strip()

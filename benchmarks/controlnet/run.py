@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of docs/evidence.md.
+"""Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of benchmarks/evidence.md.
 
 Five kinds of condition, standard training and Diff-Tuning, three seeds, on the embedded icon pipeline; then ablations on
 two kinds. Learning rate and thresholds come from standard training on other seeds (settings.py). One JSON file per run
 in `results/runs/`; a run whose file is there, with the same settings, is not made again, and one that was stopped goes
 on from its checkpoint, so this can be stopped at any moment. At the end `results/summary.json`, the plots and the
-tables of docs/evidence.md are written.
+tables of benchmarks/evidence.md are written.
 
     pip install -e ".[icons]"
     python benchmarks/controlnet/run.py --estimate
@@ -139,11 +139,11 @@ class Benchmark:
                     condition_data(self.work, kind, part),
                 ]
                 build += ["--kind", kind, *(["--model", model] if model else [])]
-                self.jobs.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune.cli", *build])
+                self.jobs.once(f"conditions-{kind}-{part}", [sys.executable, "-m", "diffusers_difftune", *build])
         build = ["bank", "build", "--pretrained_model_name_or_path", PIPELINE, "--output_dir", bank]
         build += ["--train_data_dir", DATA / f"{TARGET}_train.parquet", "--resolution", RECIPE["resolution"]]
         build += ["--bank_samples", self.size.bank_samples, "--bank_steps", self.size.bank_steps]
-        self.jobs.once(bank.name, [sys.executable, "-m", "diffusers_difftune.cli", *build])
+        self.jobs.once(bank.name, [sys.executable, "-m", "diffusers_difftune", *build])
         for kind in self.size.conditions:
             self.jobs.once(f"cached-{kind}-{bank.name}", self.warm_up(kind))
         name = f"pretrained-{evidence.short_hash(bare_settings(self.size))}"

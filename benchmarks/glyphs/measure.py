@@ -9,7 +9,7 @@ from diffusers import DiTTransformer2DModel
 
 from diffusers_difftune.backbones import Backbone
 from diffusers_difftune.evaluation.forgetting import denoising_loss_by_level
-from diffusers_difftune.evaluation.quality import frechet_distance
+from diffusers_difftune.evaluation.metrics import frechet_distance
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.objective import DiffTuningObjective
 

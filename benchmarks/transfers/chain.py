@@ -7,7 +7,7 @@
 
 Trains each method as stage 1 does, with its first seed, and compares it with the source model: losses by noise level on held-out
 target and source drawings, and FID when the source model makes the last, or the first, x % of the steps. Figures go to
-`results/chain/`, pictures to `docs/images/`, tables into docs/evidence.md. What is there is not made again.
+`results/chain/`, pictures to `docs/images/`, tables into benchmarks/evidence.md. What is there is not made again.
 """
 
 import argparse

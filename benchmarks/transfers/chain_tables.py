@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/evidence.md on the chain of forgetting, from the reports in `results/chain/`."""
+"""The tables of benchmarks/evidence.md on the chain of forgetting, from the reports in `results/chain/`."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from benchmarks.jobs import fill
-from diffusers_difftune.evaluation.chain_words import PLACES, of_end, standing
+from diffusers_difftune.evaluation.forgetting_summary import PLACES, of_end, standing
 
 from .evidence import DOCUMENT
 from .methods import METHODS
@@ -95,7 +95,7 @@ def pictures(reports: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
     first = next(iter(reports))
     shown = [("chain", key) for key in reports if key[0] == first[0]] + [("swapped", first)]
     return [
-        f"![{PICTURES[kind].format(target=target, method=METHODS[method].title)}](images/transfers_{kind}_{target}_{method}.png)"
+        f"![{PICTURES[kind].format(target=target, method=METHODS[method].title)}](../docs/images/transfers_{kind}_{target}_{method}.png)"
         for kind, (target, method) in shown
     ]
 

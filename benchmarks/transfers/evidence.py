@@ -27,7 +27,7 @@ from .settings import ROOT, STAGE_2_TARGETS, TUNING_TARGET, Recipe, Size
 from .splits import SOURCE
 
 
-DOCUMENT = ROOT / "docs" / "evidence.md"
+DOCUMENT = ROOT / "benchmarks" / "evidence.md"
 README = ROOT / "README.md"
 IMAGES = ROOT / "docs" / "images"
 BEGIN = "<!-- transfer figures: begin (written by benchmarks/transfers/run.py) -->"
@@ -44,7 +44,7 @@ FACTS = ("num_train", "num_held_out", "num_generated", "num_floor", "num_feature
 def summarise(
     runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], recipe: Recipe, size: Size
 ) -> dict[str, Any]:
-    """Everything that docs/evidence.md says.
+    """Everything that benchmarks/evidence.md says.
 
     Args:
         runs (`Sequence[dict]`): The JSON files of the runs, of whatever stages.
@@ -340,7 +340,7 @@ def facts(runs: Sequence[dict[str, Any]], chosen: Sequence[dict[str, Any]], size
 
 
 def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[str, Any]:
-    """Writes the summary and the plots; and docs/evidence.md and README.md, if these are the results they speak of."""
+    """Writes the summary and the plots; and benchmarks/evidence.md and README.md, if these are the results they speak of."""
     from .plots import draw
     from .tables import in_short, markdown
 
@@ -353,7 +353,7 @@ def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[s
         picture = IMAGES / "transfers_source.png"
         shutil.copy(output / "source_samples.png", picture)
         plots = {"Samples of the source model": picture} | plots
-        pictures = "\n\n".join(f"![{title}](images/{plot.name})" for title, plot in plots.items())
+        pictures = "\n\n".join(f"![{title}](../docs/images/{plot.name})" for title, plot in plots.items())
         text = DOCUMENT.read_text(encoding="utf-8")
         figures = f"{markdown(summary)}\n\n{pictures}".strip()
         DOCUMENT.write_text(fill(text, BEGIN, END, figures), encoding="utf-8")

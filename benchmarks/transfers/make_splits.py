@@ -38,8 +38,8 @@ from benchmarks.transfers.splits import (  # noqa: E402
     write_split,
 )
 from diffusers_difftune.evaluation.features import make_features  # noqa: E402
+from diffusers_difftune.evaluation.metrics import extract_features  # noqa: E402
 from diffusers_difftune.evaluation.projection import save_projection  # noqa: E402
-from diffusers_difftune.evaluation.quality import extract_features  # noqa: E402
 
 
 DIMENSIONS = 64

@@ -15,8 +15,8 @@ from PIL import Image
 
 from diffusers_difftune.backbones import Backbone
 from diffusers_difftune.evaluation.features import make_features
-from diffusers_difftune.evaluation.quality import extract_features
-from diffusers_difftune.evaluation.real import RealImages
+from diffusers_difftune.evaluation.metrics import extract_features
+from diffusers_difftune.evaluation.real_images import RealImages
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.io.hashing import file_sha256
 from diffusers_difftune.io.random import seeded_order

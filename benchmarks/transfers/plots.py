@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plots of docs/evidence.md, from the summary."""
+"""The plots of benchmarks/evidence.md, from the summary."""
 
 from pathlib import Path
 from typing import Any

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
 """Does Diff-Tuning transfer a pretrained class-conditional DiT better than standard fine-tuning? The figures of
-docs/evidence.md.
+benchmarks/evidence.md.
 
 Learning rate, steps and moving average are chosen for *standard* fine-tuning on a set that is not among the eight.
 Then **stage 1**: eight target sets, standard, each half of the method alone and Diff-Tuning, three seeds. **Stage 2**:
 adapters with and without Diff-Tuning, and variants, on three sets. **Stage 3**: sensitivity to every setting, and FID
 against training step, on one set. **Stage 4**: stage 1 with weighted losses. One JSON file per run in `results/runs/`; a run
 whose file is there, with the same settings, is not made again, and one that was stopped goes on from its checkpoint, so this
-can be stopped at any moment. At the end `results/summary.json`, the plots and the tables of docs/evidence.md are written.
+can be stopped at any moment. At the end `results/summary.json`, the plots and the tables of benchmarks/evidence.md are written.
 
     pip install -e ".[icons]"                              # npm is needed, too
     python benchmarks/transfers/run.py --estimate
@@ -210,7 +210,7 @@ class Benchmark:
             "resolution": 32,
         }
         words = [word for name, value in flags.items() for word in (f"--{name}", value)]
-        build = [sys.executable, "-m", "diffusers_difftune.cli", "bank", "build", *words]
+        build = [sys.executable, "-m", "diffusers_difftune", "bank", "build", *words]
         self.jobs.once(f"bank-{samples}-{steps}", build, [folder / "manifest.json"])
 
     def command(self, run: Run | None, output: Path) -> list[str]:

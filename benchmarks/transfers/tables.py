@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of docs/evidence.md, from the summary."""
+"""The tables of benchmarks/evidence.md, from the summary."""
 
 from typing import Any
 
@@ -164,7 +164,7 @@ def in_short(summary: dict[str, Any]) -> str:
         f" and with retention alone {100 * gains['retention']['mean_relative_gain']:.1f} %{weighted or ''}. FID with"
         f" so few drawings rewards copies of them: {copies['standard']} of standard fine-tuning's samples are near copies of a training"
         f" drawing, {beside}. Going a part of the way back to the pretrained weights after training, a simple rival, is not"
-        " compared yet ([docs/evidence.md](docs/evidence.md#transfers-eight-target-sets))."
+        " compared yet ([benchmarks/evidence.md](benchmarks/evidence.md#transfers-eight-target-sets))."
     )
 
 

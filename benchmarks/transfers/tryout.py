@@ -8,7 +8,7 @@
     python benchmarks/transfers/tryout.py --list
 
 Every run is a JSON file in `results/tryouts/`; one whose file is there, with every guidance asked for, is not made
-again. What was found is in docs/log.md, and nothing of it is in the tables.
+again. What was found is in benchmarks/log.md, and nothing of it is in the tables.
 """
 
 import argparse

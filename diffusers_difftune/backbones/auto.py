@@ -49,7 +49,7 @@ def load_backbone(folder: str | Path, variant: str | None = None, **settings: An
     tensors = {name: tensors_in(place, variant) for name, place in components.items()}
     check_unused(folder, variant, tuple(components))
     if variant and all(weight_files(place, variant) == weight_files(place) for place in components.values()):
-        raise DiffTuneError(f"--variant is {variant}, but {folder} has no weights of that variant.")
+        raise DiffTuneError(f"{folder} has no weights of the variant {variant}.")
     if wanted.vae is not None:
         with errors.flag("--pretrained_vae_model_name_or_path"):
             tensors["vae"] = tensors_in(wanted.vae, variant)
@@ -109,7 +109,7 @@ def family_of(index: Path) -> type[Backbone]:
         raise DiffTuneError(f"{index} is not the index of a pipeline.") from error
     if not isinstance(name, str) or name not in FAMILIES:
         raise DiffTuneError(
-            f"It is a {name if isinstance(name, str) else quoted(name)}; supported pipelines are {', '.join(FAMILIES)}."
+            f"The pipeline is a {name if isinstance(name, str) else quoted(name)}; supported pipelines are {', '.join(FAMILIES)}."
         )
     for component, source in content.items():
         own = isinstance(source, list) and not (source and source[0] in LIBRARIES)

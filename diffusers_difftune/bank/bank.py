@@ -99,7 +99,7 @@ class KnowledgeBank:
         """
         problem = self.problem(fingerprint, latent_shape)
         if problem is not None:
-            raise DiffTuneError(f"--knowledge_bank: the bank in {self.folder} {problem}.")
+            raise DiffTuneError(f"The bank in {self.folder} {problem}.")
         return self
 
     def problem(self, fingerprint: str | None = None, latent_shape: tuple[int, int, int] | None = None) -> str | None:

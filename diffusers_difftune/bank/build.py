@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -175,13 +176,19 @@ def fill_bank(
     return bank
 
 
-def begun_manifest(folder: Path, manifest: BankManifest, prompts: list[str] | None = None) -> BankManifest:
+def begun_manifest(
+    folder: Path,
+    manifest: BankManifest,
+    prompts: list[str] | None = None,
+    remarks: Mapping[str, str] | None = None,
+) -> BankManifest:
     """The manifest of the bank that was begun in `folder` with these settings, or else the one given.
 
     Args:
         folder (`Path`): Where the bank is, or is to be.
         manifest ([`BankManifest`]): The settings.
         prompts (`list[str]`, *optional*): The prompt of each sample, so that a difference can be shown.
+        remarks (`Mapping[str, str]`, *optional*): What to say after the value of a field that differs.
 
     Raises:
         DiffTuneError: The folder holds something else, or a bank of other settings.
@@ -193,7 +200,7 @@ def begun_manifest(folder: Path, manifest: BankManifest, prompts: list[str] | No
         return manifest
     begun = BankManifest.read(folder)
     # A whole bank stays good when a library is updated; a half-built one must not mix the samples of two versions.
-    differences = begun.differences(manifest, NAMES_ONLY + (("libraries",) if begun.is_complete else ()))
+    differences = begun.differences(manifest, NAMES_ONLY + (("libraries",) if begun.is_complete else ()), remarks)
     if differences:
         raise DiffTuneError(
             f"{folder} holds a knowledge bank of other settings: {'; '.join(differences)}"

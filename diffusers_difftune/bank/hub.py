@@ -87,8 +87,7 @@ def download_bank(
         )
     except HUB_ERRORS as error:
         raise DiffTuneError(
-            f"--knowledge_bank: {repo_id} is neither a folder nor a dataset on the Hub that can be read:"
-            f" {first_sentence(error)}."
+            f"{repo_id} is neither a folder nor a dataset on the Hub that can be read: {first_sentence(error)}."
         ) from error
     return Path(folder)
 

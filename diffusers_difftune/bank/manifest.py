@@ -4,6 +4,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,11 @@ class BankManifest:
         """The flags that make a bank like this one, by name."""
         return {flag: getattr(self, name) for flag, name in BANK_FLAGS.items()}
 
-    def differences(self, other: "BankManifest", ignore: tuple[str, ...] = NAMES_ONLY) -> list[str]:
-        """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's)."""
+    def differences(
+        self, other: "BankManifest", ignore: tuple[str, ...] = NAMES_ONLY, remarks: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's), with remarks
+        after values of `other`, by field."""
         differing = [entry for entry in fields(self) if getattr(self, entry.name) != getattr(other, entry.name)]
         names = {entry.name for entry in differing}
         clauses = []
@@ -187,7 +191,7 @@ class BankManifest:
                 ]
             else:
                 name = FACTS.get(entry.name) or f"--{entry.metadata['flag']}"
-                clauses.append(f"{name} is {shorten(there)}, not {shorten(here)}")
+                clauses.append(f"{name} is {shorten(there)}{(remarks or {}).get(entry.name, '')}, not {shorten(here)}")
         return clauses
 
 

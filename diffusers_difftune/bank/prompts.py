@@ -9,7 +9,7 @@ from ..io.random import seeded_order
 
 
 def read_prompts(source: str, own: str = "captions") -> list[str]:
-    """The prompts that `--bank_prompts` names, other than the captions of the target data.
+    """The prompts that a flag such as `--bank_prompts` names, other than the captions of the target data.
 
     Args:
         source (`str`):
@@ -31,17 +31,16 @@ def read_prompts(source: str, own: str = "captions") -> list[str]:
         try:
             prompts = [*path.read_text(encoding="utf-8-sig").splitlines()]
         except UnicodeDecodeError:
-            raise DiffTuneError(f"--bank_prompts: {source} is not a text file in UTF-8.") from None
+            raise DiffTuneError(f"{source} is not a text file in UTF-8.") from None
     elif "#" in source:
         prompts = column_prompts(*source.rsplit("#", 1))
     else:
         raise DiffTuneError(
-            f"--bank_prompts is '{source}', and there is no such file; give {own}, empty, a text file with one"
-            " prompt a line, or DATASET#COLUMN."
+            f"There is no file '{source}'; give {own}, empty, a text file with one prompt a line, or DATASET#COLUMN."
         )
     kept = [prompt.strip() for prompt in prompts if prompt and prompt.strip()]
     if not kept:
-        raise DiffTuneError(f"--bank_prompts: there is no prompt in {source}.")
+        raise DiffTuneError(f"There is no prompt in {source}.")
     return kept
 
 
@@ -52,19 +51,15 @@ def column_prompts(dataset: str, column: str) -> list[str | None]:
     try:
         splits = load_dataset(dataset)
     except Exception as error:  # every loader has errors of its own
-        raise DiffTuneError(
-            f"--bank_prompts: the dataset {dataset} cannot be loaded: {first_sentence(error)}."
-        ) from error
+        raise DiffTuneError(f"The dataset {dataset} cannot be loaded: {first_sentence(error)}.") from error
     rows = splits["train"] if "train" in splits else next(iter(splits.values()))
     if column not in rows.column_names:
-        raise DiffTuneError(
-            f"--bank_prompts: the dataset {dataset} has no column {column}; it has {', '.join(rows.column_names)}."
-        )
+        raise DiffTuneError(f"The dataset {dataset} has no column {column}; it has {', '.join(rows.column_names)}.")
     prompts: list[str | None] = []
     for value in rows[column]:
         prompts.extend(value if isinstance(value, list) else [value])
     if not all(prompt is None or isinstance(prompt, str) for prompt in prompts):
-        raise DiffTuneError(f"--bank_prompts: the column {column} of {dataset} does not hold strings.")
+        raise DiffTuneError(f"The column {column} of {dataset} does not hold strings.")
     return prompts
 
 
@@ -80,7 +75,7 @@ def draw_prompts(prompts: list[str], count: int, seed: int) -> list[str]:
         `list[str]`: `count` prompts; none comes n + 1 times before every other came n times.
     """
     if not prompts:
-        raise DiffTuneError("--bank_prompts: there are no prompts to sample with.")
+        raise DiffTuneError("There are no prompts to sample with.")
     drawn: list[str] = []
     for epoch in range(-(-count // len(prompts))):
         drawn.extend(prompts[row] for row in seeded_order(seed, "bank prompts", epoch, len(prompts)))

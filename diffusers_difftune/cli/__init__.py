@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 
 from ..errors import DiffTuneError
-from . import bank, cache, card, conditions, convergence, evaluate, forgetting, push
+from ..version import __version__
+from . import bank, cache, card, conditions, convergence, evaluate, forgetting, push, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command and its subcommands."""
     parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models with less forgetting.")
+    parser.add_argument("--version", action="version", version=f"diffusers-difftune {__version__}")
     rooms = parser.add_subparsers(metavar="ROOM", required=True)
     bank.add_parser(rooms)
     cache.add_parser(rooms)
@@ -40,4 +42,5 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_parser(rooms)
     forgetting.add_parser(rooms)
     push.add_parser(rooms)
+    train.add_parser(rooms)
     return parser

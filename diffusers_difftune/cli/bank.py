@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILD = """\
 Sample the untouched pretrained pipeline into a knowledge bank. A killed build goes on when the command is run again.
-Under `accelerate launch -m diffusers_difftune.cli bank build …` several processes share the work.
+Under `accelerate launch -m diffusers_difftune bank build …` several processes share the work.
 """
 PROMPTS = """\
 Of a text-to-image model captions (of the target data; the default), empty, a text file with one prompt a line, or
@@ -89,13 +89,15 @@ def bank_build(arguments: argparse.Namespace) -> int:
     # Whatever can be wrong without the model is said before it is downloaded.
     BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
-        read_prompts(arguments.bank_prompts)
+        with errors.flag("--bank_prompts"):
+            read_prompts(arguments.bank_prompts)
     accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
     repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
-        backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
+        with errors.flag("--pretrained_model_name_or_path"):
+            backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
         arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
         prompts = bank_prompts(arguments, backbone)
         weights = fingerprint(backbone, arguments)

@@ -6,8 +6,6 @@ import argparse
 import logging
 from typing import TYPE_CHECKING
 
-from .. import errors
-
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +68,6 @@ def open_pipeline(
     revision: str | None,
     arguments: argparse.Namespace,
     resolution: int | None = None,
-    flag: str = "--pretrained_model_name_or_path",
 ) -> "Backbone":
     """The backbone of a pipeline, which is downloaded if need be; loads no weights.
 
@@ -79,7 +76,6 @@ def open_pipeline(
         revision (`str`, *optional*): Its revision on the Hub.
         arguments (`argparse.Namespace`): With `--variant`, `--cache_dir` and `--hub_token`.
         resolution (`int`, *optional*): Side of the images in pixels; `None` is the model's own.
-        flag (`str`, *optional*): Where the model was named.
 
     Returns:
         [`Backbone`]: The backbone.
@@ -89,9 +85,8 @@ def open_pipeline(
     """
     from ..backbones import load_backbone, pipeline_folder
 
-    with errors.flag(flag):
-        folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-        return load_backbone(folder, arguments.variant, resolution=resolution)
+    folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
+    return load_backbone(folder, arguments.variant, resolution=resolution)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .. import errors
 from ..config.flags import DataConfig, ModelConfig, RunConfig
 from ..controls import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
@@ -27,7 +28,7 @@ BUILD = """\
 Extract a control image from each image of a data set, and write both with the captions to OUT, a folder that
 --train_data_dir of train_controlnet_difftune.py takes. With a knowledge bank in place of a data set, the control images
 of its samples are kept in BANK/conditions, where training looks for them. A killed build goes on when the command is run
-again. Under `accelerate launch -m diffusers_difftune.cli conditions build …` several processes share the work.
+again. Under `accelerate launch -m diffusers_difftune conditions build …` several processes share the work.
 """
 
 
@@ -181,7 +182,8 @@ def build_of_bank(
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision
     with accelerator.main_process_first():
-        backbone = open_pipeline(model, revision, arguments)
+        with errors.flag("--pretrained_model_name_or_path"):
+            backbone = open_pipeline(model, revision, arguments)
         weights = fingerprint(backbone, arguments)
     if weights != bank.manifest.weights_fingerprint:
         raise DiffTuneError(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..config.flags import ClassDataConfig, DataConfig, ModelConfig, RunConfig
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 from .results import check_is_free, labelled
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..backbones import Backbone
     from ..data.dataset import TargetData
     from ..evaluation.clip_score import ClipScore
-    from ..evaluation.measurement import Measurement
+    from ..evaluation.sample_quality import Measurement
 
 EVALUATE = """\
 How near are the samples of pipelines to real images? Samples each PIPELINE for the captions of held-out DATA (a
@@ -224,12 +224,13 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
         named.insert(0, (arguments.pretrained, "--pretrained", None))
     candidates = []
     for name, flag, adapter in named:
-        backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution, flag)
+        with errors.flag(flag):
+            backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution)
         candidate = Candidate(
             name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
         )
         if adapter is not None:
-            with renamed({"FINETUNED": "--adapter", "PRETRAINED": "PIPELINE"}):
+            with errors.flag("--adapter"):
                 finetuned = open_finetuned(backbone, adapter, arguments.cache_dir, arguments.hub_token)
             if finetuned.num_trained is None:
                 raise DiffTuneError(f"--adapter {adapter} is no adapter; name a whole pipeline as PIPELINE.")
@@ -262,8 +263,8 @@ def make_measurement(
     Gives the pipelines their prompts and loads none of them.
     """
     from ..evaluation.features import make_features
-    from ..evaluation.measurement import Measurement
-    from ..evaluation.real import drawn_rows, read_images
+    from ..evaluation.real_images import drawn_rows, read_images
+    from ..evaluation.sample_quality import Measurement
     from .data import open_data
 
     resolution, first, device = find_resolution(arguments, candidates), candidates[0].backbone, accelerator.device
@@ -296,7 +297,7 @@ def make_measurement(
         others = read_images(more, drawn_rows(more, min(count, len(more))), resolution)
     elif len(rows) >= 2 * count:
         others = read_images(data, rows[count : 2 * count], resolution)
-    with renamed({"The features ": "--features: the features "}):
+    with errors.flag("--features"):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
     captions = [data.captions(row)[0] for row in rows[:count]]
     score = find_clip_score(arguments, device) if data.class_names is None else None
@@ -338,16 +339,16 @@ def find_prompts(
 ) -> list[str]:
     """A prompt for each row: its caption or class, or what `--prompts` names."""
     from ..bank.prompts import draw_prompts, read_prompts
-    from ..evaluation.real import row_prompts
+    from ..evaluation.real_images import row_prompts
 
     if arguments.prompts == "captions":
         ids = candidate.class_ids or {name: number for number, name in enumerate(data.class_names or ())}
         if candidate.is_baseline and not set(data.class_names or ()) <= set(ids):
             print(f"{candidate.name} does not have the classes of {arguments.data}; it is sampled without a class.")
             return [""] * len(rows)
-        with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": f"{candidate.name}'s"}):
-            return row_prompts(data, rows, ids)
-    with renamed({"--bank_prompts": "--prompts"}), errors.flag("--prompts"):
+        with errors.flag("DATA"):
+            return row_prompts(data, rows, ids, candidate.name)
+    with errors.flag("--prompts"):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
         ids, classes = candidate.class_ids, candidate.backbone.classes
         if not ids or classes is None:
@@ -362,7 +363,7 @@ def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "C
 
     if arguments.clip_model == "none":
         return None
-    with renamed({"The CLIP model": "--clip_model: the CLIP model"}):
+    with errors.flag("--clip_model"):
         return ClipScore(arguments.clip_model, device, arguments.cache_dir, arguments.hub_token)
 
 

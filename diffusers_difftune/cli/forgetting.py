@@ -10,8 +10,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
 
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from ..backbones import Backbone
     from ..bank.bank import KnowledgeBank
-    from ..evaluation.chain import Rows
     from ..evaluation.finetuned import Finetuned
+    from ..evaluation.forgetting_report import Rows
     from .forgetting_data import Images
 
 FORGETTING = """\
@@ -99,13 +100,13 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
     import torch
 
-    from ..evaluation.belonging import check_run
-    from ..evaluation.chain import distance_report, measure_losses
-    from ..evaluation.chain_plot import plot_chain
-    from ..evaluation.chain_words import words
+    from ..evaluation.compatibility import check_run
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
+    from ..evaluation.forgetting_plot import plot_chain
+    from ..evaluation.forgetting_report import distance_report, measure_losses
+    from ..evaluation.forgetting_summary import words
     from ..io.atomic import write_bytes_atomic
     from ..objective import DiffTuningObjective
     from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -113,13 +114,15 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .forgetting_data import open_source, open_target
     from .results import check_is_free
 
-    backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments, arguments.resolution, "PRETRAINED")
-    finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
-    check_run(finetuned.folder, fingerprint(backbone, arguments))
+    with errors.flag("PRETRAINED"):
+        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments, arguments.resolution)
+    with errors.flag("FINETUNED"):
+        finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
+        check_run(finetuned.folder, fingerprint(backbone, arguments))
     resolution = find_resolution(arguments, [Candidate(arguments.pretrained, backbone)])
     target = open_target(arguments, backbone, finetuned, resolution)
     source = open_source(arguments, backbone, finetuned, resolution)
-    with renamed({"The features ": "--features: the features "}):
+    with errors.flag("--features"):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
 
     accelerator = new_accelerator(arguments.mixed_precision)
@@ -144,7 +147,8 @@ def forgetting(arguments: argparse.Namespace) -> int:
     settings = facts(arguments, finetuned, resolution, target, source, str(extractor.name), str(precision))
     check_is_free("--output_dir", output / "forgetting.json", settings)
     backbone.load_encoders(device, torch.float32)
-    finetuned.load(device)
+    with errors.flag("FINETUNED"):
+        finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
     target_rows = target.rows(backbone, arguments.rows, arguments.batch_size)
     objective = DiffTuningObjective(backbone.noise_scheduler)
@@ -228,7 +232,7 @@ def prepare_source(
 
 def first_rows(rows: "Rows", count: int) -> "Rows":
     """The first of some rows."""
-    from ..evaluation.chain import Rows
+    from ..evaluation.forgetting_report import Rows
 
     return Rows(rows.latents[:count], rows.prompts[:count])
 
@@ -282,8 +286,8 @@ def swapping(
 ) -> "tuple[dict[str, Any], dict[str, torch.Tensor]]":
     """The swap curves, and the first samples of each point beside real images."""
     from ..evaluation import FEWEST_IMAGES
-    from ..evaluation.quality import extract_features
-    from ..evaluation.real import RealImages
+    from ..evaluation.metrics import extract_features
+    from ..evaluation.real_images import RealImages
     from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 
     def features(images: "torch.Tensor") -> "torch.Tensor":

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from .. import errors
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..data.images import ImageTransform, control_image
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
-from ..evaluation.chain import Rows, encode_rows
 from ..evaluation.finetuned import Finetuned
-from ..evaluation.real import drawn_rows, read_images, row_prompts
+from ..evaluation.forgetting_report import Rows, encode_rows
+from ..evaluation.real_images import drawn_rows, read_images, row_prompts
 from ..io.random import seeded_order
 from .common import fingerprint
 from .conditions import holds_bank
@@ -86,8 +87,8 @@ def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Fi
         controls = torch.stack([(image * 255).round().to(torch.uint8) for image in read])
     # of a checkpoint nobody wrote down the classes; training numbers those of its data as these are numbered
     ids = finetuned.class_ids or {label: number for number, label in enumerate(data.class_names or ())}
-    with renamed({"The held-out data have": f"DATA {arguments.data} has", "the model's": "FINETUNED's"}):
-        prompts = row_prompts(data, rows, ids)
+    with errors.flag("DATA"):
+        prompts = row_prompts(data, rows, ids, "FINETUNED")
     return Images(
         read_images(data, rows, resolution, interpolation), prompts, controls, others, f"{data.content_key}-{count}"
     )
@@ -120,7 +121,7 @@ def open_source(
     # where the two models have different classes, source rows are shown under the null class, and have no other
     prompts = [""] * len(rows)
     if finetuned.knows_classes:
-        with renamed({"The held-out data have": f"--source {arguments.source} has"}):
+        with errors.flag("--source"):
             prompts = row_prompts(data, rows, backbone.classes.ids if backbone.classes else {})
     return Images(read_images(data, rows, resolution, interpolation_of(finetuned)), prompts)
 
@@ -145,7 +146,7 @@ def sample_source(
         batch_size=arguments.batch_size,
     )
     folder = Path(arguments.output_dir, "knowledge_bank")
-    with renamed({"--knowledge_bank": f"--output_dir {arguments.output_dir}"}):
+    with errors.flag("--output_dir"):
         return build_bank(
             backbone.pipeline(pretrained, accelerator.device, torch.float32),
             folder,

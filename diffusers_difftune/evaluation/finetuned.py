@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 
-from .. import errors
 from ..adapters.adapter import ROWS
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
@@ -18,7 +17,7 @@ from ..backbones import Backbone, family_of, pipeline_folder
 from ..backbones.classes import ids_by_name
 from ..backbones.pipeline_files import weight_files
 from ..errors import DiffTuneError, first_sentence
-from .belonging import (
+from .compatibility import (
     check_adapter,
     check_controlnet,
     check_controlnet_adapter,
@@ -175,7 +174,7 @@ class FinetunedControlNet:
                 controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
             except OSError as error:  # the one that an adapter was trained on may be anywhere
                 raise DiffTuneError(
-                    f"FINETUNED {self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
+                    f"{self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
                 ) from error
         controlnet = controlnet.requires_grad_(False).eval()
         self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
@@ -233,11 +232,10 @@ def open_finetuned(
         return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
-        with errors.flag("FINETUNED"):
-            found = family_of(index).pipeline_class.__name__
+        found = family_of(index).pipeline_class.__name__
         if found != backbone.pipeline_class.__name__:
             raise DiffTuneError(
-                f"FINETUNED {name} is a {found} and PRETRAINED a {backbone.pipeline_class.__name__}; name the pipeline that"
+                f"{name} is a {found} and the pretrained pipeline a {backbone.pipeline_class.__name__}; name the pipeline that"
                 " the fine-tuning began with."
             )
     if (folder / backbone.denoiser_name / "config.json").is_file():
@@ -246,7 +244,7 @@ def open_finetuned(
         if backbone.controlnet and class_name(place / "config.json") == backbone.controlnet.model_class.__name__:
             return FinetunedControlNet(backbone, place)
     raise DiffTuneError(
-        f"FINETUNED {name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
+        f"{name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
         f" {backbone.pipeline_class.__name__}; name the output_dir of a training run, or a checkpoint in it."
     )
 
@@ -256,12 +254,11 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     if Path(name).exists():
-        raise DiffTuneError(f"FINETUNED {name} is a file; name the folder it is in.")
+        raise DiffTuneError(f"{name} is a file; name the folder it is in.")
     where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     try:
         hf_hub_download(name, "model_index.json", **where)
-        with errors.flag("FINETUNED"):
-            return pipeline_folder(name, **where)
+        return pipeline_folder(name, **where)
     except DiffTuneError:
         raise
     except Exception:  # not a pipeline, or nothing at all: the next download says
@@ -269,7 +266,7 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
             return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **where))
         except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
             raise DiffTuneError(
-                f"FINETUNED {name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
+                f"{name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
             ) from error
 
 

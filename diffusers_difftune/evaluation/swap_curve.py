@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save
 from ..io.atomic import write_bytes_atomic
 from .finetuned import Finetuned
 from .kid_difference import kid_difference
-from .quality import extract_features
-from .real import RealImages
+from .metrics import extract_features
+from .real_images import RealImages
 from .samples import sample_images
 from .swap import ENDS, swapped, swapped_steps
 
@@ -126,7 +126,7 @@ def swap_curve(
 
     Returns:
         `tuple[dict, dict]`: For a JSON file, `steps`, `target_floor`, `source_floor`, and `points`: each with its `end`,
-        `percent`, `swapped_steps`, the figures `target` and `source` (see [`~diffusers_difftune.evaluation.real.distances`]),
+        `percent`, `swapped_steps`, the figures `target` and `source` (see [`~diffusers_difftune.evaluation.real_images.distances`]),
         `kid_difference` and `kid_difference_standard_error` (to the target, against the fine-tuned model); see
         [`kid_difference`]. And the first samples of every point of the data end, by a label.
     """

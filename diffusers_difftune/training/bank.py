@@ -24,7 +24,7 @@ from ..data.dataset import TargetData, load_target_data
 from ..data.images import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
-from ..errors import DiffTuneError, renamed
+from ..errors import DiffTuneError
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
@@ -107,7 +107,8 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
         vars(config).update(sampled)
         if place is None:
             return None
-    bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
+    with errors.flag("--knowledge_bank"):
+        bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
     if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == backbone.fingerprint_of(
         backbone.weight_components, run.cache_dir
     ):
@@ -115,7 +116,8 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
-    bank.check(backbone.fingerprint(run.cache_dir), backbone.latent_shape())
+    with errors.flag("--knowledge_bank"):
+        bank.check(backbone.fingerprint(run.cache_dir), backbone.latent_shape())
     if config.knowledge_bank is not None:
         if unused := other_flags(config, bank.manifest.flags()):
             logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
@@ -207,9 +209,8 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
         resolution=settings.resolution,
         latent_shape=list(backbone.latent_shape()),
     )
-    said = f"--bank_samples is {num_samples}"
-    with renamed({said: f"{said} (by default as many as the run draws)"} if config.bank_samples is None else {}):
-        begun_manifest(folder, wanted, prompts)
+    by_default = {"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None
+    begun_manifest(folder, wanted, prompts, by_default)
 
 
 def is_complete_bank(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 from accelerate.utils import LoggerType
 from diffusers.optimization import SchedulerType
 
+from .. import errors
 from ..adapters.settings import PEFT_KINDS, WITH_ALPHA, WITH_DROPOUT
 from ..bank.prompts import read_prompts
 from ..bank.settings import BankSettings
@@ -184,7 +185,8 @@ def check_conflicts(config: Any) -> None:
     check_sharding(config)
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
-        read_prompts(config.bank_prompts, own)
+        with errors.flag("--bank_prompts"):
+            read_prompts(config.bank_prompts, own)
 
 
 def check_average(config: Any) -> None:

@@ -6,10 +6,10 @@ score."""
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import errors
 from ..backbones import Backbone
 from ..data.dataset import TargetData
 from ..data.stream import StreamedTarget
-from ..errors import renamed
 from ..io.processes import from_main
 from ..trainables import Trainable
 from .evaluation import Evaluation, open_held_out
@@ -18,7 +18,7 @@ from .validation import sampling
 
 
 if TYPE_CHECKING:
-    from ..evaluation.measurement import Measurement
+    from ..evaluation.sample_quality import Measurement
 
 CLIP_MODEL = "evaluation_clip_model"  # a flag of text-to-image scripts alone
 
@@ -56,22 +56,22 @@ class QualityEvaluation:
         from ..evaluation import FEWEST_IMAGES
         from ..evaluation.clip_score import ClipScore
         from ..evaluation.features import make_features  # these are slow to import
-        from ..evaluation.measurement import Measurement
-        from ..evaluation.real import drawn_rows, read_images, row_prompts
+        from ..evaluation.real_images import drawn_rows, read_images, row_prompts
+        from ..evaluation.sample_quality import Measurement
 
         config, count = self.run.config, self.run.config.evaluation_samples
-        with renamed({"The features ": "--evaluation_features: the features "}):
+        with errors.flag("--evaluation_features"):
             extractor = make_features(config.evaluation_features, config.cache_dir, config.hub_token)
         rows = drawn_rows(self.held_out, count)
         size = (self.backbone.resolution, config.image_interpolation_mode)
         others = None
         if isinstance(self.target, TargetData) and len(self.target) >= FEWEST_IMAGES // 2:
             others = read_images(self.target, drawn_rows(self.target, count), *size)
-        with renamed({"The held-out data have": "--evaluation_data has", "the model's": "the target data's"}):
+        with errors.flag("--evaluation_data"):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
         clip_score, model = None, getattr(config, CLIP_MODEL, None)
         if model is not None:
-            with renamed({"The CLIP model": "--evaluation_clip_model: the CLIP model"}):
+            with errors.flag("--evaluation_clip_model"):
                 clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
         self.measurement = Measurement(
             extractor,

@@ -22,8 +22,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Ctrl-C reaches a worker from the terminal and again from its launcher: within so many seconds it is one request.
 ONE_REQUEST = 2.0
 # The programs that start workers and hand no signal on, or may die without a word.
-LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun", "deepspeed")
-LAUNCHER_MODULES = ("accelerate.commands.launch", "torch.distributed.run", "torch.distributed.launch")
+LAUNCHERS = ("accelerate", "accelerate-launch", "torchrun", "deepspeed", "difftune")
+LAUNCHER_MODULES = (
+    "accelerate.commands.launch",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+    "diffusers_difftune",
+)
 
 Done = TypeVar("Done")
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 from diffusers_difftune.evaluation.features import ProjectedFeatures, make_features
+from diffusers_difftune.evaluation.metrics import extract_features
 from diffusers_difftune.evaluation.projection import save_projection
-from diffusers_difftune.evaluation.quality import extract_features
 
 
 PROJECTION = Path(__file__).resolve().parent / "features.safetensors"

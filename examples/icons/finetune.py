@@ -24,7 +24,7 @@ DATA = HERE / "data"
 RESOLUTION = 32
 TARGETS = ("fluent-emoji", "flat-color-icons")
 
-# The same for standard fine-tuning and Diff-Tuning; docs/log.md has the search they come from.
+# The same for standard fine-tuning and Diff-Tuning; benchmarks/log.md has the search they come from.
 RECIPE = {
     "resolution": RESOLUTION,
     "train_batch_size": 32,

@@ -17,7 +17,7 @@ from PIL import Image
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.evaluation import samples
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid, real_floor
+from diffusers_difftune.evaluation.metrics import extract_features, fid_kid, real_floor
 from diffusers_difftune.io.random import seeded_order
 from diffusers_difftune.objective import DiffTuningObjective
 

@@ -72,7 +72,7 @@ def test_a_component_without_weights_counts_with_its_files(model: Path) -> None:
 
 
 def test_a_missing_component_is_refused(model: Path) -> None:
-    with pytest.raises(DiffTuneError, match="there is no folder text_encoder_2"):
+    with pytest.raises(DiffTuneError, match="^There is no folder text_encoder_2"):
         weights_fingerprint(model, ("unet", "text_encoder_2"))
 
 

@@ -79,7 +79,7 @@ def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
     model["model_index.json"] = json.dumps({"_class_name": "UnCLIPPipeline"}).encode()
     hub_server.repos["models/user/tiny"] = Repo("models", "user/tiny", [model])
     run = hub_server.run(DOWNLOAD, tmp_path / "another-cache")
-    assert "is a UnCLIPPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
+    assert "The pipeline is a UnCLIPPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
     assert not [request for request in hub_server.requests if "safetensors" in request]
 
 
@@ -114,5 +114,5 @@ def test_neither_pickles_nor_code_come_from_the_hub(hub_server: HubServer, tiny_
     assert "models--org--plain" in fine, done.stderr[-2000:]
     assert pickled.startswith("org/pickles: its weights are a pickle"), pickled
     assert "the unet of " in code and "has code of its own" in code
-    assert pipeline.startswith("It is a ['mine', 'Mine']; supported pipelines are")
+    assert pipeline.startswith("The pipeline is a ['mine', 'Mine']; supported pipelines are")
     assert not [request for request in hub_server.requests if request.endswith((".bin", ".py"))]

@@ -183,7 +183,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_manifest_that_lies_is_refused(lie: str, bank: KnowledgeBank, tmp_path: Path) -> None:
     opened = KnowledgeBank.load(tampered(bank, tmp_path / "bank", **LIES[lie]))
-    with pytest.raises(DiffTuneError, match="^--knowledge_bank: the bank in .*[^.]\\.$"):
+    with pytest.raises(DiffTuneError, match="^The bank in .*[^.]\\.$"):
         opened.check(bank.manifest.weights_fingerprint, (4, 8, 8))
 
 

@@ -55,7 +55,7 @@ def test_killed_at_ten_random_moments_it_is_byte_identical(zygote: Zygote, tmp_p
 
 def command(model: Path, prompts: Path, folder: Path) -> list[str]:
     return [
-        "-m", "diffusers_difftune.cli", "bank", "build",
+        "-m", "diffusers_difftune", "bank", "build",
         "--pretrained_model_name_or_path", str(model),
         "--bank_prompts", str(prompts),
         "--output_dir", str(folder),

@@ -49,7 +49,7 @@ def test_a_dataset_column(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content, message", [(b" \n\n", "there is no prompt in"), (b"\xff\xfe\x00bad", "is not a text file in UTF-8")]
+    "content, message", [(b" \n\n", "^There is no prompt in"), (b"\xff\xfe\x00bad", "is not a text file in UTF-8")]
 )
 def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "prompts.txt"
@@ -59,7 +59,7 @@ def test_a_file_without_prompts_is_refused(tmp_path: Path, content: bytes, messa
 
 
 def test_a_source_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DiffTuneError, match="--bank_prompts is 'absent.txt', and there is no such file"):
+    with pytest.raises(DiffTuneError, match="^There is no file 'absent.txt'; give"):
         read_prompts("absent.txt")
     with pytest.raises(DiffTuneError, match="cannot be loaded"):
         read_prompts(f"{tmp_path / 'absent'}#text")

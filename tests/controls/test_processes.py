@@ -60,7 +60,7 @@ def test_killed_at_random_moments_they_are_byte_identical(kind: str, tiny_pipeli
 
 def on_two_processes(arguments: list[str]) -> str:
     """Runs `difftune` on two processes; returns its output."""
-    command = [sys.executable, *TWO, "-m", "diffusers_difftune.cli", *arguments]
+    command = [sys.executable, *TWO, "-m", "diffusers_difftune", *arguments]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, run.stderr
     return run.stdout

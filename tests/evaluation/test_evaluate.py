@@ -26,8 +26,8 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.kid_difference import kid_difference
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid
-from diffusers_difftune.evaluation.real import drawn_rows, read_images
+from diffusers_difftune.evaluation.metrics import extract_features, fid_kid
+from diffusers_difftune.evaluation.real_images import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.evaluation.models import LORA, save_adapter
 from tests.tiny import LABELS, save_tiny_classes, save_tiny_images, save_tiny_pipeline, tiny_image
@@ -159,7 +159,7 @@ def test_classes(place, tiny_dit, tmp_path, capsys):
 
     other = save_tiny_classes(tmp_path / "other", 24)
     assert difftune(["evaluate", str(tiny_dit), str(other), "--features", str(place.features)]) == 2
-    said = f"difftune: DATA {other} has the class ash, which is none of {tiny_dit}'s 3.\n"
+    said = f"difftune: DATA: the data have the class ash, which is none of {tiny_dit}'s 3.\n"
     assert capsys.readouterr().err.endswith(said)
     words = [tiny_dit, data, "--num_images", 8, "--prompts", "empty"]
     assert evaluate(place, tmp_path / "null.json", *words)["results"][0]["without_class"] is True
@@ -179,7 +179,7 @@ def test_names_of_classes_are_the_adapter_s(place, tiny_dit, class_adapter, tmp_
         asked.extend(prompts)
         return sample_images(pipeline, prompts, **given)
 
-    monkeypatch.setattr("diffusers_difftune.evaluation.measurement.sample_images", watched)
+    monkeypatch.setattr("diffusers_difftune.evaluation.sample_quality.sample_images", watched)
     data, prompts = save_tiny_classes(tmp_path / "data", 9), tmp_path / "prompts.txt"
     words = [tiny_dit, data, "--num_images", 8, "--prompts", prompts]
     prompts.write_text("oak\n1\n")
@@ -246,10 +246,10 @@ def test_a_disk_that_fills_up_is_said_in_a_sentence(place, tiny_pipeline, tmp_pa
         ("{pipe} {data} --floor_data /nowhere", "--floor_data /nowhere: there is no such folder or file, .*"),
         ("{pipe} {data} --caption_column title", "--caption_column: .* has no column title; .*"),
         ("{pipe} {data} --resolution 17", "--resolution is 17; .* needs a multiple of 2, such as 16 or 18"),
-        ("{pipe} {data} --prompts nowhere.txt", "--prompts is 'nowhere.txt', and there is no such file; .*"),
+        ("{pipe} {data} --prompts nowhere.txt", "--prompts: there is no file 'nowhere.txt'; .*"),
         ("{pipe} {data} --features user/no", "--features: the features user/no are neither inception, .*"),
         ("{pipe} {data} --clip_model user/no", "--clip_model: the CLIP model user/no is neither a folder .*"),
-        ("{pipe} {data} --adapter /nowhere", "--adapter /nowhere .*"),
+        ("{pipe} {data} --adapter /nowhere", "--adapter: /nowhere .*"),
         ("{pipe} {data} --adapter {pipe}", "--adapter .* is no adapter; name a whole pipeline as PIPELINE"),
         ("{pipe} {dit} {data}", "Some of the pipelines are class-conditional and some take text; compare them .*"),
     ],

@@ -23,7 +23,7 @@ from diffusers_difftune.cli import main
 from diffusers_difftune.cli.forgetting import features_key
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.finetuned import open_finetuned
-from diffusers_difftune.evaluation.quality import extract_features
+from diffusers_difftune.evaluation.metrics import extract_features
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.bank.building import small_bank
 from tests.evaluation.models import LORA, save_adapter, save_classes, save_controlnet, save_full
@@ -103,7 +103,7 @@ def test_a_whole_model(
     assert found.keys() == {"finetuned", "pretrained", "data-2", "noise-2"}
     from diffusers_difftune.config.flags import DataConfig
     from diffusers_difftune.data.dataset import load_target_data
-    from diffusers_difftune.evaluation.real import drawn_rows
+    from diffusers_difftune.evaluation.real_images import drawn_rows
 
     target = load_target_data(DataConfig(train_data_dir=str(data)), 0, out / "cache")
     prompts = [target.captions(row)[0] for row in drawn_rows(target, 10)]
@@ -199,9 +199,9 @@ def test_autocast(command, tiny_pipeline: Path, full: Path, data: Path, bank: Kn
         (["SD", "FULL", "DATA", "--rows", "1"], "--rows is 1; it must be at least 2"),
         (["SD", "FULL", "DATA", "--percents", "110"], "--percents is 110; give numbers from 0 to 100"),
         (["SD", "FULL", "DATA", "--guidance_scale", "0"], "--guidance_scale is 0.0; it must be at least 1.0"),
-        (["absent", "FULL", "DATA"], "PRETRAINED absent is neither a folder"),
-        (["SD", "absent", "DATA"], "FINETUNED absent is neither a folder nor a model"),
-        (["DIT", "FULL", "DATA"], "is a StableDiffusionPipeline and PRETRAINED a DiTPipeline"),
+        (["absent", "FULL", "DATA"], "PRETRAINED: absent is neither a folder"),
+        (["SD", "absent", "DATA"], "FINETUNED: absent is neither a folder nor a model"),
+        (["DIT", "FULL", "DATA"], "is a StableDiffusionPipeline and the pretrained pipeline a DiTPipeline"),
         (["SD", "FULL", "nowhere/at/all"], "DATA nowhere/at/all: there is no such folder or file"),
         (["SD", "FULL", "DATA", "--num_images", "13"], "--num_images is 13, and DATA"),
         (["SD", "FULL", "FEW"], "has 6 rows; figures of fewer than 8 images say nothing"),
@@ -214,7 +214,7 @@ def test_autocast(command, tiny_pipeline: Path, full: Path, data: Path, bank: Kn
         (["SD", "FULL", "DATA", "--caption_column", "words"], "--caption_column"),
         (["SD", "CONTROLNET", "PLAIN"], "--conditioning_image_column"),
         (["SD", "FULL", "DATA", "--resolution", "15"], "--resolution is 15"),
-        (["DIT", "CLASSES", "DATA"], "which is none of FINETUNED's"),
+        (["DIT", "CLASSES", "DATA"], "DATA: the data have the class"),
         (["SD", "FULL", "DATA", "--features", "nothing"], "--features: the features nothing"),
         (["SD", "FULL", "DATA", "--output_dir", "FILE"], "is a file; choose a folder you can write to"),
     ],

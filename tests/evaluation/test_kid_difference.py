@@ -7,7 +7,7 @@ import torch
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.kid_difference import kid_difference
-from diffusers_difftune.evaluation.quality import kernel_distance
+from diffusers_difftune.evaluation.metrics import kernel_distance
 
 
 def draws(generator: torch.Generator, count: int) -> torch.Tensor:

@@ -13,8 +13,8 @@ from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.evaluation.features import make_features
-from diffusers_difftune.evaluation.quality import extract_features
-from diffusers_difftune.evaluation.real import RealImages, drawn_rows, read_images
+from diffusers_difftune.evaluation.metrics import extract_features
+from diffusers_difftune.evaluation.real_images import RealImages, drawn_rows, read_images
 from diffusers_difftune.training.quality_evaluation import QualityEvaluation
 from tests.tiny import save_tiny_images
 from tests.tiny_features import save_projection_of_efficientnet

@@ -29,6 +29,7 @@ FLAGS = (
     "--resolution 16 --train_batch_size 4 --max_train_steps 4 --bank_steps 2 --bank_batch_size 4 --seed 0"
     " --learning_rate 1e-3 --adam_weight_decay 0 --lr_warmup_steps 0 --report_to none"
 )
+MANY = "--objective standard --max_train_steps {} --checkpointing_steps 100000"  # until it is stopped
 
 
 def load_script(name: str) -> ModuleType:

@@ -115,7 +115,7 @@ def test_classes_are_sampled_under_their_own_ids(tiny_dit, tiny_classes, tmp_pat
         asked.extend(prompts)
         return sample_images(pipeline, prompts, **given)
 
-    monkeypatch.setattr("diffusers_difftune.evaluation.measurement.sample_images", watched)
+    monkeypatch.setattr("diffusers_difftune.evaluation.sample_quality.sample_images", watched)
     flags = f"--evaluation_data {held_out} --evaluation_features {projection} --evaluation_samples 8"
     flags += " --evaluation_inference_steps 2 --objective standard --max_train_steps 1"
     folder = run(CLASSES, tiny_dit, tiny_classes, tmp_path / "run", flags)

@@ -25,6 +25,7 @@ from tests.training import runs
 from tests.training.runs import (
     FULL,
     LORA,
+    MANY,
     ROOT,
     SCRIPTS,
     arguments,
@@ -197,9 +198,6 @@ def launched(command: list[str], folder: Path, steps: int = 10) -> subprocess.Po
     wait_for(lambda: launcher.poll() is not None or (lines.is_file() and len(lines.read_text().splitlines()) >= steps))
     assert launcher.poll() is None, launcher.communicate()[1][-3000:]
     return launcher
-
-
-MANY = "--objective standard --max_train_steps {} --checkpointing_steps 100000"
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ sys.path.append(str(HERE.parent))
 from contrastive_model import PIPELINE, load_contrastive  # noqa: E402
 from features import NAME, IconFeatures  # noqa: E402
 
-from diffusers_difftune.evaluation.quality import extract_features, fid_kid  # noqa: E402
+from diffusers_difftune.evaluation.metrics import extract_features, fid_kid  # noqa: E402
 
 
 def sample(pipeline: StableDiffusionPipeline, prompts: list[str], args: argparse.Namespace) -> torch.Tensor:

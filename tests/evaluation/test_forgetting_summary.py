@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusers_difftune.evaluation.chain_plot import plot_chain
-from diffusers_difftune.evaluation.chain_words import words
+from diffusers_difftune.evaluation.forgetting_plot import plot_chain
+from diffusers_difftune.evaluation.forgetting_summary import words
 
 
 LEVELS = (np.arange(20) + 0.5) / 20

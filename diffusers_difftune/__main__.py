@@ -1,11 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m diffusers_difftune.cli`, which `accelerate launch -m` needs."""
+"""`python -m diffusers_difftune` is the command `difftune`."""
 
-import sys
-
-from . import main
+from .cli import main
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from .chain_words import CLEAR, metric_of, of_end
+from .forgetting_summary import CLEAR, metric_of, of_end
 
 
 # Okabe and Ito's colours, which the colour-blind can tell apart; told apart by dashes and markers as well.

@@ -11,9 +11,9 @@ from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
+from diffusers_difftune.evaluation.metrics import fid_kid
 from diffusers_difftune.evaluation.precision_recall import precision_recall
-from diffusers_difftune.evaluation.quality import fid_kid
-from diffusers_difftune.evaluation.real import RealImages, distances, drawn_rows, read_images, row_prompts
+from diffusers_difftune.evaluation.real_images import RealImages, distances, drawn_rows, read_images, row_prompts
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image
 from tests.tiny_features import SIDE, save_clip
 

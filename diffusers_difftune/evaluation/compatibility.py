@@ -4,14 +4,11 @@
 here loads weights of models."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .. import errors
 from ..adapters.adapter import Adapter
 from ..adapters.files import SavedAdapter
 from ..backbones import Backbone
@@ -27,7 +24,7 @@ def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors
     empty = backbone.empty_denoiser()
     if saved.component != backbone.denoiser_name or saved.model_class not in (None, type(empty).__name__):
         raise DiffTuneError(
-            f"FINETUNED {folder} is an adapter for a {saved.model_class or saved.component}, and the denoiser of PRETRAINED"
+            f"{folder} is an adapter for a {saved.model_class or saved.component}, and the pretrained pipeline's denoiser"
             f" is a {type(empty).__name__}; name the pipeline it was trained on."
         )
     refuse_other_prediction(folder, saved.pipeline.get("prediction_type"), backbone)
@@ -41,22 +38,20 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
     empty = backbone.empty_denoiser()
     own_empty = without_weights(type(empty), read_config(type(empty), component))
     refuse_other_shapes(folder, shapes_of(own_empty), shapes_of(empty))
-    with about_finetuned():
-        check_headers(component, tensors, own_empty)
+    check_headers(component, tensors, own_empty)
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():  # a checkpoint, whose run has it
         return
     try:
-        with errors.flag("FINETUNED"):
-            own: Any = training_scheduler(file.parent)
+        own: Any = training_scheduler(file.parent)
     except DiffTuneError:
         raise
     except Exception as error:  # it is damaged, or has values that no scheduler works with
-        raise DiffTuneError(f"FINETUNED: {file} cannot be read: {first_sentence(error)}.") from error
+        raise DiffTuneError(f"{file} cannot be read: {first_sentence(error)}.") from error
     refuse_other_prediction(folder, own.config.prediction_type, backbone)
     if not torch.equal(NoiseLevels.of(own).signal, NoiseLevels.of(backbone.noise_scheduler).signal):
         raise DiffTuneError(
-            f"FINETUNED {folder} was trained on other noise levels than PRETRAINED (see the betas of both schedulers), so"
+            f"{folder} was trained on other noise levels than the pretrained pipeline (see the betas of both schedulers), so"
             " that neither losses nor sampling steps of the two belong together."
         )
 
@@ -68,8 +63,7 @@ def check_controlnet(backbone: Backbone, folder: Path) -> None:
     model_class = backbone.controlnet.model_class
     empty = without_weights(model_class, read_config(model_class, folder))
     check_copied(backbone, folder, shapes_of(empty))
-    with about_finetuned():
-        check_headers(folder, tensors, empty)
+    check_headers(folder, tensors, empty)
 
 
 def check_controlnet_adapter(
@@ -79,12 +73,12 @@ def check_controlnet_adapter(
     model_class: Any = backbone.controlnet and backbone.controlnet.model_class
     if model_class is None or saved.model_class != model_class.__name__:
         raise DiffTuneError(
-            f"FINETUNED {folder} is an adapter for a {saved.model_class}, which does not go with a"
+            f"{folder} is an adapter for a {saved.model_class}, which does not go with a"
             f" {backbone.pipeline_class.__name__}; name the pipeline it was trained with."
         )
     place = next((each for each in (folder, folder.resolve().parent) if (each / "config.json").is_file()), None)
     if place is None:
-        raise DiffTuneError(f"FINETUNED {folder} lacks the config.json of its ControlNet; name the folder of its run.")
+        raise DiffTuneError(f"{folder} lacks the config.json of its ControlNet; name the folder of its run.")
     empty = without_weights(model_class, read_config(model_class, place))
     check_copied(backbone, folder, shapes_of(empty))
     check_tensors(empty, folder, saved, tensors)
@@ -96,7 +90,7 @@ def check_tensors(empty: torch.nn.Module, folder: Path, saved: SavedAdapter, ten
         Adapter(empty, saved.settings, saved.component).check(tensors)
     except DiffTuneError as error:
         raise DiffTuneError(
-            f"FINETUNED {folder} does not fit the {saved.component} of PRETRAINED: {first_sentence(error)}; name the"
+            f"{folder} does not fit the pretrained {saved.component}: {first_sentence(error)}; name the"
             " pipeline it was trained on."
         ) from error
 
@@ -122,7 +116,7 @@ def check_run(folder: Path, fingerprint: str) -> None:
     # the name of a tokenizer goes into the fingerprint, too
     if isinstance(found, str) and found != fingerprint and flags.get("tokenizer_name") is None:
         raise DiffTuneError(
-            f"FINETUNED {folder} was trained from other weights than those of PRETRAINED (fingerprint {found[:12]}, not"
+            f"{folder} was trained from other weights than those of the pretrained pipeline (fingerprint {found[:12]}, not"
             f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
             " --revision and --variant of that run."
         )
@@ -177,13 +171,13 @@ def class_names(file: Path, found: Any) -> dict[int, str] | None:
     ):
         return {int(key): name for key, name in found.items()}
     raise DiffTuneError(
-        f"FINETUNED: the id2label of {file} is {quoted(found)}; it must give each id its name, such as"
+        f"The id2label of {file} is {quoted(found)}; it must give each id its name, such as"
         ' {"0": "ash", "1": "elm"}.'
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file beside FINETUNED says.
+    """What a JSON file beside a fine-tuned model says.
 
     Args:
         file (`Path`): `run_config.json` or `model_index.json`.
@@ -195,11 +189,11 @@ def read_json(file: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DiffTuneError(
-            f"FINETUNED: {file} cannot be read: {first_sentence(error)}; restore it, or name a folder without it."
+            f"{file} cannot be read: {first_sentence(error)}; restore it, or name a folder without it."
         ) from error
     if not isinstance(content, dict):
         raise DiffTuneError(
-            f"FINETUNED: {file} holds {quoted(content)}, not a dictionary; restore it, or name a folder without it."
+            f"{file} holds {quoted(content)}, not a dictionary; restore it, or name a folder without it."
         )
     return content
 
@@ -209,7 +203,7 @@ def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone)
     expected = backbone.noise_scheduler.config.prediction_type
     if found not in (None, expected):
         raise DiffTuneError(
-            f"FINETUNED {folder} predicts {found} and PRETRAINED {expected}, so that neither losses nor sampling steps of the"
+            f"{folder} predicts {found} and the pretrained pipeline {expected}, so that neither losses nor sampling steps of the"
             " two belong together."
         )
 
@@ -224,17 +218,7 @@ def check_weights(component: Path, variant: str | None = None) -> dict[str, tupl
     Returns:
         `dict[str, tuple[str, list[int]]]`: See [`~diffusers_difftune.backbones.pipeline_files.tensors_in`].
     """
-    with about_finetuned():
-        return tensors_in(component, variant)
-
-
-@contextmanager
-def about_finetuned() -> Iterator[None]:
-    """A context whose mistakes are in the files of FINETUNED, and say so."""
-    try:
-        yield
-    except DiffTuneError as error:
-        raise DiffTuneError(f"FINETUNED: {error}") from error
+    return tensors_in(component, variant)
 
 
 def read_config(model_class: Any, component: Path) -> dict[str, Any]:
@@ -242,9 +226,7 @@ def read_config(model_class: Any, component: Path) -> dict[str, Any]:
     try:
         return model_class.load_config(component)
     except (OSError, ValueError) as error:
-        raise DiffTuneError(
-            f"FINETUNED: {component / 'config.json'} cannot be read: {first_sentence(error)}."
-        ) from error
+        raise DiffTuneError(f"{component / 'config.json'} cannot be read: {first_sentence(error)}.") from error
 
 
 def without_weights(model_class: Any, config: dict[str, Any]) -> torch.nn.Module:
@@ -253,9 +235,7 @@ def without_weights(model_class: Any, config: dict[str, Any]) -> torch.nn.Module
         with torch.device("meta"):
             return model_class.from_config(config)
     except (TypeError, ValueError) as error:
-        raise DiffTuneError(
-            f"FINETUNED: the config is of no {model_class.__name__}: {first_sentence(error)}."
-        ) from error
+        raise DiffTuneError(f"The config is of no {model_class.__name__}: {first_sentence(error)}.") from error
 
 
 def shapes_of(model: torch.nn.Module) -> dict[str, list[int]]:
@@ -272,6 +252,6 @@ def refuse_other_shapes(
     if different is not None:
         was, now = (f"of shape {x[different]}" if different in x else "missing" for x in (expected, found))
         raise DiffTuneError(
-            f"FINETUNED {folder} is of another architecture than PRETRAINED: {different} is {now}, and in the pretrained"
+            f"{folder} is of another architecture than the pretrained pipeline: {different} is {now}, and in the pretrained"
             f" denoiser it is {was}; name the pipeline that the fine-tuning began with."
         )

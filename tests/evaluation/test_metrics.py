@@ -10,7 +10,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.evaluation.quality import (
+from diffusers_difftune.evaluation.metrics import (
     KID_SUBSETS,
     extract_features,
     fid_kid,

@@ -8,8 +8,8 @@ import torch
 
 from ..errors import DiffTuneError
 from .clip_score import ClipScore
-from .quality import extract_features
-from .real import RealImages
+from .metrics import extract_features
+from .real_images import RealImages
 from .samples import sample_images
 
 

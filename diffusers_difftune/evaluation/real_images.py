@@ -13,8 +13,8 @@ from ..data.images import ImageTransform, load_rgb
 from ..errors import DiffTuneError
 from ..io.random import seeded_order
 from . import FEWEST_IMAGES
+from .metrics import check_features, floor_pair, frechet_distance, kernel_distance
 from .precision_recall import precision_recall
-from .quality import check_features, floor_pair, frechet_distance, kernel_distance
 
 
 MEASURES = ("fid", "kid", "precision", "recall")
@@ -99,13 +99,16 @@ def drawn_rows(data: TargetData, count: int) -> list[int]:
     return seeded_order(0, "held-out rows", 0, len(data))[:count].tolist()
 
 
-def row_prompts(data: TargetData, rows: Sequence[int], ids: Mapping[str, int] | None = None) -> list[str]:
+def row_prompts(
+    data: TargetData, rows: Sequence[int], ids: Mapping[str, int] | None = None, model: str = "the model"
+) -> list[str]:
     """What to sample so that it can be compared with these rows: the first caption of each, or its class.
 
     Args:
         data ([`TargetData`]): The rows.
         rows (`Sequence[int]`): Which of them.
         ids (`Mapping[str, int]`, *optional*): The model's classes by their names, where the data have classes.
+        model (`str`, *optional*): What a message calls the model.
 
     Returns:
         `list[str]`: The prompts.
@@ -120,7 +123,7 @@ def row_prompts(data: TargetData, rows: Sequence[int], ids: Mapping[str, int] | 
     unknown = sorted(set(names) - set(ids or ()))
     if unknown:
         raise DiffTuneError(
-            f"The held-out data have the class {unknown[0]}, which is none of the model's {len(set((ids or {}).values()))}."
+            f"The data have the class {unknown[0]}, which is none of {model}'s {len(set((ids or {}).values()))}."
         )
     return [str((ids or {})[name]) for name in names]
 

@@ -10,7 +10,9 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.evaluation.chain import (
+from diffusers_difftune.evaluation.finetuned import open_finetuned
+from diffusers_difftune.evaluation.forgetting import LossByLevel
+from diffusers_difftune.evaluation.forgetting_report import (
     Rows,
     conditions,
     distance_report,
@@ -18,8 +20,6 @@ from diffusers_difftune.evaluation.chain import (
     loss_report,
     measure_losses,
 )
-from diffusers_difftune.evaluation.finetuned import open_finetuned
-from diffusers_difftune.evaluation.forgetting import LossByLevel
 from diffusers_difftune.objective import DiffTuningObjective
 from tests.evaluation.models import save_adapter, save_controlnet
 
