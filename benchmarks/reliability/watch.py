@@ -27,7 +27,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from diffusers_difftune.controls import bank as bank_conditions
-from diffusers_difftune.data import cache
+from diffusers_difftune.data.cache import encodings as cache
 from diffusers_difftune.training import bank
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.publish import Publisher

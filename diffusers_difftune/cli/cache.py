@@ -42,7 +42,7 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 def cache_list(arguments: argparse.Namespace) -> int:
     """`difftune cache list`"""
     from ..console import file_size
-    from ..data.cleaning import list_cache
+    from ..data.cache.cleaning import list_cache
 
     folder = cache_folder(arguments)
     found = list_cache(folder)
@@ -56,7 +56,7 @@ def cache_list(arguments: argparse.Namespace) -> int:
 def cache_clean(arguments: argparse.Namespace) -> int:
     """`difftune cache clean`"""
     from ..console import file_size
-    from ..data.cleaning import clean_cache
+    from ..data.cache.cleaning import clean_cache
 
     folder = cache_folder(arguments)
     days = arguments.older_than
@@ -78,7 +78,7 @@ def cache_clean(arguments: argparse.Namespace) -> int:
 
 def cache_folder(arguments: argparse.Namespace) -> Path:
     """This library's part of `--cache_dir`."""
-    from ..data.sources import difftune_cache_dir
+    from ..data.reading.sources import difftune_cache_dir
 
     folder = difftune_cache_dir(arguments.cache_dir)
     if not folder.is_dir():
@@ -88,7 +88,7 @@ def cache_folder(arguments: argparse.Namespace) -> Path:
 
 def named_models(names: list[str] | None, cache_dir: Path) -> list[str] | None:
     """The models that `--model` names, by the names they have in the cache: ids, and paths of folders."""
-    from ..data.cleaning import stores
+    from ..data.cache.cleaning import stores
 
     if names is None:
         return None

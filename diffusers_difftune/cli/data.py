@@ -9,7 +9,7 @@ from typing import Any
 from ..backbones import Backbone
 from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig
 from ..data.dataset import TargetData, load_target_data
-from ..data.splits import ANY, HELD_OUT
+from ..data.reading.splits import ANY, HELD_OUT
 from ..errors import DiffTuneError, renamed
 from ..evaluation.finetuned import Finetuned
 from .conditions import LIKE_HUB_ID

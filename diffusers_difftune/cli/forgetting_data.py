@@ -12,7 +12,7 @@ import torch
 from .. import errors
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
-from ..data.images import ImageTransform, control_image
+from ..data.images.decode import ImageTransform, control_image
 from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.finetuned import Finetuned

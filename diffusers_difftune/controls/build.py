@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from PIL import ExifTags, Image
 
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, load_rgb
-from ..data.profiles import profile_note
+from ..data.images.decode import ImageTransform, load_rgb
+from ..data.images.profiles import profile_note
 from ..errors import DiffTuneError
 from . import Extractor
 from .shards import ConditionManifest, build_shards

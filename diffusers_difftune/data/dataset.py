@@ -21,13 +21,13 @@ from PIL import Image
 from ..errors import DiffTuneError
 from ..io.atomic import write_bytes_atomic
 from ..io.hashing import file_sha256
-from .check_images import check_images, looked_for, tell_of_profiles
-from .images import NO_SUCH_FILE, PassingFailure, decode
-from .labels import check_classes, read_labels
+from .images.check import check_images, looked_for, tell_of_profiles
+from .images.decode import NO_SUCH_FILE, PassingFailure, decode
 from .plan import Slot
+from .reading.labels import check_classes, read_labels
+from .reading.sources import as_captions, difftune_cache_dir, named_text_column, open_source
+from .reading.splits import TO_TRAIN
 from .report import DataReport
-from .sources import as_captions, difftune_cache_dir, named_text_column, open_source
-from .splits import TO_TRAIN
 
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from datasets import IterableDataset
 from PIL import Image
 
 from ..errors import DiffTuneError, first_sentence, quoted
-from .check_images import mismatch, way_out
 from .dataset import Example, check_data_flags, has_captions
-from .images import UnreadableImage, decode
+from .images.check import mismatch, way_out
+from .images.decode import UnreadableImage, decode
 from .plan import Slot
-from .sources import as_captions, open_source, source_places
+from .reading.sources import as_captions, open_source, source_places
 
 
 if TYPE_CHECKING:

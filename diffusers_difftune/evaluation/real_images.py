@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, load_rgb
+from ..data.images.decode import ImageTransform, load_rgb
 from ..errors import DiffTuneError
 from ..io.random import seeded_order
 from . import FEWEST_IMAGES

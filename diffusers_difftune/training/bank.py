@@ -18,10 +18,10 @@ from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, read_prompts
 from ..bank.settings import BankSettings
 from ..config.flags import was_given
-from ..data.cache import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
+from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
-from ..data.images import READER_VERSION, ImageTransform
+from ..data.images.decode import READER_VERSION, ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
@@ -29,7 +29,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
 from .batches import PlannedBatches
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import uses_bank
 from .differences import FACTS, counted
 from .run import Run

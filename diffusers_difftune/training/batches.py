@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ..data.images import ImageTransform, control_image, load_rgb
+from ..data.images.decode import ImageTransform, control_image, load_rgb
 from ..data.plan import BatchPlan, RowRandom, Slot
 from ..objective import NoiseDraws
 
@@ -18,7 +18,7 @@ from ..objective import NoiseDraws
 if TYPE_CHECKING:
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import BankConditions
-    from ..data.cache import ImageCache, PromptCache
+    from ..data.cache.encodings import ImageCache, PromptCache
     from ..data.dataset import TargetData
     from ..data.stream import StreamedTarget
 

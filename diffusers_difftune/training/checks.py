@@ -21,9 +21,10 @@ from ..data.dataset import check_data_flags
 from ..errors import DiffTuneError, quoted
 from ..evaluation import FEWEST_IMAGES
 from ..objective.objective import LEAST_SHARE
-from .sharding import check_sharding
+from .launch import check_launch
 
 
+EXTRAS = ("tensorboard",)  # what this package can be installed with, by the same name
 # Trackers that send the command line, too, or may.
 UPLOADS_COMMAND_LINE = ("all", "wandb", "comet_ml", "clearml", "swanlab")
 AT_LEAST_ONE = (
@@ -182,7 +183,7 @@ def check_conflicts(config: Any) -> None:
             f"--report_to {config.report_to} would upload --hub_token with the settings; log in with `hf auth login` and leave it out."
         )
     check_average(config)
-    check_sharding(config)
+    check_launch(config)
     own = "classes" if hasattr(config, "label_column") else "captions"
     if config.bank_prompts != own:
         with errors.flag("--bank_prompts"):
@@ -234,11 +235,25 @@ def check_installed(config: Any) -> None:
         if config.report_to not in trackers:
             choices = ", ".join(["all", "none", *trackers])
             raise DiffTuneError(f"--report_to is '{config.report_to}'; it must be one of {choices}.")
-        default = " (the default; none turns it off)" if config.report_to == "tensorboard" else ""
-        wanted.append((f"--report_to {config.report_to}{default}", config.report_to))
+        if tracker_of(config) is not None:
+            wanted.append((f"--report_to {config.report_to}", config.report_to))
     for name, package in wanted:
         if importlib.util.find_spec(package) is None:
-            raise DiffTuneError(f"{name} needs the package {package}; install it with `pip install {package}`.")
+            with_it = f"'diffusers-difftune[{package}]'" if package in EXTRAS else package
+            raise DiffTuneError(f"{name} needs the package {package}; install it with `pip install {with_it}`.")
+
+
+def tracker_of(config: Any) -> str | None:
+    """The tracker that a run reports to; `None` for none, also where `--report_to` was not given and its default is not
+    installed: as upstream, such a run goes on without it.
+
+    Args:
+        config: The config of a script.
+    """
+    is_missing = config.report_to == "tensorboard" and importlib.util.find_spec("tensorboard") is None
+    return (
+        None if config.report_to == "none" or (is_missing and not was_given(config, "report_to")) else config.report_to
+    )
 
 
 def check_output_dir(output_dir: Path) -> None:

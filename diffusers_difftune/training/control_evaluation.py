@@ -13,7 +13,7 @@ from tqdm import tqdm
 from .. import errors
 from ..backbones import Backbone
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, control_image
+from ..data.images.decode import ImageTransform, control_image
 from ..evaluation.convergence import condition_error
 from ..io.random import counter_generator
 from ..trainables import Trainable

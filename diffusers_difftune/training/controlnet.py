@@ -24,7 +24,7 @@ from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..controls import check_kind
 from ..data.dataset import TargetData
-from ..data.images import ImageTransform, UnreadableImage, control_crop, decode
+from ..data.images.decode import ImageTransform, UnreadableImage, control_crop, decode
 from ..errors import DiffTuneError, first_sentence
 from .adapter import adapter_settings, check_fit
 from .checks import uses_bank

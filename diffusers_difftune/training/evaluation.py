@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 
 from ..data.dataset import TargetData, load_target_data
-from ..data.splits import HELD_OUT
+from ..data.reading.splits import HELD_OUT
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from .run import Run

@@ -22,7 +22,7 @@ from ..io.locks import keep_for_this_run
 from ..publishing.card.figures import FOLDER as FIGURES
 from ..publishing.card.figures import TITLES
 from ..publishing.card.run import CARD_FILE
-from .checkpoint import find_checkpoint, list_checkpoints, step_of
+from .checkpoint_files import find_checkpoint, list_checkpoints, step_of
 
 
 logger = logging.getLogger(__name__)

@@ -21,12 +21,13 @@ from ..bank.prompts import read_prompts
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
-from ..data.sizes import image_sides
+from ..data.images.sizes import image_sides
 from ..data.stream import StreamedTarget
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
+from .checks import tracker_of
 from .controlnet import control_family
 from .idle_flags import idle_flags
 from .run import Run, make_optimizer
@@ -107,7 +108,7 @@ def summarize(
         "events": event_facts(run, target, state),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
-        "report_to": config.report_to,
+        "report_to": tracker_of(config) or "none",
         "push_to_hub": config.push_to_hub,
         "notes": notes,
     }

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.config.flags import DataConfig
-from diffusers_difftune.data import store
-from diffusers_difftune.data.cache import build_image_cache, build_prompt_cache
+from diffusers_difftune.data.cache import store
+from diffusers_difftune.data.cache.encodings import build_image_cache, build_prompt_cache
+from diffusers_difftune.data.cache.store import from_arrow, to_arrow
 from diffusers_difftune.data.dataset import load_target_data
-from diffusers_difftune.data.images import ImageTransform
-from diffusers_difftune.data.store import from_arrow, to_arrow
+from diffusers_difftune.data.images.decode import ImageTransform
 from diffusers_difftune.errors import DiffTuneError
 from tests.data.counting import count_encoded
 from tests.tiny import save_tiny_images, save_tiny_pipeline, tiny_image

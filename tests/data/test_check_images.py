@@ -13,7 +13,7 @@ from PIL import AvifImagePlugin, Image, features
 
 from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.images import PassingFailure, UnreadableImage, decode, is_of_the_system
+from diffusers_difftune.data.images.decode import PassingFailure, UnreadableImage, decode, is_of_the_system
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from tests.data.image_files import png_of, saved

@@ -12,9 +12,9 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
 from diffusers_difftune.config.flags import ControlDataConfig
-from diffusers_difftune.data.check_images import mismatch
 from diffusers_difftune.data.dataset import load_target_data
-from diffusers_difftune.data.images import ImageTransform, control_image
+from diffusers_difftune.data.images.check import mismatch
+from diffusers_difftune.data.images.decode import ImageTransform, control_image
 from diffusers_difftune.data.plan import Slot
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError

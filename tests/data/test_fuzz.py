@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.images import load_rgb
-from diffusers_difftune.data.records import read_records
+from diffusers_difftune.data.images.decode import load_rgb
+from diffusers_difftune.data.reading.records import read_records
 from diffusers_difftune.errors import CONTROL_CHARACTERS, DiffTuneError
 from tests.tiny import tiny_image
 

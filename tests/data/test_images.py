@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from diffusers_difftune.data.check_images import upright_size
-from diffusers_difftune.data.images import (
+from diffusers_difftune.data.images.check import upright_size
+from diffusers_difftune.data.images.decode import (
     FORMATS,
     IMAGE_SUFFIXES,
     PIL_FILTERS,

@@ -4,7 +4,7 @@ import shutil
 import threading
 import time
 
-from diffusers_difftune.data.in_use import hold, nobody_else
+from diffusers_difftune.data.cache.in_use import hold, nobody_else
 
 
 def test_a_folder_that_is_held_is_not_had_alone(tmp_path):

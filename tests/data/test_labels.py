@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 
 from diffusers_difftune.config.flags import ClassDataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.labels import check_classes, read_labels
+from diffusers_difftune.data.reading.labels import check_classes, read_labels
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image, tiny_label
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageCms
 
 from diffusers_difftune.config.flags import DataConfig
 from diffusers_difftune.controls.build import opened
-from diffusers_difftune.data import profiles
 from diffusers_difftune.data.dataset import TargetData, load_target_data
-from diffusers_difftune.data.images import ImageTransform, control_crop, decode, load_rgb
+from diffusers_difftune.data.images import profiles
+from diffusers_difftune.data.images.decode import ImageTransform, control_crop, decode, load_rgb
 from tests.data.image_files import (
     ADOBE_PRIMARIES,
     ADOBE_RGB,
@@ -171,7 +171,7 @@ def test_without_littlecms_profiles_are_ignored_and_that_is_said(
     folder = save_images(tmp_path / "data")
     load(folder, tmp_path)
     monkeypatch.setattr(profiles, "can_convert", lambda: False)
-    monkeypatch.setattr("diffusers_difftune.data.check_images.can_convert", lambda: False)
+    monkeypatch.setattr("diffusers_difftune.data.images.check.can_convert", lambda: False)
     profiles.transform_from.cache_clear()
     target = load(folder, tmp_path)
     assert "5 of 10 images have a colour profile that cannot be used and is ignored: row 1 01.png" in caplog.text

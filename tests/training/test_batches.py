@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.config.flags import DataConfig
-from diffusers_difftune.data.cache import build_image_cache, build_prompt_cache
+from diffusers_difftune.data.cache.encodings import build_image_cache, build_prompt_cache
 from diffusers_difftune.data.dataset import load_target_data
-from diffusers_difftune.data.images import ImageTransform
+from diffusers_difftune.data.images.decode import ImageTransform
 from diffusers_difftune.data.plan import BatchPlan, RowRandom
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError

@@ -19,7 +19,7 @@ from diffusers_difftune.adapters.files import TENSOR_FILE
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
 from diffusers_difftune.controls import make_extractor
-from diffusers_difftune.data.images import ImageTransform, control_image
+from diffusers_difftune.data.images.decode import ImageTransform, control_image
 from diffusers_difftune.evaluation.convergence import read_curve
 from diffusers_difftune.trainables.control import ControlBranch
 from diffusers_difftune.training import trainer

@@ -12,9 +12,9 @@ from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training import sharding
-from diffusers_difftune.training.checkpoint import what_is_missing
-from diffusers_difftune.training.sharding import blocks
+from diffusers_difftune.training import launch as launched_with
+from diffusers_difftune.training.checkpoint_files import what_is_missing
+from diffusers_difftune.training.distributed import blocks
 from tests.tiny import save_tiny_classes
 from tests.tiny_features import save_projection_of_efficientnet
 from tests.training.runs import (
@@ -249,7 +249,7 @@ def test_what_cannot_be_sharded_is_refused(
 def test_an_old_torch_is_refused(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
     for name, value in ASKED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sharding, "is_torch_version", lambda *_: False)
+    monkeypatch.setattr(launched_with, "is_older", lambda package, _: package == "torch")
     with pytest.raises(SystemExit):
         run(FULL, tiny_pipeline, tiny_images, tmp_path)
     assert "asks for FSDP, which needs torch 2.8 or newer in these scripts; this is 2." in capsys.readouterr().err

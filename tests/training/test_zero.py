@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 
-from diffusers_difftune.training.zero import is_asked_for
+from diffusers_difftune.training.launch import sharded_by
 from tests.training.runs import (
     CLASS,
     FULL,
@@ -271,10 +271,10 @@ def test_what_the_processes_cannot_do_is_refused(
     told, initialize = [], Accelerator.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            Accelerator, "__init__", lambda *args, **flags: told.append(is_asked_for()) or initialize(*args, **flags)
+            Accelerator, "__init__", lambda *args, **flags: told.append(sharded_by()) or initialize(*args, **flags)
         )
         assert sentence in refusal(FULL, everything, flags, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
-    assert told == [False] and is_asked_for()
+    assert told == [None] and sharded_by() == "DeepSpeed"
 
 
 @pytest.mark.parametrize("version", [None, "0.15.4"])
@@ -283,7 +283,7 @@ def test_a_deepspeed_that_is_missing_or_old_is_told(
 ):
     found = None if version is None else object()
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: found if name == "deepspeed" else find_spec(name))
-    monkeypatch.setattr("diffusers_difftune.training.zero.compare_versions", lambda *_: True)
+    monkeypatch.setattr("diffusers_difftune.training.launch.is_older", lambda *_: True)
     said = refusal(FULL, asked(2), "", tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
     assert "needs the package deepspeed, 0.19.8 or newer; install it with" in said
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..errors import DiffTuneError, first_sentence
+from ...errors import DiffTuneError, first_sentence
 
 
 # What some programs write in place of commas.

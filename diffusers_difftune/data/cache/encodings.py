@@ -18,18 +18,18 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..backbones import Backbone
-from ..errors import DiffTuneError
-from ..io.random import counter_generator
-from ..publishing.public import DOWNLOADED
-from .images import READER_VERSION, ImageTransform, load_rgb
-from .sources import difftune_cache_dir
+from ...backbones import Backbone
+from ...errors import DiffTuneError
+from ...io.random import counter_generator
+from ...publishing.public import DOWNLOADED
+from ..images.decode import READER_VERSION, ImageTransform, load_rgb
+from ..reading.sources import difftune_cache_dir
 from .store import Rows, Use, find_or_encode, row_key, to_arrow
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
-    from .dataset import TargetData
+    from ...config.flags import DataConfig
+    from ..dataset import TargetData
 
 
 logger = logging.getLogger(__name__)

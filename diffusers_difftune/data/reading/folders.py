@@ -12,9 +12,9 @@ from pathlib import Path
 from datasets.data_files import FILES_TO_IGNORE
 from PIL.Image import registered_extensions
 
-from ..errors import DiffTuneError
-from ..io.safe_paths import Places
-from .images import is_image_file
+from ...errors import DiffTuneError
+from ...io.safe_paths import Places
+from ..images.decode import is_image_file
 
 
 # What file systems and their indexers leave in any folder; in lower case.

@@ -14,7 +14,7 @@ import torch
 from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
-from ..errors import DiffTuneError, first_sentence
+from ...errors import DiffTuneError, first_sentence
 from .profiles import can_convert, lab_to_rgb, to_srgb
 from .ranges import WrongRange, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, DatasetDict, load_from_disk
 from datasets.config import DATASET_INFO_FILENAME, DATASET_STATE_JSON_FILENAME, DATASETDICT_JSON_FILENAME
 
-from ..errors import DiffTuneError, first_sentence
-from ..io.safe_paths import Places
+from ...errors import DiffTuneError, first_sentence
+from ...io.safe_paths import Places
+from ..report import DataReport, FileRows
 from .folders import Folder
-from .report import DataReport, FileRows
 from .splits import TRAIN, chosen_name
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ...config.flags import DataConfig
 
 
 def is_saved(folder: Path) -> bool:

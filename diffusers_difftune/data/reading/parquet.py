@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 
-from ..errors import DiffTuneError, first_sentence
-from ..io.hashing import file_sha256
+from ...errors import DiffTuneError, first_sentence
+from ...io.hashing import file_sha256
+from ..cache.in_use import hold_while_running
+from ..report import DataReport, FileRows
 from .folders import Folder
-from .in_use import hold_while_running
 from .records import check_parquet
-from .report import DataReport, FileRows
 from .splits import chosen, file_splits, label
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ...config.flags import DataConfig
 
 COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
 

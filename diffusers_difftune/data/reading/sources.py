@@ -12,23 +12,23 @@ import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset, Value
 from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
 
-from ..errors import DiffTuneError, first_sentence, quoted
-from ..io.safe_paths import Places
-from .columns import as_captions, may_be_images, missing_column, named_image_columns, named_text_column
+from ...errors import DiffTuneError, first_sentence, quoted
+from ...io.safe_paths import Places
+from ..columns import as_captions, may_be_images, missing_column, named_image_columns, named_text_column
+from ..images.decode import is_image_file
+from ..report import DataReport
 from .folders import UNREAD_SUFFIXES, Folder, by_suffix
-from .images import is_image_file
 from .labels import open_class_folders
 from .metadata import METADATA_NAMES, read_metadata
 from .named import open_named
 from .parquet import choose_parquet, open_parquet
-from .report import DataReport
 from .saved import is_saved, open_saved
 from .splits import ANY, TO_TRAIN, chosen_configuration
 from .text_files import captioned_images, open_captioned_images
 
 
 if TYPE_CHECKING:
-    from ..config.flags import ClassDataConfig, DataConfig
+    from ...config.flags import ClassDataConfig, DataConfig
 
 __all__ = ["Opened", "as_captions", "difftune_cache_dir", "named_text_column", "open_source", "source_places"]
 

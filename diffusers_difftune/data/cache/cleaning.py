@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
-from ..errors import DiffTuneError
-from ..io.atomic import remove_folder
-from .dataset import HASHES_OF_ROWS
+from ...errors import DiffTuneError
+from ...io.atomic import remove_folder
+from ..dataset import HASHES_OF_ROWS
+from ..reading.parquet import COPIES
 from .in_use import IN_USE_NAME, SOURCE_NAME, nobody_else
-from .parquet import COPIES
 from .store import FOLDER, LOCK_NAME, SETTINGS_NAME, USES, Use, merge, read_segment, read_use, segments, write_segments
 
 
@@ -36,7 +36,7 @@ KEPT = {
 
 @dataclass
 class Store:
-    """A folder of encoded rows, as it is now; `data/store.py` says what is in it.
+    """A folder of encoded rows, as it is now; `store.py` says what is in it.
 
     Args:
         folder (`Path`): The folder.

@@ -13,14 +13,14 @@ import PIL
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..io.atomic import write_bytes_atomic
-from .folders import UNREAD_SUFFIXES
-from .images import READER_VERSION, UnreadableImage, orientation
+from ...io.atomic import write_bytes_atomic
+from ..reading.folders import UNREAD_SUFFIXES
+from .decode import READER_VERSION, UnreadableImage, orientation
 from .profiles import can_convert, profile_note
 
 
 if TYPE_CHECKING:
-    from .dataset import TargetData
+    from ..dataset import TargetData
 
 
 logger = logging.getLogger(__name__)

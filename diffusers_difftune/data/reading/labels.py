@@ -11,15 +11,15 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from datasets.data_files import SPLIT_KEYWORDS
 
-from ..errors import DiffTuneError, quoted
+from ...errors import DiffTuneError, quoted
+from ..images.decode import is_image_file
+from ..report import DataReport, FileRows
 from .folders import Folder, by_suffix, may_be_image
-from .images import is_image_file
-from .report import DataReport, FileRows
 from .splits import TRAIN, splits_named
 
 
 if TYPE_CHECKING:
-    from ..config.flags import ClassDataConfig
+    from ...config.flags import ClassDataConfig
 
 logger = logging.getLogger(__name__)
 

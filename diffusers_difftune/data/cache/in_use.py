@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from ..io.atomic import write_bytes_atomic
+from ...io.atomic import write_bytes_atomic
 
 
 try:

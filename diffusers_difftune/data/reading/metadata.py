@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from datasets import Dataset
 
-from ..errors import DiffTuneError, quoted
-from ..io.safe_paths import Places
-from .columns import as_captions, missing_column, name_of_files, named_image_columns, named_text_column
+from ...errors import DiffTuneError, quoted
+from ...io.safe_paths import Places
+from ..columns import as_captions, missing_column, name_of_files, named_image_columns, named_text_column
+from ..report import DataReport, FileRows
 from .folders import Folder, why_near
 from .labels import as_label
 from .records import read_records
-from .report import DataReport, FileRows
 from .splits import TRAIN, chosen, file_splits, label, split_of_folders
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ...config.flags import DataConfig
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

@@ -27,8 +27,8 @@ from safetensors import safe_open
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
-from ..errors import DiffTuneError, first_sentence
-from ..io.atomic import fsync_path, write_bytes_atomic
+from ...errors import DiffTuneError, first_sentence
+from ...io.atomic import fsync_path, write_bytes_atomic
 from .in_use import hold, nobody_else
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..errors import DiffTuneError
+from ...errors import DiffTuneError
+from ..images.decode import is_image_file
+from ..report import DataReport, FileRows
 from .folders import Folder
-from .images import is_image_file
-from .report import DataReport, FileRows
 from .splits import chosen, label, split_of_folders
 
 

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.compute as pc
 from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset_builder
 
-from ..errors import DiffTuneError, first_sentence
+from ...errors import DiffTuneError, first_sentence
+from ..images.decode import is_image_file
+from ..report import DataReport, FileRows
 from .folders import UNREAD_SUFFIXES, Folder, by_suffix
-from .images import is_image_file
 from .metadata import METADATA_NAMES
 from .parquet import cause
-from .report import DataReport, FileRows
 from .saved import is_saved
 from .splits import TRAIN, card_configurations, chosen_configuration, chosen_name, configurations, split_of_file
 from .text_files import captioned_images
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ...config.flags import DataConfig
 
 
 def open_named(

@@ -5,8 +5,8 @@
 import statistics
 from dataclasses import dataclass
 
-from .dataset import ImageColumn
-from .images import stored_size
+from ..dataset import ImageColumn
+from .decode import stored_size
 
 
 MOST_READ = 2000  # reading every header of a million images would take minutes

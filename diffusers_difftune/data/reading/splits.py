@@ -14,9 +14,9 @@ from datasets.data_files import NON_WORDS_CHARS, SPLIT_KEYWORDS, resolve_pattern
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from ..errors import DiffTuneError, first_sentence
+from ...errors import DiffTuneError, first_sentence
+from ..report import NO_SPLIT, DataReport
 from .folders import Folder
-from .report import NO_SPLIT, DataReport
 
 
 TRAIN = "train"
