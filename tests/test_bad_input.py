@@ -267,8 +267,8 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: the unet of .* has in_channels 9 and needs 4, as many as the latents of its vae .*",
     ),
     "unsupported pipeline": (
-        lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
-        f"--{MODEL}: the pipeline is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
+        lambda place: {MODEL: place.edited("model_index.json", _class_name="UnCLIPPipeline")},
+        f"--{MODEL}: the pipeline is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},
