@@ -116,7 +116,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .results import check_is_free
 
     with errors.flag("PRETRAINED"):
-        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
+        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments, arguments.resolution)
     with errors.flag("FINETUNED"):
         finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
         check_run(finetuned.folder, fingerprint(backbone, arguments))
@@ -152,7 +152,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
         finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
     target_rows = target.rows(backbone, arguments.rows, arguments.batch_size)
-    objective = DiffTuningObjective(backbone.noise_scheduler)  # type: ignore[attr-defined]
+    objective = DiffTuningObjective(backbone.noise_scheduler)
 
     logger.info("Denoising losses by noise level.")
     options = {"batch_size": arguments.batch_size, "seed": arguments.seed}
