@@ -49,6 +49,7 @@ from diffusers_difftune.training.controlnet import (
     control_settings,
     find_control_parts,
     find_extractor,
+    find_tokenizer,
     load_controlnet,
     make_bank_conditions,
     validation_pairs,
@@ -76,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     check_control_flags(config)
     run = start_run(config)
-    backbone = find_backbone(run)
+    backbone = find_backbone(run, tokenizer=find_tokenizer(config))
     adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
@@ -109,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 
-    prompts, controls = validation_pairs(config)
+    prompts, controls = validation_pairs(config, backbone.resolution)
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)), controls)
     evaluation = control_evaluation(run, backbone, trained, extractor, held_out)
     train(run, backbone, objective, batches, state, validation, evaluation, publisher)
