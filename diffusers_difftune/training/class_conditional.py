@@ -52,7 +52,6 @@ class ClassConditionalTrainer(Trainer):
                 f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data"
                 f" ({len(target)} in use); a class-conditional model needs two."
             )
-        self.backbone.set_classes(names, self.context.seed if self.config.class_embeddings == "reset" else None)
         unknown = [name for name in self.config.validation_classes or [] if name not in names]
         if unknown:
             raise DiffTuneError(
@@ -62,6 +61,8 @@ class ClassConditionalTrainer(Trainer):
         if self.context.source_share and self.config.bank_prompts != "classes":
             with errors.flag("--bank_prompts"):
                 self.backbone.source_prompts(read_prompts(self.config.bank_prompts, "classes"))
+        seed = self.context.seed if self.config.class_embeddings == "reset" else None
+        self.backbone = self.backbone.with_classes(names, seed)
 
     def find_validation_inputs(self) -> ValidationInputs | None:
         titles = self.config.validation_classes

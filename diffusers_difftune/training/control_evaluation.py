@@ -45,7 +45,7 @@ class ControlEvaluation(Evaluation):
         self.data, self.samples = config.control_evaluation_data, config.control_evaluation_samples
         self.every = config.control_evaluation_steps or config.validation_steps
         self.backbone, self.extractor = backbone, extractor
-        transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+        transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
         rows = range(self.samples)
         self.prompts = [held_out.captions(row)[0] for row in rows]
         self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
@@ -72,7 +72,7 @@ class ControlEvaluation(Evaluation):
     def sample(self, trainable: Trainable) -> list:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
         config, device = self.run.config, self.run.accelerator.device
-        shape = self.backbone.latent_shape(config.resolution)
+        shape = self.backbone.latent_shape()
         images = []
         with sampling(self.run, self.backbone, trainable) as pipeline:
             batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
@@ -87,7 +87,8 @@ class ControlEvaluation(Evaluation):
                     latents=torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
                     num_inference_steps=config.control_evaluation_inference_steps,
                     guidance_scale=config.control_evaluation_guidance_scale,
-                    **self.backbone.size(config.resolution),
+                    height=self.backbone.resolution,
+                    width=self.backbone.resolution,
                 ).images
         return images
 
@@ -109,7 +110,7 @@ def open_control_evaluation(run: Run, backbone: Backbone, extractor: "Extractor 
     config = run.config
     if config.control_evaluation_data is None or extractor is None:
         return None
-    blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
+    blank = np.zeros((1, backbone.resolution, backbone.resolution, 3), np.uint8)
     with errors.flag("--control_evaluation_data"):
         condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
     held_out = open_held_out(

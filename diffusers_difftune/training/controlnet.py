@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters import AdapterSettings
+from ..backbones import Backbone
 from ..config import ControlNetConfig
 from ..data.images.decode import ImageTransform, control_crop
 from ..trainables.control import ControlBranch
@@ -14,7 +15,7 @@ from .batches import PlannedBatches
 from .control_evaluation import open_control_evaluation
 from .control_flags import check_control_flags, open_control_image, retention_condition
 from .control_images import find_extractor, make_bank_conditions
-from .control_model import empty_controlnet, find_control_parts, load_controlnet
+from .control_model import empty_controlnet, find_control_parts, find_tokenizer, load_controlnet
 from .evaluation import Evaluation
 from .folder import CONTROLNET_CONFIG
 from .trainer import Trainer
@@ -45,8 +46,12 @@ class ControlNetTrainer(Trainer):
         super().check_flags()
         check_control_flags(self.config)
 
+    def find_backbone(self, **settings: Any) -> Backbone:
+        """Finds the pretrained pipeline, which reads prompts with the tokenizer that a flag names."""
+        return super().find_backbone(tokenizer=find_tokenizer(self.config), **settings)
+
     def find_adapter(self) -> AdapterSettings | None:
-        """Finds the tokenizer, the ControlNet and the adapter that the flags name."""
+        """Finds the ControlNet and the adapter that the flags name."""
         return find_control_parts(self.config, self.backbone)
 
     def find_validation_inputs(self) -> ValidationInputs | None:
@@ -57,7 +62,7 @@ class ControlNetTrainer(Trainer):
         config = self.config
         if not (config.validation_prompt and config.validation_image):
             return None
-        transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+        transform = ImageTransform(self.backbone.resolution, config.image_interpolation_mode)
         images = [control_crop(open_control_image(path), transform) for path in config.validation_image]
         count = max(len(config.validation_prompt), len(images))
         pairs = zip(repeated(config.validation_prompt, count), repeated(images, count), strict=True)

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 
 from .. import errors
-from ..backbones import Backbone, load_backbone
-from ..backbones.pipeline_files import pipeline_folder
+from ..backbones import Backbone, load_backbone, pipeline_folder
+from ..config.shared import TrainingConfig
 from ..errors import DiffTuneError, first_sentence
 
 
-def find_backbone(config: Any, conditioned_on: str) -> Backbone:
+def find_backbone(config: TrainingConfig, conditioned_on: str, **settings: Any) -> Backbone:
     """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
 
     Args:
         config: The config of a task.
         conditioned_on (`str`): What the task's models are conditioned on, `"prompts"` or `"classes"`.
+        settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
 
     Raises:
         DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
@@ -26,7 +27,13 @@ def find_backbone(config: Any, conditioned_on: str) -> Backbone:
         folder = pipeline_folder(
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
         )
-        backbone = load_backbone(folder, config.variant)
+        backbone = load_backbone(
+            folder,
+            config.variant,
+            resolution=config.resolution if config.was_given("resolution") else None,
+            prediction_type=config.prediction_type,
+            **settings,
+        )
     if backbone.conditioned_on != conditioned_on:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
@@ -36,7 +43,7 @@ def find_backbone(config: Any, conditioned_on: str) -> Backbone:
 
 
 def load_denoiser(
-    config: Any, backbone: Backbone, dtype: torch.dtype = torch.float32, revision: str | None = None
+    config: TrainingConfig, backbone: Backbone, dtype: torch.dtype = torch.float32, revision: str | None = None
 ) -> torch.nn.Module:
     """Loads the pretrained denoiser, with the memory savers that the flags ask for.
 
@@ -65,7 +72,7 @@ def load_denoiser(
     return denoiser
 
 
-def save_memory(model: torch.nn.Module, config: Any) -> None:
+def save_memory(model: torch.nn.Module, config: TrainingConfig) -> None:
     """Switches on the memory savers that the flags ask for."""
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()

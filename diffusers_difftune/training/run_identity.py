@@ -15,7 +15,7 @@ from ..data.images.decode import READER_VERSION
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..trainables.full import EMA_DECAY
-from .bank import OWN_BANK, fingerprint
+from .bank import OWN_BANK
 from .checkpoint_files import read_settings
 from .differences import FACTS
 from .run import Run
@@ -65,7 +65,7 @@ def run_settings(
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
         "controlnet": False,
-        "model": fingerprint(run, backbone),
+        "model": backbone.fingerprint(run.cache_dir),
         "image_reader": READER_VERSION,
         "target_data": None if config.streaming else target.content_key,
         "crops_drawn_from": CROPS_DRAWN_FROM,
@@ -73,6 +73,7 @@ def run_settings(
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
+        "resolution": backbone.resolution,
         FACTS: run_facts(run, backbone, target, bank),
     }
 

@@ -74,7 +74,7 @@ def summarize(trainer: Any) -> dict[str, Any]:
     return {
         "model": model_facts(trainer),
         "objective": objective_facts(run, trainer.objective),
-        "data": data_facts(run, target, trainer.captions),
+        "data": data_facts(run, trainer.backbone, target, trainer.captions),
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
         "bank": bank_facts(run, trainer.backbone, target, trainer.bank, trainer.total_steps),
@@ -130,7 +130,9 @@ def objective_facts(run: Run, objective: DiffTuningObjective) -> dict[str, Any]:
     return facts
 
 
-def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCaptions | None) -> dict[str, Any]:
+def data_facts(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, captions: CutCaptions | None
+) -> dict[str, Any]:
     """What is trained on, and what is left out."""
     config, report = run.config, getattr(target, "report", None)
     facts: dict[str, Any] = {
@@ -139,7 +141,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
         "files": [] if report is None else [dataclasses.asdict(file) for file in report.files],
         "left_out": [] if report is None else list(report.left_out),
         "max_train_samples": config.max_train_samples,
-        "resolution": config.resolution,
+        "resolution": backbone.resolution,
     }
     if isinstance(target, StreamedTarget):
         return facts | {"streamed": True}
@@ -149,7 +151,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
     else:
         facts["distinct_captions"] = len(target.distinct_captions())
         facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
-    sides = image_sides(target.images, config.resolution)
+    sides = image_sides(target.images, backbone.resolution)
     facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
     return facts
 
@@ -239,7 +241,7 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
     if config.bank_prompts == "captions":
         prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions()
     elif config.bank_prompts == "classes":
-        prompts = backbone.source_classes()
+        prompts = backbone.classes.pretrained_prompts() if backbone.classes else []
     else:
         prompts = read_prompts(config.bank_prompts)
     return None if prompts is None else min(samples, len(set(prompts)))

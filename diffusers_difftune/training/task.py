@@ -25,7 +25,7 @@ from .batches import PlannedBatches
 from .checks import check_flags
 from .evaluation import Evaluation
 from .optimizer import make_optimizer
-from .pretrained import load_denoiser
+from .pretrained import find_backbone, load_denoiser
 from .quality_evaluation import open_quality_evaluation
 from .run import Run
 from .run_identity import run_settings
@@ -61,6 +61,14 @@ class Task:
         """Stops on the first flag that cannot work, before anything is opened."""
         check_flags(self.config)
 
+    def find_backbone(self, **settings: Any) -> Backbone:
+        """The pretrained pipeline, whose configs are read and no weights.
+
+        Args:
+            settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+        """
+        return find_backbone(self.config, self.conditioned_on, **settings)
+
     def find_adapter(self) -> AdapterSettings | None:
         """The adapter that the flags ask for, if it fits what is to train; `None` if all of that trains."""
         return find_adapter(self.config, self.backbone)
@@ -71,9 +79,9 @@ class Task:
         Args:
             settings: More settings of [`DiffTuningObjective`].
         """
-        config, scheduler = self.config, self.backbone.noise_scheduler
+        config = self.config
         objective = DiffTuningObjective(
-            scheduler,
+            self.backbone.noise_scheduler,
             source_share=self.context.source_share,
             retention_weight=config.retention_weight,
             reconsolidation_power=0.0 if config.objective == "standard" else config.reconsolidation_power,
@@ -84,14 +92,12 @@ class Task:
             noise_offset=config.noise_offset,
             **settings,
         )
-        pretrained_type = scheduler.config.prediction_type
+        pretrained_type = self.backbone.pretrained_prediction_type
         if self.keeps_pretrained and objective.prediction_type != pretrained_type:
             raise DiffTuneError(
                 f"--retention_target pretrained holds source rows to what the pretrained model predicts, {pretrained_type},"
                 f" and --prediction_type is {config.prediction_type}; leave one of them out."
             )
-        if config.prediction_type is not None:
-            self.backbone.set_prediction_type(config.prediction_type)
         return objective
 
     @property
@@ -136,8 +142,8 @@ class Task:
                 num_source=0 if bank is None else len(bank),
             ),
             target=self.target,
-            latent_shape=self.backbone.latent_shape(config.resolution),
-            transform=ImageTransform(config.resolution, config.image_interpolation_mode),
+            latent_shape=self.backbone.latent_shape(),
+            transform=ImageTransform(self.backbone.resolution, config.image_interpolation_mode),
             train_batch_size=config.train_batch_size,
             accumulation=config.gradient_accumulation_steps,
             rank=run.accelerator.process_index,

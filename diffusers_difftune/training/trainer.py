@@ -14,7 +14,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data.cache.encodings import build_image_cache, build_prompt_cache, data_name
-from ..data.dataset import backbone_resolution
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from ..objective import DiffTuningLoss, NoisyBatch
@@ -26,7 +25,6 @@ from .checkpoint import TrainingState
 from .finish import end_training, save_result, write_card
 from .log import TrainingLog
 from .not_finite import LeftOutSteps
-from .pretrained import find_backbone
 from .publish import begin_publishing
 from .record import begin_records
 from .run import start_run
@@ -105,8 +103,7 @@ class Trainer(Task):
         self.begin("check")
         self.check_flags()
         self.context = start_run(self.config, self.result_files)
-        self.backbone = find_backbone(self.config, self.conditioned_on)
-        self.fill_in(resolution=backbone_resolution(self.config.resolution, self.backbone))
+        self.backbone = self.find_backbone()
         self.adapter = self.find_adapter()
         self.objective = self.make_objective()
         self.target = open_target(self.context)
@@ -148,7 +145,7 @@ class Trainer(Task):
         prompts = build_prompt_cache(wanted, self.backbone, config.cache_dir, device, dtype, data_name(config))
         self.backbone.release_encoders()
         # Workers must not get the encoders in memory, so the batches are told how to scale.
-        self.batches = self.plan_batches(images=images, prompts=prompts, scale_latents=self.backbone.scale_latents)
+        self.batches = self.plan_batches(images=images, prompts=prompts, to_denoiser=self.backbone.to_denoiser)
 
     def build(self) -> None:
         """Loads what trains, makes its optimiser and schedule, and reads the checkpoint if the run is resumed."""
@@ -219,7 +216,7 @@ class Trainer(Task):
         latents, condition = batch.latents, batch.condition
         if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
             mean, std = self.backbone.encode_images(batch.pixel_values.to(device, non_blocking=True))
-            drawn = self.backbone.scale_latents(mean + std * batch.posterior_noise.to(device, non_blocking=True))
+            drawn = self.backbone.to_denoiser(mean + std * batch.posterior_noise.to(device, non_blocking=True))
             target_rows = (~batch.is_source).nonzero().squeeze(1)  # a mask on the device would make everyone wait
             latents = latents.to(device, non_blocking=True)
             latents[target_rows.to(device, non_blocking=True)] = drawn
