@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from ..config.shared import EmaConfig
 from ..errors import DiffTuneError, first_sentence
 
 
@@ -114,7 +115,7 @@ def check_fsdp(config: Any) -> None:
         raise DiffTuneError(
             "The accelerate config has fsdp_ignored_modules, whose gradients nobody sums over the processes; leave it out."
         )
-    if getattr(config, "offload_ema", False):
+    if isinstance(config, EmaConfig) and config.offload_ema:
         raise DiffTuneError(
             "--offload_ema does not go with FSDP, and the moving average is sharded already; leave one of them out."
         )
