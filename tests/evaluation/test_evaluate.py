@@ -20,7 +20,7 @@ from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.cli.common import new_accelerator
 from diffusers_difftune.cli.results import check_is_free
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore

@@ -17,9 +17,9 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
+from diffusers_difftune.config.idle_flags import RULES, idle_flags
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.console import labelled_block
-from diffusers_difftune.training.idle_flags import RULES, idle_flags
 from diffusers_difftune.training.summary import moments
 from diffusers_difftune.training.summary_text import caption_words, data_words, summary_rows
 from diffusers_difftune.training.validation import validation_steps
