@@ -32,7 +32,6 @@ from .report import DataReport
 
 
 if TYPE_CHECKING:
-    from ..backbones import Backbone
     from ..config import DataConfig
 
 
@@ -323,38 +322,6 @@ def read_target_data(
             f"{text_column}: {listed([target.name(row) for row in blank])}; every row needs one."
         )
     return target
-
-
-def backbone_resolution(resolution: int | None, backbone: "Backbone") -> int:
-    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-    Args:
-        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        `int`: The side.
-
-    Raises:
-        DiffTuneError: The model cannot make images of this size.
-    """
-    own = backbone.resolution
-    if own is not None and resolution not in (None, own):
-        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
-    if resolution is None:
-        resolution = own or 512
-    check_resolution(resolution, backbone.vae_scale_factor)
-    return resolution
-
-
-def check_resolution(resolution: int, vae_scale_factor: int) -> None:
-    """Raises a [`DiffTuneError`] if the VAE cannot halve images of this resolution as often as it does."""
-    if resolution < 1 or resolution % vae_scale_factor:
-        below = max(0, resolution - resolution % vae_scale_factor)
-        works = " or ".join(str(size) for size in (below, below + vae_scale_factor) if size)
-        raise DiffTuneError(
-            f"--resolution is {resolution}; this model's VAE needs a multiple of {vae_scale_factor}, such as {works}."
-        )
 
 
 def has_captions(captions: list[str]) -> bool:
