@@ -104,7 +104,7 @@ ROWS: dict[str, tuple] = {
     "validation at every zeroth step": ({"validation_steps": 0}, "--validation_steps is 0; it must be at least 1"),
     # flags
     "text-to-image flag": ({"center_crop": True}, "Unrecognized arguments: --center_crop"),
-    "no power": ({"lr_power": 0.0}, "--lr_power is 0.0; it must be above 0 and finite"),
+    "no power": ({"lr_power": 0.0}, "--lr_power is 0.0; it must be above 0"),
     "power that is no number": ({"lr_power": "nan"}, "--lr_power is nan; it must be a finite number"),
     "no cycles": ({"lr_num_cycles": 0}, "--lr_num_cycles is 0; it must be at least 1"),
     "stream of control images without an end": (
@@ -196,7 +196,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no guidance": (
         {"control_evaluation_guidance_scale": 0.0},
-        "--control_evaluation_guidance_scale is 0.0; it must be at least 1.0 and finite",
+        "--control_evaluation_guidance_scale is 0.0; it must be at least 1.0",
     ),
     # the tokenizer
     "tokenizer that is nowhere": (
@@ -230,15 +230,15 @@ ROWS: dict[str, tuple] = {
     ),
     "a ControlNet that asks for classes": (
         lambda place: {CONTROLNET: controlnet(place, num_class_embeds=10)},
-        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the unet's is None",
+        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the denoiser's is None",
     ),
     "ControlNet for another text encoder": (
         lambda place: {CONTROLNET: controlnet(place, cross_attention_dim=768)},
-        f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the unet's is 32",
+        f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the denoiser's is 32",
     ),
     "ControlNet of another size": (
         lambda place: {CONTROLNET: controlnet(place, block_out_channels=[8, 16])},
-        rf"--{CONTROLNET} .* belongs to another model: its block_out_channels is \[8, 16\], and the unet's is \[4, 8\]",
+        rf"--{CONTROLNET} .* belongs to another model: its block_out_channels is \[8, 16\], and the denoiser's is \[4, 8\]",
     ),
     "ControlNet for another VAE": (
         lambda place: {CONTROLNET: controlnet(place, conditioning_embedding_out_channels=[16, 32, 96, 256])},

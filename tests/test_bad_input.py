@@ -3,7 +3,7 @@
 """Mistakes of a user, one a row: what a script says, and that it says so before any weights are loaded.
 
 What can be wrong with target data, knowledge banks and YAML files is tested in depth in `tests/data`, `tests/bank` and
-`tests/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
+`tests/config/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
 `tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`. The rows of the ControlNet script
 are in `tests/control_mistakes.py`, those of the class-conditional one in `tests/class_mistakes.py`, those about measuring
 in `tests/evaluation_mistakes.py`, and those about models that are damaged or hostile in `tests/hostile_models.py`.
@@ -182,7 +182,7 @@ ROWS: dict[str, tuple] = {
     "negative seed": ({"seed": -1}, "--seed is -1; it must be at least 0 and below 2\\*\\*32"),
     "guidance below 1": ({"bank_guidance_scale": 0.5}, "--bank_guidance_scale is 0.5; it must be at least 1.0"),
     "unknown schedule": ({"lr_scheduler": "cubic"}, "--lr_scheduler is 'cubic'; it must be one of linear, .*"),
-    "unknown prediction type": ({"prediction_type": "x"}, "--prediction_type is 'x'; it must be epsilon, .*"),
+    "unknown prediction type": ({"prediction_type": "x"}, "--prediction_type is 'x'; it must be one of epsilon, .*"),
     "no scale of LoRA": ({"lora_alpha": 0.0}, "--lora_alpha is 0.0; it must be above 0", LORA),
     # conflicts
     "bank for standard fine-tuning": (
@@ -224,7 +224,7 @@ ROWS: dict[str, tuple] = {
     ),
     "strategy without a push": (
         {"hub_strategy": "every_save"},
-        "--hub_strategy every_save says when to upload, and needs --push_to_hub",
+        "--hub_strategy needs --push_to_hub, because it says when to upload",
     ),
     # packages and the machine
     "no 8-bit Adam": ({"use_8bit_adam": True}, "--use_8bit_adam needs the package bitsandbytes; install it with .*"),
@@ -267,8 +267,8 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: the unet of .* has in_channels 9 and needs 4, as many as the latents of its vae .*",
     ),
     "unsupported pipeline": (
-        lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
-        f"--{MODEL}: the pipeline is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
+        lambda place: {MODEL: place.edited("model_index.json", _class_name="UnCLIPPipeline")},
+        f"--{MODEL}: the pipeline is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},

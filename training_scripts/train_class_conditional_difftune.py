@@ -19,7 +19,8 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 """
 
 from diffusers_difftune.config import ClassConditionalConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.bank import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.checkpoint import TrainingState
@@ -50,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
-    validation_prompts = use_classes(run, backbone, target)
+    backbone, validation_prompts = use_classes(run, backbone, target)
     quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))

@@ -30,7 +30,8 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 """
 
 from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 from diffusers_difftune.trainables.control import ControlBranch
 from diffusers_difftune.training.bank import (
     make_bank,
@@ -47,6 +48,7 @@ from diffusers_difftune.training.controlnet import (
     control_settings,
     find_control_parts,
     find_extractor,
+    find_tokenizer,
     load_controlnet,
     make_bank_conditions,
     validation_pairs,
@@ -74,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     check_control_flags(config)
     run = start_run(config)
-    backbone = find_backbone(run)
+    backbone = find_backbone(run, tokenizer=find_tokenizer(config))
     adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
@@ -107,7 +109,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 
-    prompts, controls = validation_pairs(config)
+    prompts, controls = validation_pairs(config, backbone.resolution)
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)), controls)
     evaluation = control_evaluation(run, backbone, trained, extractor, held_out)
     train(run, backbone, objective, batches, state, validation, evaluation, publisher)

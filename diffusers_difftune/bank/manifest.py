@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from ..config.shared import BANK_FLAGS
 from ..errors import quoted
 from ..io.manifest import LARGEST, ShardManifest, setting, shorten
 
@@ -19,15 +20,6 @@ FOLLOWS_FROM = {
     "prompts_sha256": {"num_samples", "seed", "prompt_source"},
     "scheduler": {"solver"},
     "latent_shape": {"resolution"},
-}
-# The flags of a bank's sampling and the fields that hold them.
-BANK_FLAGS = {
-    "bank_samples": "num_samples",
-    "bank_prompts": "prompt_source",
-    "bank_steps": "steps",
-    "bank_solver": "solver",
-    "bank_guidance_scale": "guidance_scale",
-    "bank_batch_size": "shard_size",
 }
 
 

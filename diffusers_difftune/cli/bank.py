@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..config.flags import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from ..config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
@@ -86,11 +86,10 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
-    from ..data.dataset import backbone_resolution
     from ..io.processes import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
-    settings = BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
+    settings = BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
         with errors.flag("--bank_prompts"):
             read_prompts(arguments.bank_prompts)
@@ -100,14 +99,13 @@ def bank_build(arguments: argparse.Namespace) -> int:
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
         with errors.flag("--pretrained_model_name_or_path"):
-            backbone = open_pipeline(model, arguments.revision, arguments)
-        resolution = backbone_resolution(arguments.resolution, backbone)
+            backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
         source = arguments.bank_prompts or own_prompts(backbone)
-        prompts = bank_prompts(arguments, source, resolution, backbone)
+        prompts = bank_prompts(arguments, source, backbone)
         weights = fingerprint(backbone, arguments)
-    settings = replace(settings, resolution=resolution, prompt_source=source)
+    settings = replace(settings, resolution=backbone.resolution, prompt_source=source)
     sampled_from: dict[str, Any] = {
-        "latent_shape": backbone.latent_shape(resolution),
+        "latent_shape": backbone.latent_shape(),
         "model": model,
         "weights_fingerprint": weights,
     }
@@ -167,7 +165,7 @@ def own_prompts(backbone: "Backbone") -> str:
     return "classes" if backbone.conditioned_on == "classes" else "captions"
 
 
-def bank_prompts(arguments: argparse.Namespace, source: str, resolution: int, backbone: "Backbone") -> list[str]:
+def bank_prompts(arguments: argparse.Namespace, source: str, backbone: "Backbone") -> list[str]:
     """The prompts to draw from, as `--bank_prompts` says or, where it is not given, the model's own."""
     from ..bank.prompts import read_prompts
     from ..data.dataset import load_target_data
@@ -179,7 +177,7 @@ def bank_prompts(arguments: argparse.Namespace, source: str, resolution: int, ba
             " empty, or a text file with an id or a name a line."
         )
     if own == source == "classes":
-        return backbone.source_classes()
+        return backbone.classes.pretrained_prompts() if backbone.classes else []
     if source != "captions":
         with errors.flag("--bank_prompts"):
             return backbone.source_prompts(read_prompts(source, own))
@@ -188,7 +186,7 @@ def bank_prompts(arguments: argparse.Namespace, source: str, resolution: int, ba
             "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."
         )
     names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
-    config = DataConfig(**{name: getattr(arguments, name) for name in names}, resolution=resolution)
+    config = DataConfig(**{name: getattr(arguments, name) for name in names}, resolution=backbone.resolution)
     return load_target_data(config, arguments.seed, arguments.cache_dir).distinct_captions()
 
 

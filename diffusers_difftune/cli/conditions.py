@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..config.flags import DataConfig, ModelConfig, RunConfig
+from ..config import DataConfig, ModelConfig, RunConfig
 from ..controls import DRAWING, KINDS, check_kind, check_libraries
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary

@@ -10,20 +10,21 @@ from ..errors import DiffTuneError, quoted
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ..config import DataConfig
 
 
 def named_image_columns(config: "DataConfig") -> dict[str, str]:
     """The columns that hold images, by the flags that name them; control images are the ControlNet script's alone."""
-    flags = ("image_column", "conditioning_image_column")
-    return {flag: getattr(config, flag) for flag in flags if getattr(config, flag, None) is not None}
+    columns = {"image_column": config.image_column, "conditioning_image_column": config.conditioning_image_column}
+    return {flag: column for flag, column in columns.items() if column is not None}
 
 
 def named_text_column(config: "DataConfig") -> tuple[str, str]:
     """The column that says what is in an image, after the flag that names it; labels are the class-conditional
     script's alone."""
-    flag = "label_column" if hasattr(config, "label_column") else "caption_column"
-    return flag, getattr(config, flag)
+    if config.label_column is not None:
+        return "label_column", config.label_column
+    return "caption_column", config.caption_column or ""
 
 
 def may_be_images(feature: object) -> bool:

@@ -18,6 +18,7 @@ from datasets import Dataset
 from filelock import FileLock
 from PIL import Image
 
+from ..config.checks import check_values
 from ..errors import DiffTuneError
 from ..io.atomic import write_bytes_atomic
 from ..io.hashing import file_sha256
@@ -31,15 +32,13 @@ from .report import DataReport
 
 
 if TYPE_CHECKING:
-    from ..backbones import Backbone
-    from ..config.flags import DataConfig
+    from ..config import DataConfig
 
 
 logger = logging.getLogger(__name__)
 
 # How many rows an error message lists.
 MOST_LISTED = 100
-LARGEST_RESOLUTION = 2**14
 HASHES_OF_ROWS = "row_hashes"  # in this library's cache: those of images inside Parquet and Arrow files
 
 
@@ -246,7 +245,7 @@ def load_target_data(
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
-    check_data_flags(config)
+    check_values(config)
     index_dir = difftune_cache_dir(cache_dir)
     source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
@@ -282,7 +281,7 @@ def read_target_data(
     class_names = None
     if text_flag == "label_column":
         labels, class_names = read_labels(dataset.select_columns([text_column]), rows, text_column)
-        if config.learns_classes:
+        if wanted == TO_TRAIN:
             check_classes(class_names, len(rows), len(dataset), text_column)
         captions = [[] if label is None else [str(label)] for label in labels]
     else:
@@ -292,8 +291,8 @@ def read_target_data(
     def column(name: str) -> ImageColumn:
         return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
 
-    condition_column = getattr(config, "conditioning_image_column", None)  # a flag of the ControlNet script alone
-    conditions = None if condition_column is None else column(condition_column)
+    control_column = config.conditioning_image_column
+    conditions = None if control_column is None else column(control_column)
     target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names, report)
 
     bad, profiles = check_images(target, config.verify_cache)
@@ -323,50 +322,6 @@ def read_target_data(
             f"{text_column}: {listed([target.name(row) for row in blank])}; every row needs one."
         )
     return target
-
-
-def check_data_flags(config: "DataConfig") -> None:
-    """The flags that can be judged without looking at the data."""
-    for name in ("resolution", "crops_per_image", "max_train_samples"):
-        value = getattr(config, name, None)
-        if value is not None and value < 1:
-            raise DiffTuneError(f"--{name} is {value}; it must be at least 1.")
-    if config.resolution is not None and config.resolution > LARGEST_RESOLUTION:
-        raise DiffTuneError(f"--resolution is {config.resolution}; it must be at most {LARGEST_RESOLUTION}.")
-    if config.dataloader_num_workers < 0:
-        raise DiffTuneError(f"--dataloader_num_workers is {config.dataloader_num_workers}; it must be at least 0.")
-
-
-def backbone_resolution(resolution: int | None, backbone: "Backbone") -> int:
-    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-    Args:
-        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        `int`: The side.
-
-    Raises:
-        DiffTuneError: The model cannot make images of this size.
-    """
-    own = backbone.resolution
-    if own is not None and resolution not in (None, own):
-        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
-    if resolution is None:
-        resolution = own or 512
-    check_resolution(resolution, backbone.vae_scale_factor)
-    return resolution
-
-
-def check_resolution(resolution: int, vae_scale_factor: int) -> None:
-    """Raises a [`DiffTuneError`] if the VAE cannot halve images of this resolution as often as it does."""
-    if resolution < 1 or resolution % vae_scale_factor:
-        below = max(0, resolution - resolution % vae_scale_factor)
-        works = " or ".join(str(size) for size in (below, below + vae_scale_factor) if size)
-        raise DiffTuneError(
-            f"--resolution is {resolution}; this model's VAE needs a multiple of {vae_scale_factor}, such as {works}."
-        )
 
 
 def has_captions(captions: list[str]) -> bool:

@@ -13,8 +13,9 @@ import numpy as np
 from datasets import IterableDataset
 from PIL import Image
 
+from ..config.checks import check_values
 from ..errors import DiffTuneError, first_sentence, quoted
-from .dataset import Example, check_data_flags, has_captions
+from .dataset import Example, has_captions
 from .images.check import mismatch, way_out
 from .images.decode import UnreadableImage, decode
 from .plan import Slot
@@ -22,7 +23,7 @@ from .reading.sources import as_captions, open_source, source_places
 
 
 if TYPE_CHECKING:
-    from ..config.flags import DataConfig
+    from ..config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +48,9 @@ class StreamedTarget:
     """
 
     def __init__(self, config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> None:
-        check_data_flags(config)
+        check_values(config)
         self._image_column, self._caption_column = config.image_column, config.caption_column
-        self._condition_column = getattr(config, "conditioning_image_column", None)
+        self._condition_column = config.conditioning_image_column
         self._skip_bad, self._told_of_bad = config.skip_bad_images, False
         self._places = source_places(config, cache_dir)
         opened = open_source(config, cache_dir, streaming=True)

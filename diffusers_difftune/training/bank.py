@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run makes once before it trains: the knowledge bank, the cached encodings, and from them the batches."""
 
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..backbones import Backbone
-from ..backbones.fingerprint import hub_commit, weights_fingerprint
+from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_bank, build_bank
-from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
+from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
-from ..config.flags import was_given
+from ..config.shared import BANK_FLAGS
 from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
@@ -109,13 +108,15 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
             return None
     with errors.flag("--knowledge_bank"):
         bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
-    if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
+    if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == backbone.fingerprint_of(
+        backbone.weight_components, run.cache_dir
+    ):
         raise DiffTuneError(
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
     with errors.flag("--knowledge_bank"):
-        bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+        bank.check(backbone.fingerprint(run.cache_dir), backbone.latent_shape())
     if config.knowledge_bank is not None:
         if unused := other_flags(config, bank.manifest.flags()):
             logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
@@ -154,7 +155,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and was_given(config, "bank_prompts"):
+    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and config.was_given("bank_prompts"):
         # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
         changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
@@ -180,7 +181,7 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name} is {getattr(config, name)}, not {value}"
         for name, value in sampled.items()
-        if was_given(config, name) and getattr(config, name) not in (None, value)
+        if config.was_given(name) and getattr(config, name) not in (None, value)
     ]
 
 
@@ -190,11 +191,11 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
     streamed = config.streaming  # whose captions are read when they are needed
     begun_bank(
         run.output_dir / BANK_FOLDER,
-        BankSettings.from_flags(config, num_samples, run.seed),
+        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
         None if streamed else bank_prompts(run, backbone, target, num_samples),
-        latent_shape=backbone.latent_shape(config.resolution),
+        latent_shape=backbone.latent_shape(),
         model=config.pretrained_model_name_or_path,
-        weights_fingerprint=fingerprint(run, backbone),
+        weights_fingerprint=backbone.fingerprint(run.cache_dir),
         notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
 
@@ -229,11 +230,11 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         pipeline,
         run.output_dir / BANK_FOLDER,
         prompts,
-        BankSettings.from_flags(config, num_samples, run.seed),
-        latent_shape=backbone.latent_shape(config.resolution),
+        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
+        latent_shape=backbone.latent_shape(),
         model=config.pretrained_model_name_or_path,
         revision=hub_commit(backbone.folder) or config.revision,
-        weights_fingerprint=fingerprint(run, backbone),
+        weights_fingerprint=backbone.fingerprint(run.cache_dir),
         accelerator=accelerator,
     )
 
@@ -244,23 +245,9 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
     if source == "captions":
         return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
     if source == "classes":
-        return backbone.source_classes()
+        return backbone.classes.pretrained_prompts() if backbone.classes else []
     with errors.flag("--bank_prompts"):
         return backbone.source_prompts(read_prompts(source))
-
-
-def fingerprint(run: Run, backbone: Backbone) -> str:
-    """What a knowledge bank must have been sampled from: the pretrained weights, and what `--tokenizer_name` makes of
-    prompts, if that is something else than the pipeline's own tokenizer does."""
-    weights = own_fingerprint(run, backbone)
-    if backbone.tokenizer_key is None:
-        return weights
-    return hashlib.sha256(f"{weights} {backbone.tokenizer_key}".encode()).hexdigest()
-
-
-def own_fingerprint(run: Run, backbone: Backbone) -> str:
-    """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
-    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
 
 
 def make_batches(
@@ -296,7 +283,7 @@ def make_batches(
         wanted = target.distinct_captions()
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
-        if config.proportion_empty_prompts or backbone.renamed_prompts():
+        if config.unconditional_share or backbone.renamed_prompts():
             wanted = [*wanted, ""]
         prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
         backbone.release_encoders()
@@ -311,19 +298,19 @@ def make_batches(
             num_source=0 if bank is None else len(bank),
         ),
         target=target,
-        latent_shape=backbone.latent_shape(config.resolution),
-        transform=ImageTransform(config.resolution, config.image_interpolation_mode),
+        latent_shape=backbone.latent_shape(),
+        transform=ImageTransform(backbone.resolution, config.image_interpolation_mode),
         train_batch_size=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         images=images,
         prompts=prompts,
-        scale_latents=backbone.scale_latents if cached else None,  # workers must not get the encoders in memory
+        to_denoiser=backbone.to_denoiser if cached else None,  # workers must not get the encoders in memory
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
         renamed_prompts=backbone.renamed_prompts(),
-        empty_prompts=config.proportion_empty_prompts,
+        empty_prompts=config.unconditional_share,
         random_flip=config.random_flip,
         center_crop=config.center_crop,
         with_offset=objective.noise_offset > 0,
@@ -364,7 +351,7 @@ def run_settings(
         `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
     """
     config = run.config
-    flags = dataclasses.asdict(config)
+    flags = config.flags()
     if flags.get("use_ema") and flags["ema_decay"] is None:
         flags["ema_decay"] = EMA_DECAY
     unused = (
@@ -379,7 +366,7 @@ def run_settings(
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
         "controlnet": "conditioning_image_column" in flags,
-        "model": fingerprint(run, backbone),
+        "model": backbone.fingerprint(run.cache_dir),
         "image_reader": READER_VERSION,
         "target_data": None if config.streaming else target.content_key,
         "crops_drawn_from": CROPS_DRAWN_FROM,
@@ -387,6 +374,7 @@ def run_settings(
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
+        "resolution": backbone.resolution,
         **({} if quality is None else {"evaluation": quality.settings}),
         FACTS: run_facts(run, backbone, target, bank),
     }

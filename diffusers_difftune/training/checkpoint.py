@@ -228,9 +228,8 @@ class TrainingState:
 
 def stored_tensors(trained: Trainable) -> list[torch.Tensor]:
     """What a checkpoint holds of the weights: those that train, and their moving average."""
-    average = getattr(trained, "ema", None)
     weights = [parameter for parameter in trained.model.parameters() if parameter.requires_grad]
-    return [*weights, *([] if average is None else average.shadow_params)]
+    return [*weights, *([] if trained.ema is None else trained.ema.shadow_params)]
 
 
 def are_equal(tensors: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) -> bool:

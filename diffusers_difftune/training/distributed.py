@@ -119,9 +119,9 @@ class ShardedModel(Replicated):
         super().__init__(accelerator, trained, optimizer)
         for block in getattr(model, "transformer_blocks", ())[:1]:
             stay_gathered(block)
-        if (average := getattr(trained, "ema", None)) is not None:
-            pairs = zip(average.shadow_params, model.parameters(), strict=True)
-            average.shadow_params = [shard_like(tensor, parameter) for tensor, parameter in pairs]
+        if trained.ema is not None:
+            pairs = zip(trained.ema.shadow_params, model.parameters(), strict=True)
+            trained.ema.shadow_params = [shard_like(tensor, parameter) for tensor, parameter in pairs]
 
     def accumulating(self) -> AbstractContextManager[None]:
         """Nothing: gradients that are not summed after every micro-step are not sharded either."""
@@ -159,7 +159,7 @@ class ShardedModel(Replicated):
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
         trained, sharded = self.trained, self.trained.model
-        average = getattr(trained, "ema", None)
+        average = trained.ema
         shards = [] if average is None else average.shadow_params
         weights = get_model_state_dict(sharded, options=whole_on_main())
         averaged = [self.gather(shard) for shard in shards]

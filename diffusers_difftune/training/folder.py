@@ -102,7 +102,7 @@ def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None) -> Non
     Raises:
         DiffTuneError: It would be written over.
     """
-    if foreign := foreign_files(output_dir, hasattr(config, "conditioning_image_column")):
+    if foreign := foreign_files(output_dir, config.conditioning_image_column is not None):
         raise DiffTuneError(
             f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run wrote there and this one would overwrite;"
             " take another --output_dir."

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every script does around its training: accelerator, logging, seed, run folder, optimiser, result."""
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -27,18 +26,16 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from diffusers.optimization import get_scheduler
 
 from .. import errors
-from ..backbones import Backbone, load_backbone
-from ..backbones.pipeline_files import pipeline_folder
+from ..backbones import Backbone, load_backbone, pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..console import log_to_terminal
-from ..data.dataset import backbone_resolution
 from ..data.reading.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .checkpoint_files import read_settings
-from .checks import check_flags, tracker_of, uses_bank
+from .checks import check_flags, uses_bank
 from .distributed import Replicated, make_accelerator
 from .folder import clear, take_output_dir
 from .launch import check_processes
@@ -121,7 +118,7 @@ def start_run(config: Any) -> Run:
     accelerator = make_accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         mixed_precision=config.mixed_precision,
-        log_with=tracker_of(config),
+        log_with=config.tracker,
         project_config=ProjectConfiguration(
             project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
         ),
@@ -131,7 +128,7 @@ def start_run(config: Any) -> Run:
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
-    if config.report_to != "none" and tracker_of(config) is None:
+    if config.report_to != "none" and config.tracker is None:
         logger.info(
             "tensorboard, the default of --report_to, is not installed, so the losses are in training_log.jsonl alone; `pip"
             " install 'diffusers-difftune[tensorboard]'` adds it."
@@ -157,21 +154,31 @@ def start_run(config: Any) -> Run:
     return Run(config, accelerator, output_dir, seed, weight_dtype, StopRequests(accelerator), checkpoint)
 
 
-def find_backbone(run: Run) -> Backbone:
-    """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
+def find_backbone(run: Run, **settings: Any) -> Backbone:
+    """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        settings: [`~diffusers_difftune.backbones.base.Settings`] that only some scripts have flags for.
+    """
     config = run.config
     with errors.flag("--pretrained_model_name_or_path"):
         folder = pipeline_folder(
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
         )
-        backbone = load_backbone(folder, config.variant)
-    takes = "classes" if hasattr(config, "label_column") else "prompts"
+        backbone = load_backbone(
+            folder,
+            config.variant,
+            resolution=config.resolution if config.was_given("resolution") else None,
+            prediction_type=config.prediction_type,
+            **settings,
+        )
+    takes = "prompts" if config.label_column is None else "classes"
     if backbone.conditioned_on != takes:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
             f" {backbone.conditioned_on}; this script trains models that are conditioned on {takes}."
         )
-    config.resolution = backbone_resolution(config.resolution, backbone)
     return backbone
 
 
@@ -234,14 +241,12 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
         input_perturbation=getattr(config, "input_perturbation", 0.0),
         variance_loss=variance_loss if backbone.learned_variance else None,
     )
-    pretrained_type = backbone.noise_scheduler.config.prediction_type
+    pretrained_type = backbone.pretrained_prediction_type
     if config.retention_target == "pretrained" and objective.prediction_type != pretrained_type:
         raise DiffTuneError(
             f"--retention_target pretrained holds source rows to what the pretrained model predicts, {pretrained_type},"
             f" and --prediction_type is {config.prediction_type}; leave one of them out."
         )
-    if config.prediction_type is not None:
-        backbone.set_prediction_type(config.prediction_type)
     if getattr(config, "dream_training", False) and objective.prediction_type != "epsilon":
         raise DiffTuneError(
             f"--dream_training works for models that predict epsilon; this one predicts {objective.prediction_type}."
@@ -271,8 +276,8 @@ def make_optimizer(run: Run, parameters: list[Any], total_steps: int) -> tuple[A
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=total_steps,
-        num_cycles=getattr(config, "lr_num_cycles", 1),
-        power=getattr(config, "lr_power", 1.0),
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     return optimizer, lr_scheduler
 
@@ -288,7 +293,7 @@ def begin_records(run: Run, **facts: Any) -> None:
         run ([`Run`]): The run.
         facts: More to write down, JSON-able.
     """
-    flags = dataclasses.asdict(run.config)
+    flags = run.config.flags()
     flags.pop("hub_token")
     content = {
         "flags": flags,
@@ -308,7 +313,7 @@ def begin_records(run: Run, **facts: Any) -> None:
         write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
     # trackers take plain values only
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
-    run.accelerator.init_trackers(getattr(run.config, "tracker_project_name", "text2image-fine-tune"), config=plain)
+    run.accelerator.init_trackers(run.config.tracker_project_name, config=plain)
 
 
 def is_installed(distribution: str) -> bool:

@@ -18,6 +18,7 @@ from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
+from ..config.idle_flags import idle_flags
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
@@ -27,11 +28,10 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
-from .checks import tracker_of
-from .idle_flags import idle_flags
+from .controlnet import control_family
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
-from .validation import num_validation_images, validation_steps
+from .validation import validation_steps
 
 
 logger = logging.getLogger(__name__)
@@ -100,14 +100,14 @@ def summarize(
     return {
         "model": model_facts(run, backbone, adapter),
         "objective": objective_facts(run, objective),
-        "data": data_facts(run, target, captions),
+        "data": data_facts(run, backbone, target, captions),
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
         "bank": bank_facts(run, backbone, target, bank, total_steps),
         "events": event_facts(run, target, state),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
-        "report_to": tracker_of(config) or "none",
+        "report_to": config.tracker or "none",
         "push_to_hub": config.push_to_hub,
         "notes": notes,
     }
@@ -143,8 +143,8 @@ def empty_controlnet(config: Any, backbone: Backbone, denoiser: torch.nn.Module)
     name = config.controlnet_model_name_or_path
     with torch.device("meta"):
         if name is None:
-            return backbone.new_controlnet(denoiser)
-        controlnet_class: Any = backbone.controlnet_class
+            return control_family(backbone).new(denoiser)
+        controlnet_class: Any = control_family(backbone).model_class
         where = {"cache_dir": config.cache_dir, "token": config.hub_token}
         return controlnet_class.from_config(controlnet_class.load_config(name, **where))
 
@@ -171,7 +171,9 @@ def objective_facts(run: Run, objective: DiffTuningObjective) -> dict[str, Any]:
     return facts
 
 
-def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCaptions | None) -> dict[str, Any]:
+def data_facts(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, captions: CutCaptions | None
+) -> dict[str, Any]:
     """What is trained on, and what is left out."""
     config, report = run.config, getattr(target, "report", None)
     facts: dict[str, Any] = {
@@ -180,7 +182,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
         "files": [] if report is None else [dataclasses.asdict(file) for file in report.files],
         "left_out": [] if report is None else list(report.left_out),
         "max_train_samples": config.max_train_samples,
-        "resolution": config.resolution,
+        "resolution": backbone.resolution,
     }
     if isinstance(target, StreamedTarget):
         return facts | {"streamed": True}
@@ -190,7 +192,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
     else:
         facts["distinct_captions"] = len(target.distinct_captions())
         facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
-    sides = image_sides(target.images, config.resolution)
+    sides = image_sides(target.images, backbone.resolution)
     facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
     return facts
 
@@ -280,7 +282,7 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
     if config.bank_prompts == "captions":
         prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions()
     elif config.bank_prompts == "classes":
-        prompts = backbone.source_classes()
+        prompts = backbone.classes.pretrained_prompts() if backbone.classes else []
     else:
         prompts = read_prompts(config.bank_prompts)
     return None if prompts is None else min(samples, len(set(prompts)))
@@ -289,7 +291,7 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
 def event_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingState) -> dict[str, Any]:
     """When the run, from where it starts, saves, makes images and measures, beside the end."""
     config, start, total_steps = run.config, state.start_step, state.total_steps
-    images = num_validation_images(config)
+    images = config.validation_images
     per_epoch = run.steps_per_epoch(len(target))
     facts: dict[str, Any] = {
         "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps), start),

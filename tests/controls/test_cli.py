@@ -12,7 +12,7 @@ import pytest
 
 from diffusers_difftune.bank.bank import BANK_FILES, KnowledgeBank
 from diffusers_difftune.cli import main
-from diffusers_difftune.config.flags import ControlDataConfig
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.controls import KINDS, MODEL_KINDS
 from diffusers_difftune.data.dataset import load_target_data
 from tests.controls.drawings import control
@@ -28,7 +28,7 @@ def cache(tmp_path: Path) -> list[str]:
 def test_every_kind_is_built(kind: str, tiny_images: Path, tmp_path: Path, cache: list[str]) -> None:
     model = ["--model", "drawing"] if kind in MODEL_KINDS else []
     assert main(["conditions", "build", str(tiny_images), str(tmp_path / "out"), "--kind", kind, *model, *cache]) == 0
-    target = load_target_data(ControlDataConfig(train_data_dir=str(tmp_path / "out")), 0, tmp_path / "cache")
+    target = load_target_data(ControlNetConfig(train_data_dir=str(tmp_path / "out")), 0, tmp_path / "cache")
     assert len(target) == 6
     assert np.array_equal(target.conditions[4].convert("RGB"), control(kind, tiny_image(4)[0]))
 
@@ -46,7 +46,7 @@ def test_the_flags_of_the_data_have_their_effect(
     assert main(["conditions", "build", str(images), out, *flags, *cache]) == 0
     (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
     assert "  images      7 of " in block and "  conditions  edge, 8 × 8 pixels\n" in block
-    target = load_target_data(ControlDataConfig(train_data_dir=out), 0, tmp_path / "cache")
+    target = load_target_data(ControlNetConfig(train_data_dir=out), 0, tmp_path / "cache")
     captions = [target.captions(row)[0] for row in range(7)]
     expected = [tiny_image(index)[1] for index in range(8) if index != 5]
     assert sorted(captions) == sorted(expected) and captions != expected  # drawn with the seed

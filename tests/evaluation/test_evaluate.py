@@ -20,7 +20,7 @@ from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.cli.common import new_accelerator
 from diffusers_difftune.cli.results import check_is_free
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
@@ -148,7 +148,7 @@ def test_other_prompts_and_a_pretrained_pipeline_beside_it(place, tiny_pipeline,
 
 def test_classes(place, tiny_dit, tmp_path, capsys):
     backbone = load_backbone(tiny_dit)
-    names = [name for names in backbone.id2label.values() for name in names.split(", ")][:2]
+    names = [name for names in backbone.classes.id2label.values() for name in names.split(", ")][:2]
     data = save_tiny_classes(tmp_path / "data", 24)
     for label, name in zip(sorted(path.name for path in data.iterdir()), names):
         (data / label).rename(data / name)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from diffusers_difftune.bank import build as bank_build
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.config.flags import TargetDataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.controls.bank import bank_conditions
 from diffusers_difftune.controls.build import build_conditions
@@ -101,7 +101,7 @@ def test_control_images_are_found_again_and_gone_on_with(
     libraries = ConditionManifest.read(folder).libraries
     monkeypatch.setattr("diffusers_difftune.controls.build.library_versions", lambda: libraries)
     images = save_tiny_images(tmp_path / "images", count=3, size=8)
-    target = load_target_data(TargetDataConfig(train_data_dir=str(images)), 0, tmp_path / "cache")
+    target = load_target_data(DataConfig(train_data_dir=str(images)), 0, tmp_path / "cache")
     extracted: list[Image.Image] = []
 
     def edges(images: list[Image.Image]) -> list[Image.Image]:

@@ -10,8 +10,7 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
-from diffusers_difftune.config import TextToImageConfig
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig, TextToImageConfig
 from diffusers_difftune.data.cache.encodings import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError

@@ -19,7 +19,7 @@ from .splits import TRAIN, splits_named
 
 
 if TYPE_CHECKING:
-    from ...config.flags import ClassDataConfig
+    from ...config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -117,12 +117,12 @@ def check_classes(names: list[str], num_rows: int, num_all: int, column: str) ->
         )
 
 
-def open_class_folders(folder: Folder, config: "ClassDataConfig", report: DataReport) -> Dataset:
+def open_class_folders(folder: Folder, config: "DataConfig", report: DataReport) -> Dataset:
     """The images in the folders of a folder, each named for its class.
 
     Args:
         folder ([`Folder`]): `--train_data_dir`.
-        config ([`ClassDataConfig`]): The flags.
+        config ([`DataConfig`]): The flags.
         report ([`DataReport`]): Told what is read and what is not.
 
     Returns:

@@ -19,7 +19,7 @@ from .splits import TRAIN, chosen, file_splits, label, split_of_folders
 
 
 if TYPE_CHECKING:
-    from ...config.flags import DataConfig
+    from ...config import DataConfig
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 

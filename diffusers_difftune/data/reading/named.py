@@ -22,7 +22,7 @@ from .text_files import captioned_images
 
 
 if TYPE_CHECKING:
-    from ...config.flags import DataConfig
+    from ...config import DataConfig
 
 
 def open_named(
@@ -140,7 +140,7 @@ def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: Dat
             f" {folder.inner(strays[0])}; {flag}, which goes by that, or call the files otherwise."
         )
     captionless = not metadata and not any(file.suffix == ".parquet" for file in folder.files)
-    if captionless and hasattr(config, "caption_column") and captioned_images(folder):
+    if captionless and config.label_column is None and captioned_images(folder):
         raise DiffTuneError(
             f"--dataset_name: `datasets` does not read captions from the .txt files of {folder.path}; {flag}, which does."
         )
@@ -161,7 +161,7 @@ def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: Dat
         if file not in read and (is_image_file(file) or file.suffix.lower() in UNREAD_SUFFIXES)
     ]
     tables = [file for file in folder.files if file not in read and file.suffix == ".parquet"]
-    if hasattr(config, "label_column") and not metadata and suffixes is not None:
+    if config.label_column is not None and not metadata and suffixes is not None:
         filled = {parent for file in folder.files for parent in file.parents}
         if empty := [place for place in folder.folders if place not in filled]:
             raise DiffTuneError(

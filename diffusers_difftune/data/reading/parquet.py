@@ -20,7 +20,7 @@ from .splits import chosen, file_splits, label
 
 
 if TYPE_CHECKING:
-    from ...config.flags import DataConfig
+    from ...config import DataConfig
 
 COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
 

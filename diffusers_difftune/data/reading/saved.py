@@ -16,7 +16,7 @@ from .splits import TRAIN, chosen_name
 
 
 if TYPE_CHECKING:
-    from ...config.flags import DataConfig
+    from ...config import DataConfig
 
 
 def is_saved(folder: Path) -> bool:

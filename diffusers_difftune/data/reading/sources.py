@@ -4,7 +4,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import datasets.config
 import pyarrow as pa
@@ -28,7 +28,7 @@ from .text_files import captioned_images, open_captioned_images
 
 
 if TYPE_CHECKING:
-    from ...config.flags import ClassDataConfig, DataConfig
+    from ...config import DataConfig
 
 __all__ = ["Opened", "as_captions", "difftune_cache_dir", "named_text_column", "open_source", "source_places"]
 
@@ -194,9 +194,9 @@ def open_plain_folder(folder: Folder, config: "DataConfig", wanted: str, report:
     """A folder without metadata and Parquet files."""
     if is_saved(folder.path):
         return open_saved(folder, config, wanted, report)
-    if hasattr(config, "label_column"):
-        return open_class_folders(folder, cast("ClassDataConfig", config), report)
-    controlled = hasattr(config, "conditioning_image_column")
+    if config.label_column is not None:
+        return open_class_folders(folder, config, report)
+    controlled = config.conditioning_image_column is not None
     if not controlled and (captioned := captioned_images(folder)):
         return open_captioned_images(folder, captioned, config.image_column, config.caption_column, wanted, report)
     raise nothing_to_read(folder, config.caption_column, controlled)

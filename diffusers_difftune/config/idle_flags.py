@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..bank.manifest import BANK_FLAGS
-from ..config.flags import was_given
-from .checks import uses_bank
-from .validation import has_validation_prompts
+from .shared import BANK_FLAGS, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Idle:
 
 def lacks(name: str) -> Callable[[Any], bool]:
     """Whether a flag is not set."""
-    return lambda config: getattr(config, name, None) in (None, False)
+    return lambda config: not getattr(config, name)
 
 
 RULES = (
@@ -55,17 +52,17 @@ RULES = (
     ),
     Idle(
         ("validation_epochs", "validation_steps", "num_validation_images"),
-        lambda config: not has_validation_prompts(config),
+        lambda config: config.validation_images is None,
         "there is nothing to make validation images of; give prompts (or classes) for them",
     ),
     Idle(
         ("validation_epochs",),
-        lambda config: has_validation_prompts(config) and config.validation_steps is not None,
+        lambda config: config.validation_images is not None and config.validation_steps is not None,
         "--validation_steps {validation_steps} says when validation images are made",
     ),
     Idle(
         ("validation_epochs",),
-        lambda config: has_validation_prompts(config) and config.validation_steps is None and config.streaming,
+        lambda config: config.validation_images is not None and config.validation_steps is None and config.streaming,
         "--streaming does not know how long an epoch is; give --validation_steps",
     ),
     Idle(
@@ -85,7 +82,7 @@ RULES = (
     ),
     Idle(
         ("retention_weight", "retention_power", "retention_prompts", *BANK_FLAGS),
-        lambda config: not uses_bank(config),
+        lambda config: not config.uses_bank,
         "the run has no source rows",
     ),
     Idle(
@@ -106,18 +103,18 @@ RULES = (
 )
 
 
-def idle_flags(config: Any) -> list[str]:
+def idle_flags(config: TrainingConfig) -> list[str]:
     """The flags that were given without effect, a sentence for each reason.
 
     Args:
-        config: The config of a script.
+        config ([`TrainingConfig`]): The config of a task.
 
     Returns:
         `list[str]`: Sentences.
     """
     found = []
     for rule in RULES:
-        given = [name for name in rule.flags if was_given(config, name)]
+        given = [name for name in rule.flags if config.was_given(name)]
         if given and rule.when(config):
             names = ", ".join(f"--{name} {getattr(config, name)}".removesuffix(" True") for name in given)
             verb = "has" if len(given) == 1 else "have"
