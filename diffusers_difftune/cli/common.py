@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from ..backbones import Backbone
@@ -94,3 +95,18 @@ def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     from ..data.reading.sources import difftune_cache_dir
 
     return backbone.fingerprint(difftune_cache_dir(arguments.cache_dir))
+
+
+def precision(accelerator: "Accelerator") -> "torch.dtype":
+    """The type that a command samples in."""
+    import torch
+
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+
+
+def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
+    """The side of the images that all pipelines are to make, in pixels: the one that is wanted, or the first one's own."""
+    resolution = wanted or pipelines[0].native_resolution
+    for backbone in pipelines:
+        backbone.image_side(resolution)
+    return resolution
