@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import DataConfig, ModelConfig, RunConfig
-from ..controls import DRAWING, KINDS, check_kind
+from ..controls import DRAWING, KINDS, check_kind, check_libraries
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
@@ -92,6 +92,8 @@ def conditions_build(arguments: argparse.Namespace) -> int:
             " their size; leave it out."
         )
 
+    check_libraries(arguments.kind, arguments.model)
+
     from ..controls import make_extractor
 
     accelerator = new_accelerator()
@@ -161,7 +163,7 @@ def build_of_data(
         batch_size=arguments.batch_size,
         accelerator=accelerator,
     )
-    return f"{out} has {built.num_rows} images with their control images; train on it with --train_data_dir {out}"
+    return f"{out} has {built.counted(len(built))} with their control images (preview.png shows some); train on it with --train_data_dir {out}"
 
 
 def condition_words(arguments: argparse.Namespace) -> str:

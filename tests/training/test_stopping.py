@@ -179,6 +179,8 @@ def test_launchers_are_known_by_their_command_line():
     for words, expected in (
         (["accelerate", "launch", "x.py"], True),
         (["python", "-m", "torch.distributed.run", "x.py"], True),
+        (["difftune", "train", "--num_processes", "2", "lora"], True),
+        (["python", "-m", "diffusers_difftune", "train", "lora"], True),
         (["python", "train.py", "--note", "accelerate"], False),
     ):
         process = subprocess.Popen([words[0], "-c", sleep, *words[1:]], executable=sys.executable)
