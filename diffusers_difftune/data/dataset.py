@@ -201,6 +201,10 @@ class TargetData:
 
     def distinct_captions(self) -> list[str]:
         """All captions, each once, in the order of their first appearance."""
+        return self._distinct_captions
+
+    @cached_property
+    def _distinct_captions(self) -> list[str]:  # asked for several times when a run begins
         return list(dict.fromkeys(caption for captions in self._captions for caption in captions))
 
     def select(self, rows: list[int]) -> "TargetData":

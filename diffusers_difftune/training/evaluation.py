@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measuring while a run trains: when, on which process, and on which held-out data."""
 
-import copy
+import dataclasses
 import json
 import logging
 from abc import ABC, abstractmethod
@@ -120,9 +120,8 @@ def open_held_out(run: Run, flag: str, folder: str, samples: int) -> TargetData:
     Raises:
         DiffTuneError: The data cannot be opened, or have too few rows.
     """
-    config = copy.copy(run.config)
-    config.dataset_name = config.dataset_config_name = config.max_train_samples = None
-    config.train_data_dir = folder
+    where = {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None, "max_train_samples": None}
+    config = dataclasses.replace(run.config, **where)
     try:
         data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT)
     except DiffTuneError as error:

@@ -4,7 +4,10 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from diffusers_difftune import Callback, DiffTuneError, TextToImageLoraTrainer, 
 from diffusers_difftune.config import TextToImageConfig
 from diffusers_difftune.errors import Stopped
 
-from .runs import FULL, LORA, run, same_weights, timeless
+from .runs import CLASS, FULL, LORA, ROOT, run, same_weights, timeless
 
 
 SETTINGS: dict[str, Any] = {
@@ -175,3 +178,31 @@ def test_a_request_to_stop_is_told_and_the_run_goes_on(tiny_pipeline, tiny_image
     resumed = TextToImageTrainer(**given, resume_from_checkpoint="latest").run()
     assert timeless(resumed) == timeless(whole)
     same_weights(resumed, whole)
+
+
+def test_the_document_has_every_trainer_and_event():
+    text = (ROOT / "docs" / "python_api.md").read_text()
+    trainers = re.findall(r"^\| `(\w+Trainer)` \| `(\w+Config)` \| `(\w+\.py)` \|$", text, re.MULTILINE)
+    assert {name for name, _, _ in trainers} == {
+        name for name in diffusers_difftune.__all__ if name.endswith("Trainer")
+    }
+    for name, config, script in trainers:
+        assert getattr(diffusers_difftune, name).config_class.__name__ == config
+        assert f"import {name} " in (ROOT / "training_scripts" / script).read_text()
+    events = re.findall(r"^\| `(on_\w+)\(", text, re.MULTILINE)
+    assert events == [name for name in vars(Callback) if name.startswith("on_")]
+
+
+def test_a_step_is_read_in_five_files():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text[text.index("## One training step") : text.index("**Draws are functions of the place.**")]
+    files = re.findall(r"^\| `([\w/]+\.py)` \|", section, re.MULTILINE)
+    assert len(files) == 5 and all((ROOT / "diffusers_difftune" / file).is_file() for file in files)
+
+
+@pytest.mark.parametrize("script", [FULL, LORA, CLASS, "train_controlnet_difftune"])
+def test_what_is_wrong_with_flags_is_told_before_torch_is_imported(script):
+    code = f"import sys; from training_scripts.{script} import main\ntry: main(['--max_train_steps', '0'])\n"
+    code += "except SystemExit as done: assert done.code == 2 and not {'torch', 'diffusers', 'datasets'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0 and done.stderr.startswith("error: --"), done.stderr
