@@ -12,7 +12,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from diffusers_difftune.cli.data import open_data
-from diffusers_difftune.config import ClassConditionalConfig, DataConfig
+from diffusers_difftune.config import ClassConditionalConfig, DataConfig, TextToImageConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
@@ -324,8 +324,7 @@ def test_a_data_set_is_measured_by_its_held_out_split(tmp_path: Path) -> None:
 
 def test_evaluation_data_are_the_held_out_ones_of_the_training_folder(tmp_path: Path) -> None:
     folder = images(tmp_path / "data", "test", "train")
-    config = DataConfig(train_data_dir=str(folder))
-    config.cache_dir = str(tmp_path / "cache")
+    config = TextToImageConfig(train_data_dir=folder, cache_dir=tmp_path / "cache")
     run = SimpleNamespace(config=config, seed=0)
     assert captions_of(open_held_out(run, "evaluation", str(folder), 2)) == rows_of("test")
     images(folder, "val")
@@ -342,13 +341,14 @@ def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:
         skip_bad_images=False,
         cache_dir=tmp_path,
     )
+    backbone = SimpleNamespace(classes=None)
     folder = str(images(tmp_path / "data", "test", "train"))
     for flag, split in (("DATA", "test"), ("--floor_data", "train"), ("--source", "train")):
-        assert captions_of(open_data(arguments, flag, folder, None)) == rows_of(split), flag
-        assert captions_of(open_data(arguments, flag, f"{folder}/test", None)) == rows_of("test"), flag
+        assert captions_of(open_data(arguments, flag, folder, backbone)) == rows_of(split), flag
+        assert captions_of(open_data(arguments, flag, f"{folder}/test", backbone)) == rows_of("test"), flag
     images(tmp_path / "data", "val")
     with pytest.raises(DiffTuneError, match="^DATA: .* has the splits test, validation; give the folder"):
-        open_data(arguments, "DATA", folder, None)
+        open_data(arguments, "DATA", folder, backbone)
 
 
 # --- folders of classes ---

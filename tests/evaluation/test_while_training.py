@@ -43,13 +43,13 @@ def evaluation(features: Path, tmp_path: Path, target: int, streaming: bool = Fa
         "evaluation_inference_steps": 1,
         "evaluation_guidance_scale": 1.0,
         "train_batch_size": 4,
-        "resolution": 16,
         "image_interpolation_mode": "lanczos",
         "cache_dir": None,
         "hub_token": None,
+        "evaluation_clip_model": None,
     }
     run = SimpleNamespace(config=SimpleNamespace(**config | flags), accelerator=Accelerator(cpu=True))
-    return QualityEvaluation(run, None, rows, held_out)
+    return QualityEvaluation(run, SimpleNamespace(resolution=16), rows, held_out)
 
 
 @pytest.mark.parametrize("mode", ["lanczos", "bicubic", "nearest"])
