@@ -95,14 +95,11 @@ class BankSettings:
             latent_shape (`Sequence[int]`): Shape of a sample at this resolution.
         """
         known = {} if prompts is None else {"prompts_sha256": prompts_sha256(prompts)}
-        return known | {
-            "solver": self.solver,
-            "steps": self.steps,
+        same = ("solver", "steps", "seed", "prompt_source", "num_samples", "resolution")
+        return {
+            **{name: getattr(self, name) for name in same},
             "guidance_scale": float(self.guidance_scale),
-            "seed": self.seed,
-            "prompt_source": self.prompt_source,
-            "num_samples": self.num_samples,
             "shard_size": self.batch_size,
-            "resolution": self.resolution,
             "latent_shape": list(latent_shape),
+            **known,
         }
