@@ -4,7 +4,9 @@
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import DiffTuneError
 
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,11 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ..backbones import Backbone
+
+
+def refuse(message: str) -> NoReturn:
+    """What a parser does with a mistake, in place of its usage and its exit."""
+    raise DiffTuneError(f"{message[:1].upper()}{message[1:]}.")
 
 
 def new_accelerator(mixed_precision: str | None = None) -> "Accelerator":
@@ -99,9 +106,9 @@ def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
 
 def precision(accelerator: "Accelerator") -> "torch.dtype":
     """The type that a command samples in."""
-    import torch
+    from ..io.processes import frozen_dtype
 
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    return frozen_dtype(accelerator)
 
 
 def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
