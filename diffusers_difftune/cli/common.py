@@ -87,7 +87,7 @@ def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespac
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
     from ..backbones.fingerprint import weights_fingerprint
-    from ..data.reading.sources import difftune_cache_dir
+    from ..data.cache.place import difftune_cache_dir
 
     cache_dir = difftune_cache_dir(arguments.cache_dir)
     return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, cache_dir)

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..bank.bank import MEMORY_LIMIT, KnowledgeBank
-from ..data.reading.sources import difftune_cache_dir
+from ..data.cache.place import difftune_cache_dir
 from ..io.processes import from_main
 from . import Extractor
 from .shards import DATA, MANIFEST_NAME, ConditionManifest, build_shards

@@ -254,7 +254,7 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
     """The prompts that `--bank_prompts` names, to draw from."""
     source = run.config.bank_prompts
     if source == "captions":
-        return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
+        return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions
     if source == "classes":
         return backbone.source_classes()
     with errors.flag("--bank_prompts"):
@@ -305,7 +305,7 @@ def make_batches(
         device, dtype = accelerator.device, run.weight_dtype
         images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
         check_crops(run, images)
-        wanted = target.distinct_captions()
+        wanted = target.distinct_captions
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.proportion_empty_prompts or backbone.renamed_prompts():
@@ -412,7 +412,7 @@ def run_facts(
     data = {"source": config.dataset_name or config.train_data_dir}
     if isinstance(target, TargetData):
         called = "caption" if target.class_names is None else "class"
-        data = {"rows": len(target), "captions": len(target.distinct_captions()), "called": called, **data}
+        data = {"rows": len(target), "captions": len(target.distinct_captions), "called": called, **data}
     facts = {
         "model": {
             "name": config.pretrained_model_name_or_path,

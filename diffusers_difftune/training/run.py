@@ -31,8 +31,8 @@ from ..backbones import Backbone, load_backbone
 from ..backbones.pipeline_files import pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..console import log_to_terminal
+from ..data.cache.place import difftune_cache_dir
 from ..data.dataset import backbone_resolution
-from ..data.reading.sources import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
