@@ -6,7 +6,7 @@ BIN := .venv/bin
 SOURCES := diffusers_difftune training_scripts examples benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-controlnet benchmark-transfers test test-slow style quality clean
+.PHONY: help demo demo-controlnet benchmark-transfers test test-slow style quality wheel clean
 
 help:
 	@echo "make demo     fine-tune the embedded pipeline twice and compare (at most 8 minutes on two cores)"
@@ -16,7 +16,8 @@ help:
 	@echo "make test-slow   run the slow tests: kills, several processes, every flag with every script"
 	@echo "make style    format and fix what can be fixed"
 	@echo "make quality  check format, lint, types and who imports whom"
-	@echo "make clean    remove .venv and what the demo wrote"
+	@echo "make wheel    build what is published into dist/, check it, and train with the wheel in an empty folder"
+	@echo "make clean    remove .venv, dist and what the demo wrote"
 
 demo: .venv/.installed
 	$(BIN)/python examples/icons/demo.py
@@ -45,8 +46,14 @@ quality: .venv/.quality
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo --no-cache
 
+wheel: .venv/.release
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+	OMP_NUM_THREADS=1 .ci/try_wheel .venv
+
 clean:
-	rm -rf .venv outputs/demo outputs/demo-controlnet
+	rm -rf .venv build dist outputs/demo outputs/demo-controlnet
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
@@ -62,4 +69,8 @@ clean:
 
 .venv/.quality: .venv/.installed
 	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[quality]"
+	@touch $@
+
+.venv/.release: .venv/.installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[release]"
 	@touch $@

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tuning runs that are measured: one JSON file each, and what is there is not made again.
+"""Fine-tuning runs that are measured: rows of a table, and what is there is not made again.
 
-The files lie in a folder named after the pretrained weights, and say and are named by what they depend on, so that the
+Runs are named after the pretrained weights and what else they depend on, and their rows say it, so that the
 results of other weights, recipes or seeds are never mixed up or overwritten. Several processes may work at the same time
 if their runs are different ones.
 """
@@ -13,6 +13,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,10 +27,10 @@ from finetune import BANK, RECIPE, build_bank, finetune, quiet, target_file  # n
 from finetune import STEPS as STEPS  # noqa: E402
 from finetune import TARGETS as TARGETS  # noqa: E402
 from measure import Measurement  # noqa: E402
+from table import Table  # noqa: E402
 
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
 from diffusers_difftune.backbones.fingerprint import weights_fingerprint  # noqa: E402
-from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 SECONDS_PER_PASS = 0.004  # of one image forward through the embedded pipeline's UNet, on one core of a Xeon
@@ -72,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--estimate", action="store_true", help="Say what is there and how long the rest takes, and stop."
     )
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks/results" / name, help="For the results.")
+    table = ROOT / "benchmarks" / "results" / f"{name}.csv"
+    parser.add_argument("--output", type=Path, default=table, help="The table of results.")
     parser.add_argument("--work", type=Path, default=ROOT / "outputs" / name, help="For banks and run folders.")
 
 
@@ -90,16 +92,17 @@ def make_runs(runs: list[MeasuredRun], arguments: argparse.Namespace, measuremen
     quiet()
     backbone = load_backbone(arguments.pipeline)
     weights = weights_fingerprint(arguments.pipeline, backbone.weight_components)
-    folder, work = arguments.output / weights[:8], arguments.work / weights[:8]
+    table, work = Table(arguments.output), arguments.work / weights[:8]
     measuring = ("images", "samples_per_caption", "rows", "sampling_steps", "guidance_scale", "bank_samples")
     common = {"weights": weights, **{name: getattr(arguments, name) for name in measuring}}
     common |= {"measurement_seed": measurement_seed, "bank_steps": BANK["bank_steps"]}
     of_run = ("learning_rate", "lr_scheduler", "checkpointing_steps")
     common |= {"recipe": {name: value for name, value in RECIPE.items() if name not in of_run}}
 
-    files = {run: folder / f"{run.name}.json" for run in runs}
+    names = {run: f"{weights[:8]}/{run.name}" for run in runs}
     settings = {run: json.loads(json.dumps(asdict(run) | common)) for run in runs}
-    missing = [run for run in runs if not has_result(files[run], settings[run])]
+    there = table.read()
+    missing = [run for run in runs if not has_result(there, names[run], settings[run], table.path)]
     expected = sum(run.seconds(arguments) for run in missing)
     print(
         f"{len(runs) - len(missing)} of {len(runs)} runs are there; the others take about {expected / 60:.0f} minutes."
@@ -115,20 +118,20 @@ def make_runs(runs: list[MeasuredRun], arguments: argparse.Namespace, measuremen
         started = time.perf_counter()
         figures = make_run(run, arguments, work, measurements[run.target])
         result = settings[run] | {"seconds": round(time.perf_counter() - started, 1), "by_step": figures}
-        folder.mkdir(parents=True, exist_ok=True)
-        write_bytes_atomic(files[run], (json.dumps(result, indent=2) + "\n").encode())
+        table.add({names[run]: result})
         done += run.seconds(arguments)
-    return [json.loads(file.read_text()) for file in files.values() if file.is_file()]
+    there = table.read()
+    return [there[name] for name in names.values() if name in there]
 
 
-def has_result(file: Path, settings: dict) -> bool:
+def has_result(there: Mapping[str, dict], name: str, settings: dict, table: Path) -> bool:
     """Whether the result of a run is there; one that was made or measured in another way stops the program."""
-    if not file.is_file():
+    found = there.get(name)
+    if found is None:
         return False
-    found = json.loads(file.read_text())
     different = [f"{name} {found.get(name)}" for name, value in settings.items() if found.get(name) != value]
     if different:
-        sys.exit(f"{file} was made with {', '.join(different)}; give another --output, or go back to that.")
+        sys.exit(f"{name} in {table} was made with {', '.join(different)}; give another --output, or go back to that.")
     return True
 
 

@@ -3,15 +3,23 @@
 """Telling a mistake so that it is seen, whatever program started this one."""
 
 import errno
+import functools
 import hashlib
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
+
+from .errors import DiffTuneError, Stopped
 
 
 # Errors of a place rather than of a program: full, over a quota, over the largest size of a file, for reading only.
@@ -99,3 +107,61 @@ def place_trouble(error: BaseException | None, what: str = "A file") -> str | No
 def errno_text(number: int) -> str:
     """What an error number means."""
     return os.strerror(number)[:1].lower() + os.strerror(number)[1:]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as Python tells of SIGINT."""
+
+
+def reports_mistakes(main: Callable) -> Callable:
+    """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
+
+    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains,
+    signals are its own business: see `stopping.py`.)
+    """
+
+    @functools.wraps(main)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            with terminated_as_interrupted():
+                return main(*args, **kwargs)
+        except DiffTuneError as error:
+            tell_mistake(f"error: {error}")
+            raise SystemExit(error.exit_code) from error
+        except Stopped as stopped:
+            if stopped.sentence is not None:
+                print(f"\n{stopped.sentence}", file=sys.stderr)
+            raise
+        except KeyboardInterrupt as error:
+            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+            print(
+                f"\nStopped by {number.name}; the same command goes on with what was finished, for training with"
+                " --resume_from_checkpoint latest.",
+                file=sys.stderr,
+            )
+            raise SystemExit(128 + number) from None
+        except Exception as error:
+            sentence = place_trouble(error)
+            if sentence is None:
+                raise
+            tell_mistake(f"error: {sentence}")
+            raise SystemExit(2) from error
+
+    return wrapper
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """A context in which SIGTERM raises [`Terminated`], so that what is open is closed."""
+    if threading.current_thread() is not threading.main_thread():  # no other one may handle signals
+        yield
+        return
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

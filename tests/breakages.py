@@ -7,7 +7,8 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 
 from diffusers_difftune.io.atomic import remove_folder
-from diffusers_difftune.training.checkpoint import TrainingState, list_checkpoints
+from diffusers_difftune.training.checkpoint import TrainingState
+from diffusers_difftune.training.checkpoint_files import list_checkpoints
 
 
 def old_checkpoints_go_first() -> None:

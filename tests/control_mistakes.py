@@ -104,7 +104,7 @@ ROWS: dict[str, tuple] = {
     "validation at every zeroth step": ({"validation_steps": 0}, "--validation_steps is 0; it must be at least 1"),
     # flags
     "text-to-image flag": ({"center_crop": True}, "Unrecognized arguments: --center_crop"),
-    "no power": ({"lr_power": 0.0}, "--lr_power is 0.0; it must be above 0 and finite"),
+    "no power": ({"lr_power": 0.0}, "--lr_power is 0.0; it must be above 0"),
     "power that is no number": ({"lr_power": "nan"}, "--lr_power is nan; it must be a finite number"),
     "no cycles": ({"lr_num_cycles": 0}, "--lr_num_cycles is 0; it must be at least 1"),
     "stream of control images without an end": (
@@ -196,7 +196,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no guidance": (
         {"control_evaluation_guidance_scale": 0.0},
-        "--control_evaluation_guidance_scale is 0.0; it must be at least 1.0 and finite",
+        "--control_evaluation_guidance_scale is 0.0; it must be at least 1.0",
     ),
     # the tokenizer
     "tokenizer that is nowhere": (

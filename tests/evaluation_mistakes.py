@@ -46,7 +46,7 @@ ROWS: dict[str, tuple] = {
     "too few samples": ({"evaluation_samples": 7}, "--evaluation_samples is 7; it must be at least 8"),
     "guidance below 1": (
         {"evaluation_guidance_scale": 0.5},
-        "--evaluation_guidance_scale is 0.5; it must be at least 1.0 and finite",
+        "--evaluation_guidance_scale is 0.5; it must be at least 1.0",
     ),
     "data that are nowhere": ({DATA: "nowhere"}, "--evaluation_data: there is no folder .*/nowhere"),
     "too few rows": (

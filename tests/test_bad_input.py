@@ -182,7 +182,7 @@ ROWS: dict[str, tuple] = {
     "negative seed": ({"seed": -1}, "--seed is -1; it must be at least 0 and below 2\\*\\*32"),
     "guidance below 1": ({"bank_guidance_scale": 0.5}, "--bank_guidance_scale is 0.5; it must be at least 1.0"),
     "unknown schedule": ({"lr_scheduler": "cubic"}, "--lr_scheduler is 'cubic'; it must be one of linear, .*"),
-    "unknown prediction type": ({"prediction_type": "x"}, "--prediction_type is 'x'; it must be epsilon, .*"),
+    "unknown prediction type": ({"prediction_type": "x"}, "--prediction_type is 'x'; it must be one of epsilon, .*"),
     "no scale of LoRA": ({"lora_alpha": 0.0}, "--lora_alpha is 0.0; it must be above 0", LORA),
     # conflicts
     "bank for standard fine-tuning": (
@@ -224,7 +224,7 @@ ROWS: dict[str, tuple] = {
     ),
     "strategy without a push": (
         {"hub_strategy": "every_save"},
-        "--hub_strategy every_save says when to upload, and needs --push_to_hub",
+        "--hub_strategy needs --push_to_hub, because it says when to upload",
     ),
     # packages and the machine
     "no 8-bit Adam": ({"use_8bit_adam": True}, "--use_8bit_adam needs the package bitsandbytes; install it with .*"),

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.table import Table
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.evaluation.forgetting import denoising_loss_by_level, forgetting
 from diffusers_difftune.objective import DiffTuningObjective
@@ -30,7 +31,7 @@ def paths(monkeypatch):
 
 
 def finished(condition, method, seed, rate, fall, bare=None):
-    """The JSON file of a run whose error falls by e in `fall` points of ten steps."""
+    """What is kept of a run whose error falls by e in `fall` points of ten steps."""
     errors = np.exp(-np.arange(121) / fall).tolist()
     names = ("ssim", "mse") if condition == "edge" else ("mse",)
     flags = {"control_evaluation_samples": 32, "learning_rate": rate, "seed": seed}
@@ -148,10 +149,8 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs):
     monkeypatch.setattr(evidence, "DOCUMENT", document)
     monkeypatch.setattr(evidence, "IMAGES", tmp_path / "images")
     output = tmp_path / "results"
-    (output / "runs").mkdir(parents=True)
+    Table(output / "runs.csv").add({str(number): run for number, run in enumerate(runs)})
     (output / "pretrained.json").write_text(json.dumps({"fid": 1.0, "kid": 1.0, "top5_of_100": 1.0}))
-    for number, run in enumerate(runs):
-        (output / "runs" / f"{number}.json").write_text(json.dumps(run))
     evidence.write(output, 3e-4, is_evidence=True)
     text = document.read_text()
     assert (
@@ -176,15 +175,23 @@ def test_the_picture_is_of_the_result_alone(tmp_path, runs):
     import evidence
 
     tried = [finished("edge", "blank", seed, 3e-4, 60) for seed in (11, 12)]  # three times as slow
-    (tmp_path / "runs").mkdir()
+    Table(tmp_path / "runs.csv").add({str(number): run for number, run in enumerate([*runs, *tried])})
     (tmp_path / "pretrained.json").write_text(json.dumps({"fid": 1.0, "kid": 1.0, "top5_of_100": 1.0}))
-    for number, run in enumerate([*runs, *tried]):
-        (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(run))
     evidence.write(tmp_path, 3e-4, is_evidence=False)
     found = panels(tmp_path / "convergence.png")
     assert found["edge"].startswith("edge: Diff-Tuning needs 20 % fewer steps; ")
     assert found["depth"].startswith("depth: Diff-Tuning needs 40 % fewer steps; ")
     assert found["all"].startswith("all: 30 % fewer steps; ")
+
+
+def test_the_committed_summary_is_that_of_the_committed_runs():
+    import evidence
+    import settings
+
+    summary, bare = (json.loads((settings.RESULTS / f"{name}.json").read_text()) for name in ("summary", "pretrained"))
+    made = list(Table(settings.RESULTS / "runs.csv").read().values())
+    assert len(made) == summary["settings"]["num_runs"] == 77
+    assert evidence.summarise(made, bare, summary["learning_rate"]) == summary
 
 
 def test_the_committed_pictures_say_what_the_committed_table_says():
@@ -236,9 +243,10 @@ def test_a_run_is_made_again_when_its_settings_changed(tmp_path):
     benchmark = run.Benchmark(arguments)
     one = settings.Run("edge", "extracted", 1, 1e-3)
     assert not benchmark.done(one)
-    file = benchmark.file(one)
+    file = benchmark.table.file(one.name)
     file.parent.mkdir()
     file.write_text(json.dumps({"settings": one.settings(benchmark.size)}))
+    benchmark = run.Benchmark(arguments)
     assert benchmark.done(one)
     benchmark.size = replace(benchmark.size, steps=5)
     assert not benchmark.done(one)
@@ -261,15 +269,18 @@ def test_runs_go_side_by_side_and_a_failure_shows_the_end_of_its_log(tmp_path, c
         "import json, os, sys, time; time.sleep(0.3); found = {'settings': json.loads(sys.argv[2]), 'seconds': {}}; "
     )
     program += "found['threads'] = os.environ['OMP_NUM_THREADS']; open(sys.argv[1], 'w').write(json.dumps(found))"
-    benchmark.command = lambda one: [
-        sys.executable, "-c", program, str(benchmark.file(one)), json.dumps(one.settings(benchmark.size))
+    benchmark.command = lambda one, file: [
+        sys.executable, "-c", program, str(file), json.dumps(one.settings(benchmark.size))
     ]  # fmt: skip
     benchmark.make(names, "Result")
     assert all(benchmark.done(one) for one in names)
-    assert json.loads(benchmark.file(names[0]).read_text())["threads"] == "1"
+    rows = Table(tmp_path / "runs.csv").read()
+    assert list(rows) == [one.name for one in names] and rows[names[0].name]["threads"] == "1"
+    assert not list((tmp_path / "runs").glob("*.json"))  # in the table instead
+    assert run.Benchmark(arguments).done(names[0])
     benchmark.make(names, "Result")  # nothing is left
     assert capsys.readouterr().out.count("missing") == 1
-    benchmark.command = lambda one: [sys.executable, "-c", "raise ValueError('broken')"]
+    benchmark.command = lambda one, file: [sys.executable, "-c", "raise ValueError('broken')"]
     with pytest.raises(SystemExit, match="depth-standard-lr0.001-seed1 stopped with exit code 1(?s:.*)broken"):
         benchmark.make([settings.Run("depth", "standard", 1, 1e-3)], "Result")
 

@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import re
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -26,6 +27,7 @@ from benchmarks.transfers import chain_tables, choose, evidence, plan, settings,
 from benchmarks.transfers.clusters import k_means, nearest
 from benchmarks.transfers.distinct import distinct, pixels
 from benchmarks.transfers.methods import MAIN, METHODS
+from benchmarks.transfers.results import runs_table, with_quality
 from benchmarks.transfers.settings import FULL, RESULTS, TARGETS, TRIAL, TUNING_TARGET, Places, Recipe, Run
 from benchmarks.transfers.splits import SOURCE, class_names, counts, read_split, split_by_class, write_split
 from benchmarks.transfers.variants import plainest, subject
@@ -200,14 +202,27 @@ def test_untrained_rows_of_class_tables_are_drawn_again(tmp_path, monkeypatch):
     assert (tmp_path / "kept" / source.WEIGHTS_FILE).stat().st_size < 9.6e6
 
 
-def test_committed_source_model_is_the_one_of_the_results():
+def test_source_model_in_the_history_is_the_one_of_the_results(tmp_path, monkeypatch):
     """Its weights hash to what they were when the runs were made; the draws of torch have not changed since."""
     from benchmarks.transfers import source
 
+    monkeypatch.setattr(source, "SOURCE_WEIGHTS", tmp_path / "source")
+    if subprocess.run(["git", "cat-file", "-e", source.IN_HISTORY], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("this is no clone, or a shallow one")
     digest = hashlib.sha256()
     for name, tensor in sorted(source.load_weights().state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
     assert digest.hexdigest() == "41ef314a17deed76971e5b9bffe2c4ff2d69bc2fc1eeedb42b1b8ab1836757ca"
+
+
+def test_without_the_history_it_is_said_where_the_source_model_is(tmp_path, monkeypatch):
+    from benchmarks.transfers import source
+
+    monkeypatch.setattr(source, "SOURCE_WEIGHTS", tmp_path / "source")
+    monkeypatch.setattr(source, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match="git fetch --unshallow"):
+        source.load_weights()
+    assert not (tmp_path / "source").exists()
 
 
 def test_recipe_of_the_source_model_is_what_the_script_takes(tmp_path):
@@ -310,20 +325,22 @@ def quality(fid, kid=1.0, floor=20.0):
 
 
 def finished(target, method, seed, fid, recipe=RECIPE, by_step=None, **figures):
-    """The JSON file of a run."""
+    """What is kept of a run."""
     one = quality(fid, **figures)
+    by_step = by_step or {str(recipe.steps): {"ema": one}}
     return {
         "target": target,
         "method": method,
         "seed": seed,
         "recipe": vars(recipe),
         "quality": one,
-        "by_step": by_step or {str(recipe.steps): {"ema": one}},
+        "by_step": by_step,
         "target_images_seen": 32_000,
         "seconds": {"training": 200.0, "measurement": 40.0},
         "settings": {
             "source": "abc",
             "flags": {"train_batch_size": 32, "seed": seed},
+            "weights": sorted({kind for found in by_step.values() for kind in found}),
             "sampling": {"sampler": "DPM-Solver++", "steps": 20, "guidance_scale": 1.5},
         },
         "machine": {"processor": "a processor", "commit": "abc"},
@@ -486,11 +503,11 @@ def test_figures_are_put_between_the_markers(tmp_path, monkeypatch, runs, pretra
     document.write_text(f"before\n{evidence.BEGIN}\nsuperseded\n{evidence.END}\nafter\n")
     monkeypatch.setattr(evidence, "DOCUMENT", document)
     monkeypatch.setattr(evidence, "IMAGES", tmp_path / "images")
-    (output / "runs").mkdir(parents=True)
+    for number, run in enumerate(runs + more_stages()):
+        del run["quality"]  # which is that of the last step
+        runs_table(output).add({str(number): run})
     (output / "pretrained.json").write_text(json.dumps(pretrained))
     (output / "source_samples.png").write_bytes(b"a picture")
-    for number, run in enumerate(runs + more_stages()):
-        (output / "runs" / f"{number}.json").write_text(json.dumps(run))
     evidence.write(output, RECIPE, FULL, is_evidence=True)
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "superseded" not in text
@@ -530,6 +547,13 @@ def test_weighted_losses_on_the_sets_that_did_not_speak_for_them():
     assert evidence.weighted_elsewhere([run for run in runs if run["target"] in ("twemoji", "openmoji")]) is None
     for freedom, point in evidence.STUDENT.items():
         assert point == pytest.approx(stats.t.ppf(0.975, freedom), abs=5e-4)
+
+
+def test_the_committed_summary_is_that_of_the_committed_runs():
+    summary, untuned = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("summary", "pretrained"))
+    made = list(map(with_quality, runs_table(RESULTS).read().values()))
+    assert len(made) == summary["settings"]["num_runs"] == 436
+    assert evidence.summarise(made, untuned, Recipe(**summary["recipe"]), FULL) == summary
 
 
 def test_documents_say_what_the_committed_summary_says():
@@ -622,8 +646,10 @@ def test_a_run_is_made_again_when_its_settings_changed(tmp_path, hashes, monkeyp
     benchmark = program.Benchmark(arguments)
     one = Run("vscode-icons", "difftune", 1, RECIPE)
     assert not benchmark.done(one)
-    benchmark.file(one).parent.mkdir()
-    benchmark.file(one).write_text(json.dumps({"settings": one.settings(benchmark.size)}))
+    file = benchmark.table.file(one.name)
+    file.parent.mkdir()
+    file.write_text(json.dumps({"settings": one.settings(benchmark.size)}))
+    benchmark = program.Benchmark(arguments)
     assert benchmark.done(one) and not benchmark.is_evidence
     benchmark.size = replace(benchmark.size, sampling_steps=3)
     assert not benchmark.done(one)
@@ -789,14 +815,12 @@ def test_images_come_back_from_the_autoencoder_as_they_went():
     )
 
 
-def test_a_tryout_is_made_again_for_a_guidance_that_it_lacks(tmp_path):
+def test_a_tryout_is_made_again_for_a_guidance_that_it_lacks():
     from benchmarks.transfers import tryout
 
-    one = tmp_path / "one.json"
-    assert tryout.known_guidances(one) == set()
+    assert tryout.known_guidances(None) == set()
     by_step = {"1000": {"by_guidance": {"1.5": {}, "3": {}}}, "2000": {"by_guidance": {"3": {}}}}
-    one.write_text(json.dumps({"by_step": by_step}))
-    assert tryout.known_guidances(one) == {3.0}
+    assert tryout.known_guidances({"by_step": by_step}) == {3.0}
 
 
 def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):
@@ -804,8 +828,8 @@ def test_tryouts_are_listed_and_unknown_methods_are_refused(capsys):
 
     tryout.main(["--list"])
     lines = capsys.readouterr().out.splitlines()
-    files = list(tryout.TRYOUTS.glob("*.json"))
-    assert files and {line.split(", after")[0] for line in lines} == {file.stem for file in files}
+    names = set(tryout.TRYOUTS.read())
+    assert names and {line.split(", after")[0] for line in lines} == names
     assert all(re.search(r"FID \d+\.\d, KID", line) for line in lines)
     with pytest.raises(SystemExit):
         tryout.main(["difftuned"])

@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from benchmarks.table import Table
+
 
 ROOT = Path(__file__).parents[1]
 
@@ -125,7 +127,7 @@ def test_the_recipe_is_chosen_by_standard_and_from_what_all_seeds_tried():
 def test_measured_runs_are_made_once_and_never_overwritten(tiny_pipeline, tmp_path, capsys):
     import recipe
 
-    command = ["--pipeline", tiny_pipeline, "--output", tmp_path / "results", "--work", tmp_path / "work"]
+    command = ["--pipeline", tiny_pipeline, "--output", tmp_path / "results.csv", "--work", tmp_path / "work"]
     command += ["--steps", 2, 4, "--learning_rates", 1e-3, "--seeds", 1, "--bank_samples", 4, "--images", 66]
     command += ["--samples_per_caption", 1, "--rows", 2, "--sampling_steps", 1]
 
@@ -133,16 +135,16 @@ def test_measured_runs_are_made_once_and_never_overwritten(tiny_pipeline, tmp_pa
         recipe.main([str(word) for word in (*command, *more)])
         return capsys.readouterr().out
 
-    assert "0 of 2 runs are there" in run("--estimate") and not (tmp_path / "results").exists()
+    assert "0 of 2 runs are there" in run("--estimate") and not (tmp_path / "results.csv").exists()
     said = run("--lr_schedulers", "constant")
     assert "Chosen for both, by standard: constant rate of 0.001, " in said and "Diff-Tuning's own best: " in said
-    made = {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")}
-    assert {file.name for file in made} == {
-        "flat-color-icons-standard-lr0.001-constant-steps4-seed1.json",
-        "flat-color-icons-difftune-sampled-guidance1-lr0.001-constant-steps4-seed1.json",
+    made = (tmp_path / "results.csv").read_bytes()
+    there = Table(tmp_path / "results.csv").read()
+    assert {name.partition("/")[2] for name in there} == {
+        "flat-color-icons-standard-lr0.001-constant-steps4-seed1",
+        "flat-color-icons-difftune-sampled-guidance1-lr0.001-constant-steps4-seed1",
     }
-    for content in made.values():
-        result = json.loads(content)
+    for result in there.values():
         assert list(result["by_step"]) == ["2", "4"] and result["checkpoints"] == [2, 4] and result["weights"]
         assert result["by_step"]["2"]["loss_change_target"] != result["by_step"]["4"]["loss_change_target"]
     assert not list((tmp_path / "work").rglob("checkpoint-*"))
@@ -151,4 +153,4 @@ def test_measured_runs_are_made_once_and_never_overwritten(tiny_pipeline, tmp_pa
     assert "2 of 6 runs are there" in run("--lr_schedulers", "constant", "cosine", "--estimate")
     with pytest.raises(SystemExit, match="was made with rows 2"):
         run("--rows", 3)
-    assert {file: file.read_bytes() for file in (tmp_path / "results").rglob("*.json")} == made
+    assert (tmp_path / "results.csv").read_bytes() == made

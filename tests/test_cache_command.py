@@ -13,7 +13,7 @@ from datasets import Dataset, Features, Image, Value
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.cli import main
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.cache import in_use
 from diffusers_difftune.data.cache.encodings import build_image_cache, build_prompt_cache, data_name
 from diffusers_difftune.data.dataset import load_target_data

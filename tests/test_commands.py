@@ -23,7 +23,8 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
-from diffusers_difftune.config.parse import Parser, parse_config
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.controlnet import check_control_flags

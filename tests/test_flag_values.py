@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_difftune.config.parse import Parser
+from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective
 from diffusers_difftune.training.checks import check_flags

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our parsers against those of diffusers' scripts, and YAML files as another way to give flags."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +10,13 @@ import pytest
 from diffusers_difftune.config import (
     ClassConditionalConfig,
     ControlNetConfig,
+    DiffTuningConfig,
     TextToImageConfig,
     TextToImageLoraConfig,
 )
-from diffusers_difftune.config.flags import DiffTuningConfig
-from diffusers_difftune.config.parse import Parser, parse_config
+from diffusers_difftune.config.base import flags_of
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
 from training_scripts.train_class_conditional_difftune import main as main_class
@@ -96,7 +97,7 @@ def test_values_arrive_as_upstream_would_have_them(script):
 @pytest.mark.parametrize("config_class", [*SCRIPTS.values(), ClassConditionalConfig])
 def test_every_flag_has_a_help_text_and_a_group(config_class):
     parser = Parser(config_class)
-    ours = {field.name for field in dataclasses.fields(DiffTuningConfig)}
+    ours = set(flags_of(DiffTuningConfig))
     for action in parser._actions:
         if action.dest != "help":
             assert action.help and len(action.help) > 10, f"--{action.dest} has no help text"
@@ -107,7 +108,7 @@ def test_every_flag_has_a_help_text_and_a_group(config_class):
 
 
 def test_diff_tuning_adds_no_flag_that_upstream_has():
-    names = {field.name for field in dataclasses.fields(DiffTuningConfig)}
+    names = set(flags_of(DiffTuningConfig))
     for table in UPSTREAM.values():
         assert not names & set(table["flags"])
 
@@ -223,9 +224,10 @@ def test_yaml_values_get_the_types_of_the_flags(tmp_path):
         found = getattr(config, name)
         assert found == value and type(found) is type(value), name
     untouched = TextToImageConfig()
-    for field in dataclasses.fields(config):
-        if field.name not in expected:
-            assert getattr(config, field.name) == getattr(untouched, field.name)
+    for name, value in config.flags().items():
+        if name not in expected:
+            assert value == getattr(untouched, name)
+    assert config.given == set(expected) - {"snr_gamma"}
 
 
 def test_a_single_yaml_prompt_is_a_list_of_one(tmp_path):

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from diffusers_difftune.controls.shards import ConditionManifest, build_shards
+from diffusers_difftune.controls.manifest import ConditionManifest
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.io.locks import turn_to_build
+from diffusers_difftune.io.shards import build_shards
 from tests.bank.building import contents, load_pipeline, small_bank
 from tests.tiny import save_tiny_images
 from tests.training.runs import arguments

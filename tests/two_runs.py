@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from diffusers_difftune.controls.shards import ConditionManifest, build_shards
-from diffusers_difftune.controls.write import parquet_bytes, png_bytes
+from diffusers_difftune.controls.manifest import ConditionManifest
+from diffusers_difftune.controls.write import png_bytes, table_bytes
+from diffusers_difftune.io.shards import build_shards
 from tests.bank.building import load_pipeline, small_bank
 
 
@@ -36,7 +37,7 @@ def make_conditions(folder: Path, made: Callable[[], None]) -> None:
 
     def make_shard(rows: range) -> bytes:
         made()
-        return parquet_bytes({"index": list(rows), "conditioning_image": [png_bytes(Image.new("RGB", (8, 8)))]})
+        return table_bytes({"index": list(rows), "conditioning_image": [png_bytes(Image.new("RGB", (8, 8)))]})
 
     build_shards(folder, manifest, make_shard, progress=False)
 

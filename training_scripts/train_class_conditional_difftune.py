@@ -19,7 +19,8 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 """
 
 from diffusers_difftune.config import ClassConditionalConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.bank import make_bank, make_batches, open_bank, open_target, run_settings
 from diffusers_difftune.training.checkpoint import TrainingState

@@ -30,7 +30,8 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 """
 
 from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 from diffusers_difftune.trainables.control import ControlBranch
 from diffusers_difftune.training.bank import (
     make_bank,

@@ -23,7 +23,8 @@ another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of t
 """
 
 from diffusers_difftune.config import TextToImageLoraConfig
-from diffusers_difftune.config.parse import parse_config, reports_mistakes
+from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.mistakes import reports_mistakes
 from diffusers_difftune.training.adapter import find_adapter, load_trained
 from diffusers_difftune.training.bank import (
     make_bank,

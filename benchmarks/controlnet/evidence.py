@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the runs' JSON files to results/summary.json, the plots and the tables of benchmarks/evidence.md.
+"""From the runs in results/runs.csv to results/summary.json, the plots and the tables of benchmarks/evidence.md.
 
 python benchmarks/controlnet/run.py --summary
 """
@@ -19,6 +19,7 @@ from jobs import fill
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, VARIANTS, result_runs
+from table import Table
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.convergence import Curve, default_metric
@@ -119,7 +120,7 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
     """Everything that benchmarks/evidence.md says.
 
     Args:
-        runs (`Sequence[dict]`): The JSON files of the runs.
+        runs (`Sequence[dict]`): The runs.
         pretrained (`dict`): The figures of the bare model.
         rate (`float`): The learning rate of the result; runs at others are of the search.
 
@@ -382,7 +383,7 @@ def spread(mean: float, deviation: float | None, factor: float, digits: int) -> 
 
 def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
     """Writes the summary and the plots; and benchmarks/evidence.md, if these are the results it speaks of."""
-    runs = [json.loads(file.read_text()) for file in sorted((output / "runs").glob("*.json"))]
+    runs = list(Table(output / "runs.csv").read().values())
     pretrained = json.loads((output / "pretrained.json").read_text())
     summary = summarise(runs, pretrained, rate)
     write_bytes_atomic(output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())

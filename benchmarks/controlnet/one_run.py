@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
         found = measure_pretrained(size, work, spec["reference"])
     else:
         found = one_run(Run(**spec["run"]), size, work, spec["reference"])
+    output.parent.mkdir(parents=True, exist_ok=True)
     write_bytes_atomic(output, (json.dumps(found, indent=1) + "\n").encode())
 
 

@@ -3,8 +3,8 @@
 """Does a ControlNet converge sooner with Diff-Tuning, and does the pair forget less? The figures of benchmarks/evidence.md.
 
 Five kinds of condition, standard training and Diff-Tuning, three seeds, on the embedded icon pipeline; then ablations on
-two kinds. Learning rate and thresholds come from standard training on other seeds (settings.py). One JSON file per run
-in `results/runs/`; a run whose file is there, with the same settings, is not made again, and one that was stopped goes
+two kinds. Learning rate and thresholds come from standard training on other seeds (settings.py). The runs are
+the rows of `results/runs.csv`; a run that is there, with the same settings, is not made again, and one that was stopped goes
 on from its checkpoint, so this can be stopped at any moment. At the end `results/summary.json`, the plots and the
 tables of benchmarks/evidence.md are written.
 
@@ -56,6 +56,7 @@ from settings import (  # noqa: E402
     tuning_runs,
     variant_runs,
 )
+from table import Table  # noqa: E402
 
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
@@ -90,16 +91,19 @@ class Benchmark:
         self.work = arguments.work or WORK / pipeline_hash()
         self.jobs = Jobs(self.work, arguments.jobs, arguments.threads)
         self.is_evidence = self.output == RESULTS
+        pending = self.work / "results" if self.is_evidence else self.output / "runs"
+        self.table = Table(self.output / "runs.csv", pending)
+        self.found = self.table.runs()
 
     def main(self) -> None:
         if self.arguments.estimate:
             return print(self.estimate())
+        self.found = self.table.collect()
         if not self.arguments.summary:
             if importlib.util.find_spec("pycountry") is None:
                 sys.exit(
                     "Prompt adherence is ranked by names, which needs pycountry; install it with `pip install pycountry`."
                 )
-            (self.output / "runs").mkdir(parents=True, exist_ok=True)
             self.prepare()
             self.make(search_runs(self.size), "Learning rate")
             rate = self.rate()
@@ -113,18 +117,15 @@ class Benchmark:
         """The learning rate: the one there is, or the one that standard training does best with on tuning seeds."""
         if len(self.size.rates) == 1:
             return self.size.rates[0]
-        runs = [json.loads(self.file(run).read_text()) for run in search_runs(self.size) if self.done(run)]
+        runs = [self.found[run.name] for run in search_runs(self.size) if self.done(run)]
         if len(runs) < len(search_runs(self.size)):
             sys.exit("The learning rate is not chosen yet; run this without --summary.")
         return evidence.best_rate(runs)
 
-    def file(self, run: Run) -> Path:
-        return self.output / "runs" / f"{run.name}.json"
-
     def done(self, run: Run) -> bool:
-        """Whether the run's file is there, made with the settings of now."""
-        file = self.file(run)
-        return file.is_file() and json.loads(file.read_text())["settings"] == run.settings(self.size)
+        """Whether the run is there, made with the settings of now."""
+        found = self.found.get(run.name)
+        return found is not None and found["settings"] == run.settings(self.size)
 
     def prepare(self) -> None:
         """Conditions, the bank, and whatever is cached, before several runs ask for it at once."""
@@ -176,10 +177,14 @@ class Benchmark:
         if not missing:
             return
         print(f"{title}: {len(missing)} of {len(set(runs))} runs are missing", flush=True)
-        self.jobs.make({self.file(run): self.command(run) for run in missing}, title)
+        files = {run: self.table.file(run.name) for run in missing}
+        try:
+            self.jobs.make({file: self.command(run, file) for run, file in files.items()}, title)
+        finally:
+            self.found = self.table.collect()
 
-    def command(self, run: Run) -> list[str]:
-        return [sys.executable, str(HERE / "one_run.py"), str(self.spec(run, self.file(run)))]
+    def command(self, run: Run, file: Path) -> list[str]:
+        return [sys.executable, str(HERE / "one_run.py"), str(self.spec(run, file))]
 
     def estimate(self) -> str:
         """What there is to do, and how long it takes."""
@@ -190,7 +195,7 @@ class Benchmark:
         later = tuning_runs(self.size, rate) + result_runs(self.size, rate) + variant_runs(self.size, rate)
         runs = list(dict.fromkeys(searched + later))
         missing = [run for run in runs if not self.done(run)]
-        known = [json.loads(self.file(run).read_text()) for run in runs if self.done(run)]
+        known = [self.found[run.name] for run in runs if self.done(run)]
         known_seconds = [sum(run["seconds"].values()) for run in known if not run["resumed"]]
         measurements = self.size.steps // self.size.every + 1
         guess = SECONDS["start"] + self.size.steps * SECONDS["step"] + measurements * SECONDS["evaluation"]

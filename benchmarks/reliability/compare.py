@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from diffusers_difftune.training.checkpoint import what_is_missing
+from diffusers_difftune.training.checkpoint_files import what_is_missing
 
 
 # What may differ: where a run was made, how it was started (the summary says what is still to come), and how long things took.

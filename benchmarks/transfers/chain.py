@@ -7,7 +7,7 @@
 
 Trains each method as stage 1 does, with its first seed, and compares it with the source model: losses by noise level on held-out
 target and source drawings, and FID when the source model makes the last, or the first, x % of the steps. Figures go to
-`results/chain/`, pictures to `docs/images/`, tables into benchmarks/evidence.md. What is there is not made again.
+`results/chain/`, the pictures that the evidence shows to `docs/images/`, tables into benchmarks/evidence.md. What is there is not made again.
 """
 
 import argparse
@@ -90,9 +90,11 @@ def look_at(run: Run, name: str, places: Places) -> None:
     report = json.loads((found / "forgetting.json").read_text())
     report["settings"] = {name: value for name, value in report["settings"].items() if "/" not in str(value)}
     CHAIN.mkdir(exist_ok=True)
-    shutil.copy(found / "forgetting.png", IMAGES / f"transfers_chain_{name}.png")
-    shutil.copy(found / "samples.png", IMAGES / f"transfers_swapped_{name}.png")
     (CHAIN / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    for kind, key in chain_tables.shown(chain_tables.read_reports(CHAIN)):
+        if key == (run.target, run.method):
+            picture = {"chain": "forgetting.png", "swapped": "samples.png"}[kind]
+            shutil.copy(found / picture, IMAGES / f"transfers_{kind}_{name}.png")
 
 
 if __name__ == "__main__":

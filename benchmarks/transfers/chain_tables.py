@@ -90,13 +90,18 @@ def distance(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def pictures(reports: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
-    """Of one set what was found, and samples of its first model, which are enough to look at; the others lie beside them."""
+def shown(reports: dict[tuple[str, str], dict[str, Any]]) -> list[tuple[str, tuple[str, str]]]:
+    """The pictures that the document has, by kind and model: of one set what was found, and samples of its first model,
+    which are enough to look at."""
     first = next(iter(reports))
-    shown = [("chain", key) for key in reports if key[0] == first[0]] + [("swapped", first)]
+    return [("chain", key) for key in reports if key[0] == first[0]] + [("swapped", first)]
+
+
+def pictures(reports: dict[tuple[str, str], dict[str, Any]]) -> list[str]:
+    """These pictures in Markdown."""
     return [
         f"![{PICTURES[kind].format(target=target, method=METHODS[method].title)}](../docs/images/transfers_{kind}_{target}_{method}.png)"
-        for kind, (target, method) in shown
+        for kind, (target, method) in shown(reports)
     ]
 
 

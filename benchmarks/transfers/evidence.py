@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the runs' JSON files to `results/summary.json`.
+"""From the runs in `results/runs.csv` to `results/summary.json`.
 
 Gains are relative to standard fine-tuning of the same target set and seed: 1 − FID / FID of standard, so that 0.26 is an FID
 that is 26 % lower.
@@ -23,6 +23,7 @@ from diffusers_difftune.io.atomic import write_bytes_atomic
 
 from .choose import adapter_scores, best_adapter_rates, recipe_scores
 from .methods import ADAPTERS, MAIN, METHODS, VARIANTS, VARIED, WEIGHTED
+from .results import runs_table, with_quality
 from .settings import ROOT, STAGE_2_TARGETS, TUNING_TARGET, Recipe, Size
 from .splits import SOURCE
 
@@ -47,7 +48,7 @@ def summarise(
     """Everything that benchmarks/evidence.md says.
 
     Args:
-        runs (`Sequence[dict]`): The JSON files of the runs, of whatever stages.
+        runs (`Sequence[dict]`): The runs, of whatever stages, each with its `quality`.
         pretrained (`dict`): The figures of the source model.
         recipe ([`Recipe`]): The recipe of the result.
         size ([`Size`]): How much was run.
@@ -344,7 +345,7 @@ def write(output: Path, recipe: Recipe, size: Size, is_evidence: bool) -> dict[s
     from .plots import draw
     from .tables import in_short, markdown
 
-    runs = [json.loads(file.read_text()) for file in sorted((output / "runs").glob("*.json"))]
+    runs = list(map(with_quality, runs_table(output).read().values()))
     pretrained = json.loads((output / "pretrained.json").read_text())
     summary = summarise(runs, pretrained, recipe, size)
     write_bytes_atomic(output / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())

@@ -107,13 +107,11 @@ def one_run(run: Run, settings: dict[str, Any], size: Size, places: Places) -> d
         figures = held_out.measure(images) | copied(images, run.target, places)
         by_step.setdefault(str(step), {})[weights] = figures | denoising_losses(backbone, denoiser, run.target, places)
     log = read_log(folder)
-    last = by_step[str(run.recipe.steps)]
     return {
         "target": run.target,
         "method": run.method,
         "seed": run.seed,
         "recipe": vars(run.recipe),
-        "quality": None if run.both_weights else last[run.weights[0]],
         "by_step": by_step,
         "target_images_seen": target_images_seen(settings["flags"]),
         "final_loss": statistics.fmean(line["loss"] for line in log[-100:]),

@@ -6,7 +6,7 @@ benchmarks/evidence.md.
 Learning rate, steps and moving average are chosen for *standard* fine-tuning on a set that is not among the eight.
 Then **stage 1**: eight target sets, standard, each half of the method alone and Diff-Tuning, three seeds. **Stage 2**:
 adapters with and without Diff-Tuning, and variants, on three sets. **Stage 3**: sensitivity to every setting, and FID
-against training step, on one set. **Stage 4**: stage 1 with weighted losses. One JSON file per run in `results/runs/`; a run
+against training step, on one set. **Stage 4**: stage 1 with weighted losses. The runs are the rows of `results/runs.csv`; a run
 whose file is there, with the same settings, is not made again, and one that was stopped goes on from its checkpoint, so this
 can be stopped at any moment. At the end `results/summary.json`, the plots and the tables of benchmarks/evidence.md are written.
 
@@ -17,7 +17,7 @@ can be stopped at any moment. At the end `results/summary.json`, the plots and t
     python benchmarks/transfers/run.py --quick --jobs 2     # one target set, one seed
     python benchmarks/transfers/run.py --summary            # of the runs that are there
 
-The source model is put together of the weights in source/; source.py trained them.
+The source model is put together of weights in the history of this repository; source.py trained them.
 """
 
 import argparse
@@ -46,6 +46,7 @@ from benchmarks.transfers.plan import (  # noqa: E402
     stage_4_runs,
     tuning_runs,
 )
+from benchmarks.transfers.results import runs_table, with_quality  # noqa: E402
 from benchmarks.transfers.settings import (  # noqa: E402
     DATA,
     FULL,
@@ -54,7 +55,6 @@ from benchmarks.transfers.settings import (  # noqa: E402
     RESULTS,
     SECONDS,
     SOURCE_MODEL,
-    SOURCE_WEIGHTS,
     TRIAL,
     TUNING_TARGET,
     WORK,
@@ -97,8 +97,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_source_model() -> None:
     """Puts the source model together of its weights; training it is asked for with source.py."""
-    if not SOURCE_WEIGHTS.is_dir():
-        sys.exit(f"There are no weights in {SOURCE_WEIGHTS}; train them with python benchmarks/transfers/source.py.")
     subprocess.run([sys.executable, HERE / "source.py"], check=True)
 
 
@@ -113,10 +111,14 @@ class Benchmark:
         self.places = Places(arguments.work or WORK / source_hash())
         self.jobs = Jobs(self.places.work, arguments.jobs, arguments.threads)
         self.is_evidence = self.output == RESULTS
+        pending = self.places.work / "results" if self.is_evidence else self.output / "runs"
+        self.table = runs_table(self.output, pending)
+        self.found = self.table.runs()
 
     def main(self) -> None:
         if self.arguments.estimate:
             return print(self.estimate())
+        self.found = self.table.collect()
         if not self.arguments.summary:
             self.prepare()
             if self.known_recipe() is None:
@@ -154,17 +156,14 @@ class Benchmark:
             sys.exit("The recipe is not chosen yet; run this without --summary.")
         return known or best_recipe(self.results(runs))
 
-    def file(self, run: Run) -> Path:
-        return self.output / "runs" / f"{run.name}.json"
-
     def done(self, run: Run) -> bool:
-        """Whether the run's file is there, made with the settings of now."""
-        file = self.file(run)
-        return file.is_file() and json.loads(file.read_text())["settings"] == run.settings(self.size)
+        """Whether the run is there, made with the settings of now."""
+        found = self.found.get(run.name)
+        return found is not None and found["settings"] == run.settings(self.size)
 
     def results(self, runs: Sequence[Run]) -> list[dict[str, Any]]:
-        """What the files of these runs say, as far as they are there."""
-        return [json.loads(self.file(run).read_text()) for run in runs if self.done(run)]
+        """What was found of these runs, as far as they are there."""
+        return [with_quality(self.found[run.name]) for run in runs if self.done(run)]
 
     def make(self, runs: Sequence[Run], title: str) -> None:
         """Makes the runs that are not there, and first what they share."""
@@ -175,7 +174,11 @@ class Benchmark:
         for bank in dict.fromkeys(run.bank(self.size) for run in missing):
             if bank:
                 self.make_bank(*bank)
-        self.jobs.make({self.file(run): self.command(run, self.file(run)) for run in missing}, title)
+        files = {run: self.table.file(run.name) for run in missing}
+        try:
+            self.jobs.make({file: self.command(run, file) for run, file in files.items()}, title)
+        finally:
+            self.found = self.table.collect()
 
     def targets(self) -> list[str]:
         """The target sets that the source model is measured on: for the evidence all, whichever are run now."""

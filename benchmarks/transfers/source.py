@@ -3,7 +3,7 @@
 """Make the benchmark's source model: a small DiT on the latents of the embedded autoencoder.
 
     pip install -e ".[icons]"
-    python benchmarks/transfers/source.py                                       # of the weights in source/, if there are some
+    python benchmarks/transfers/source.py                                       # of the weights that were trained once
     python benchmarks/transfers/data.py
     python benchmarks/transfers/source.py --retrain --estimate
     python benchmarks/transfers/source.py --retrain --mixed_precision bf16      # without --mixed_precision: fp32
@@ -13,12 +13,16 @@ It is trained by `training_scripts/train_class_conditional_difftune.py` with `--
 `--max_train_steps` trains further. Flags that this program does not know are handed to the training script, after its
 own, so that they win. measure_source.py says how good a checkpoint is. At the end the transformer goes to `source/` in half
 precision, and the pipeline that every transfer starts from is made of that, so that it is the same wherever it is made.
+
+The weights that the results began with are in this repository's history, not among its files, of which they would be a fifth;
+they are taken from there, and are the same to the last bit.
 """
 
 import argparse
 import json
 import math
 import runpy
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,13 +46,14 @@ NUM_CLASSES = 1000  # rows of the class tables before the null class: DiTPipelin
 DEVIATION = 0.02  # of embeddings, as in the DiT paper
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 CLASS_TABLE, ROWS = "embedding_table.weight", ".rows"
+IN_HISTORY = "a6c140e0cd0852322f0b5a7db381c481077e368e"  # what git calls the file of weights, by its content
 STEPS, BATCH = 32_000, 128  # the loss of held-out drawings falls until 25,000 steps, the FID hardly after that
 IMAGES_PER_SECOND = {"no": 250, "bf16": 380}  # on one thread of an Intel Xeon core with AMX
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--retrain", action="store_true", help="Train, also if there are weights.")
+    parser.add_argument("--retrain", action="store_true", help="Train other weights than those of the results.")
     parser.add_argument("--output_dir", type=Path, default=PRETRAINING, help="Where the training goes.")
     parser.add_argument("--start", type=Path, default=START, help="Where the random pipeline goes.")
     parser.add_argument("--data", type=Path, default=DATA / f"{SOURCE}_train.parquet")
@@ -64,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = class_names(read_split(SOURCE))
     if not (arguments.start / "model_index.json").is_file():
         save_pipeline(arguments.start, classes, new_transformer(seed=arguments.seed))
-    if arguments.retrain or not SOURCE_WEIGHTS.is_dir():
+    if arguments.retrain:
         # With 16 tokens the fused attention kernel is the slowest part of a step on processors.
         torch.backends.cuda.enable_flash_sdp(False)
         sys.argv = [str(SCRIPT), *training_flags(arguments), *more]
@@ -95,6 +100,8 @@ def save_weights(trained: Path, seed: int) -> None:
 def load_weights() -> DiTTransformer2DModel:
     """The source model, float32 from half precision; the rows of class tables that are not kept are drawn again."""
     file = SOURCE_WEIGHTS / WEIGHTS_FILE
+    if not file.is_file():
+        restore_weights(file)
     with safe_open(file, "pt") as opened:
         seed = int(opened.metadata()["seed"])
     weights = load_file(file)
@@ -105,6 +112,19 @@ def load_weights() -> DiTTransformer2DModel:
         weights[name] = tables[name]
     transformer.load_state_dict(weights)
     return transformer.float()
+
+
+def restore_weights(file: Path) -> None:
+    """Takes the weights of the results out of this repository's history."""
+    try:
+        found = subprocess.run(["git", "cat-file", "blob", IN_HISTORY], cwd=ROOT, capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit(
+            "The source model's weights are in the history of the repository, which is not here. In a shallow clone"
+            " `git fetch --unshallow` gets it; `python benchmarks/transfers/source.py --retrain` trains others."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes_atomic(file, found.stdout)
 
 
 def training_flags(arguments: argparse.Namespace) -> list[str]:

@@ -7,15 +7,14 @@
     python benchmarks/transfers/tryout.py weighted --gamma 5 --flags source_share=0.1 retention_weight=0.3
     python benchmarks/transfers/tryout.py --list
 
-Every run is a JSON file in `results/tryouts/`; one whose file is there, with every guidance asked for, is not made
+The runs are in `results/tryouts.csv`; one that is there, with every guidance asked for, is not made
 again. What was found is in benchmarks/log.md, and nothing of it is in the tables.
 """
 
 import argparse
-import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
 from finetune import command_line, quiet  # noqa: E402
 
+from benchmarks.table import Table  # noqa: E402
 from benchmarks.throughput import machine  # noqa: E402
 from benchmarks.transfers.generality import copied, denoising_losses  # noqa: E402
 from benchmarks.transfers.measure import HeldOut, sample  # noqa: E402
@@ -45,10 +45,9 @@ from benchmarks.transfers.settings import (  # noqa: E402
     Run,
     source_hash,
 )
-from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
-TRYOUTS = RESULTS / "tryouts"
+TRYOUTS = Table(RESULTS / "tryouts.csv", levels=("step",))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,8 +97,7 @@ def all_drawings() -> Path:
 
 def try_out(run: Run, flags: dict[str, str], name: str, guidances: Sequence[float], places: Places) -> None:
     """Trains, and measures at every guidance."""
-    output = TRYOUTS / f"{name}.json"
-    known = known_guidances(output)
+    known = known_guidances(TRYOUTS.read().get(name))
     if known >= set(guidances):
         return
     guidances = sorted(known | set(guidances))
@@ -126,29 +124,28 @@ def try_out(run: Run, flags: dict[str, str], name: str, guidances: Sequence[floa
         "by_step": found,
         "machine": machine(),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes_atomic(output, (json.dumps(facts, indent=1) + "\n").encode())
+    TRYOUTS.add({name: facts})
     shutil.rmtree(folder)
 
 
-def known_guidances(output: Path) -> set[float]:
-    """With which guidances a run was measured after each of its steps."""
-    if not output.is_file():
+def known_guidances(run: Mapping[str, Any] | None) -> set[float]:
+    """With which guidances a run was measured after each of its steps; none of a run that is not there."""
+    if run is None:
         return set()
-    steps = json.loads(output.read_text())["by_step"].values()
+    steps = run["by_step"].values()
     return set.intersection(*({float(guidance) for guidance in found["by_guidance"]} for found in steps))
 
 
 def table() -> str:
     """All that was found, a line for every model and guidance."""
     lines = []
-    for file in sorted(TRYOUTS.glob("*.json")):
-        for step, found in json.loads(file.read_text())["by_step"].items():
-            losses = ", ".join(f"{name[5:]} {value:.3f}" for name, value in found.get("losses", {}).items())
+    for name, run in TRYOUTS.read().items():
+        for step, found in run["by_step"].items():
+            losses = ", ".join(f"{loss[5:]} {value:.3f}" for loss, value in found.get("losses", {}).items())
             for guidance, one in found["by_guidance"].items():
                 copies = f", copies {100 * one['copied']:.1f} %" if "copied" in one else ""
                 lines.append(
-                    f"{file.stem}, after {step}, guidance {guidance}: FID {one['fid']:.1f}, KID {one['kid']:.1f}{copies};"
+                    f"{name}, after {step}, guidance {guidance}: FID {one['fid']:.1f}, KID {one['kid']:.1f}{copies};"
                     f" loss {losses}".removesuffix("; loss ")
                 )
     return "\n".join(lines)

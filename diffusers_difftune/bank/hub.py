@@ -1,20 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Knowledge banks on the Hub: a bank's folder is a dataset repository as it is."""
+"""Uploading knowledge banks to the Hub: a bank's folder is a dataset repository as it is."""
 
 import dataclasses
 import shlex
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, snapshot_download
+from huggingface_hub import CommitOperationAdd
 
-from ..errors import DiffTuneError, clause, first_sentence
+from ..errors import DiffTuneError, clause
 from ..publishing import HUB_ERRORS, UploadError, commit, create_repo, public_facts, reason
 from ..publishing.card.markdown import escaped, plain
+from .bank import KnowledgeBank
 from .manifest import MANIFEST_NAME, BankManifest
 
-
-BANK_FILES = [MANIFEST_NAME, "README.md", "preview.png", "data/shard-*.parquet"]
 
 CARD = """\
 ---
@@ -59,39 +58,6 @@ def bank_card(manifest: BankManifest) -> str:
     return CARD.format(**facts, command_model=shlex.quote(plain(manifest.model)))
 
 
-def download_bank(
-    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
-) -> Path:
-    """The local folder of a bank on the Hub, downloaded if it is not there yet.
-
-    Args:
-        repo_id (`str`): Id of the dataset repository.
-        revision (`str`, *optional*): Its revision.
-        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
-        cache_dir (`str` or `Path`, *optional*): Where repositories are kept. `None` is the Hub's own cache.
-
-    Returns:
-        `Path`: The folder.
-
-    Raises:
-        DiffTuneError: There is no such repository, or it cannot be reached.
-    """
-    try:
-        folder = snapshot_download(
-            repo_id,
-            repo_type="dataset",
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            allow_patterns=BANK_FILES,
-        )
-    except HUB_ERRORS as error:
-        raise DiffTuneError(
-            f"{repo_id} is neither a folder nor a dataset on the Hub that can be read: {first_sentence(error)}."
-        ) from error
-    return Path(folder)
-
-
 def push_bank(folder: str | Path, repo_id: str, token: str | None = None, private: bool = False) -> str:
     """Uploads a bank to the Hub as a dataset repository, which is made if it is not there.
 
@@ -108,8 +74,6 @@ def push_bank(folder: str | Path, repo_id: str, token: str | None = None, privat
         UploadError: The upload failed; the message has the command that does it later.
         DiffTuneError: The bank is not whole, or the Hub refuses.
     """
-    from .bank import KnowledgeBank
-
     bank = KnowledgeBank.load(folder).check()
     manifest = BankManifest(**public_facts(dataclasses.asdict(bank.manifest)))  # without paths of this machine
     contents: dict[str, str | bytes] = {name: str(bank.folder / name) for name in ("preview.png", *manifest.shards)}

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the prompts of a knowledge bank come from, and which sample gets which."""
 
+import hashlib
+import json
 from pathlib import Path
 
 from ..errors import DiffTuneError, first_sentence
@@ -80,3 +82,8 @@ def draw_prompts(prompts: list[str], count: int, seed: int) -> list[str]:
     for epoch in range(-(-count // len(prompts))):
         drawn.extend(prompts[row] for row in seeded_order(seed, "bank prompts", epoch, len(prompts)))
     return drawn[:count]
+
+
+def prompts_sha256(prompts: list[str]) -> str:
+    """The hash of the prompts of all samples, in order."""
+    return hashlib.sha256(json.dumps(prompts).encode()).hexdigest()

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a knowledge bank is sampled."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from ..errors import DiffTuneError
-from .manifest import LARGEST
+from ..io.manifest import LARGEST
+from .prompts import prompts_sha256
 from .solver import SOLVERS
 
 
@@ -79,3 +81,23 @@ class BankSettings:
             guidance_scale=flags.bank_guidance_scale,
             solver=flags.bank_solver,
         )
+
+    def facts(self, prompts: list[str] | None, latent_shape: Sequence[int]) -> dict[str, Any]:
+        """What they decide of a bank's manifest.
+
+        Args:
+            prompts (`list[str]`, *optional*): The prompt of each sample; `None` if they are not known yet.
+            latent_shape (`Sequence[int]`): Shape of a sample at this resolution.
+        """
+        known = {} if prompts is None else {"prompts_sha256": prompts_sha256(prompts)}
+        return known | {
+            "solver": self.solver,
+            "steps": self.steps,
+            "guidance_scale": float(self.guidance_scale),
+            "seed": self.seed,
+            "prompt_source": self.prompt_source,
+            "num_samples": self.num_samples,
+            "shard_size": self.batch_size,
+            "resolution": self.resolution,
+            "latent_shape": list(latent_shape),
+        }

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A shard of a knowledge bank: one batch of samples in a Parquet file."""
 
-import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import first_sentence
+from ..io.shards import parquet_bytes
 
 
 @dataclass
@@ -21,26 +21,29 @@ class Shard:
     Attributes:
         indices (`list[int]`): Their places in the bank.
         prompts (`list[str]`): The prompt each was made with.
-        latents (`np.ndarray` of shape `(N, C, h, w)`, float32): Scaled as the denoiser expects them.
+        latents (`np.ndarray` of shape `(N, *latent_shape)`, float32): Scaled as the denoiser expects them.
     """
 
     indices: list[int]
     prompts: list[str]
     latents: np.ndarray
 
+    @property
+    def nbytes(self) -> int:
+        """What it takes in memory."""
+        return self.latents.nbytes
+
     def to_bytes(self) -> bytes:
         """The Parquet file; equal shards have equal bytes.
 
         Latents are kept in float32, so that they are exactly what the sampler returned at any precision it ran in: a
-        sample of 4 × 64 × 64 takes 64 KB, a thousand of them 64 MB. They do not compress, so nothing is compressed.
+        sample of 4 × 64 × 64 takes 64 KB, a thousand of them 64 MB.
         """
         schema = shard_schema(self.latents.shape[1:])
         size = schema.field("latents").type.list_size
         latents = pa.FixedSizeListArray.from_arrays(pa.array(self.latents.astype(np.float32).ravel()), size)
         table = pa.table([pa.array(self.indices, pa.int64()), pa.array(self.prompts, pa.string()), latents], schema)
-        sink = io.BytesIO()
-        pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-        return sink.getvalue()
+        return parquet_bytes(table)
 
     @classmethod
     def read(cls, path: Path, latent_shape: tuple[int, ...]) -> "Shard":
@@ -48,7 +51,7 @@ class Shard:
 
         Args:
             path (`Path`): The Parquet file.
-            latent_shape (`tuple[int, ...]`): (C, h, w) of a sample.
+            latent_shape (`tuple[int, ...]`): Shape of a sample.
 
         Returns:
             [`Shard`]: The samples.
@@ -73,7 +76,7 @@ class Shard:
         Args:
             path (`Path`): The file.
             indices (`range`): The samples that must be in it.
-            latent_shape (`tuple[int, ...]`): (C, h, w) of a sample.
+            latent_shape (`tuple[int, ...]`): Shape of a sample.
 
         Returns:
             `str` or `None`: The end of a sentence that begins with the file.
@@ -95,14 +98,6 @@ class Shard:
         if not np.isfinite(cls.read(path, latent_shape).latents).all():
             return "holds numbers that are not finite"
         return None
-
-    @staticmethod
-    def is_whole(path: Path, rows: int) -> bool:
-        """Whether there is a Parquet file with this number of rows."""
-        try:
-            return pq.read_metadata(path).num_rows == rows
-        except (OSError, pa.ArrowInvalid):
-            return False
 
 
 def shard_schema(latent_shape: tuple[int, ...]) -> pa.Schema:

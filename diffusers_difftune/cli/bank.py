@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..config.flags import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from ..config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags

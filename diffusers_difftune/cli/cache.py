@@ -8,7 +8,7 @@ import os
 import time
 from pathlib import Path
 
-from ..config.flags import ModelConfig
+from ..config import ModelConfig
 from ..errors import DiffTuneError
 from .flags import add_flags
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import errors
-from ..config.flags import DataConfig, ModelConfig, RunConfig
+from ..config import DataConfig, ModelConfig, RunConfig
 from ..controls import DRAWING, KINDS, check_kind
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -179,7 +179,8 @@ def build_of_bank(
     from ..controls.bank import bank_conditions
     from ..training.controlnet import sample_decoder
 
-    bank = KnowledgeBank.load(arguments.dataset).check()
+    with errors.flag("DATASET"):
+        bank = KnowledgeBank.load(arguments.dataset).check()
     model, revision = arguments.pretrained_model_name_or_path, None
     if model is None:
         model, revision = bank.manifest.model, bank.manifest.revision

@@ -5,10 +5,9 @@
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
 from ..backbones import Backbone
-from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig
+from ..config import ClassConditionalConfig, ControlNetConfig, DataConfig
 from ..data.dataset import TargetData, load_target_data
 from ..data.source import ANY, HELD_OUT
 from ..errors import DiffTuneError
@@ -26,13 +25,12 @@ def open_data(
     Of data with several splits, what is measured by is the held-out one, and everything else the one named train.
     """
     values = {each: getattr(arguments, each) for each in DATA_FLAGS}
-    config: Any
+    config: DataConfig
     if finetuned is not None and finetuned.kind == "controlnet":
-        config = ControlDataConfig(caption_column=arguments.caption_column, **values)
-        config.conditioning_image_column = arguments.conditioning_image_column
+        columns = {each: getattr(arguments, each) for each in ("caption_column", "conditioning_image_column")}
+        config = ControlNetConfig(**columns, **values)
     elif hasattr(backbone, "id2label"):
-        config = ClassDataConfig(label_column=arguments.label_column, **values)
-        config.learns_classes = False
+        config = ClassConditionalConfig(label_column=arguments.label_column, **values)
     else:
         config = DataConfig(caption_column=arguments.caption_column, **values)
     if Path(name).exists():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..config.flags import ClassDataConfig, DataConfig, ModelConfig, RunConfig
+from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError
 from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
@@ -81,7 +81,7 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="Where the figures go, and beside them a picture of the first samples. Default: evaluation.json.",
     )
     add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
-    add_flags(parser, ClassDataConfig, "label_column")
+    add_flags(parser, ClassConditionalConfig, "label_column")
     add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=evaluate)

@@ -3,31 +3,29 @@
 """Flags of the command that the training scripts have too, or that several of its rooms have."""
 
 import argparse
-import dataclasses
-import typing
+
+from ..config.base import Config, flags_of
 
 
 # What says how data are read, beside their place.
 DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 
 
-def add_flags(parser: argparse.ArgumentParser, config_class: type, *names: str) -> None:
+def add_flags(parser: argparse.ArgumentParser, config_class: type[Config], *names: str) -> None:
     """Adds flags as the training scripts have them: same names, types, defaults and help."""
-    entries = {entry.name: entry for entry in dataclasses.fields(config_class)}
     for name in names:
-        entry = entries[name]
-        value_type = next(iter(typing.get_args(entry.type)), entry.type)  # int of int | None
-        if value_type is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=entry.metadata["help"].replace("%", "%%"))
+        known = flags_of(config_class)[name]
+        if known.type is bool:
+            parser.add_argument(f"--{name}", action="store_true", help=known.help.replace("%", "%%"))
             continue
-        shown = "" if entry.default is None else f" Default: {entry.default}."
+        shown = "" if known.default is None else f" Default: {known.default}."
         parser.add_argument(
             f"--{name}",
-            type=value_type,
-            default=entry.default,
-            choices=entry.metadata.get("choices"),
+            type=known.type,
+            default=known.default,
+            choices=known.choices,
             required=name == "pretrained_model_name_or_path",
-            help=(entry.metadata["help"] + shown).replace("%", "%%"),
+            help=(known.help + shown).replace("%", "%%"),
         )
 
 

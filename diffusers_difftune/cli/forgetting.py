@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..config.flags import ClassDataConfig, ControlDataConfig, DataConfig, ModelConfig, RunConfig
+from ..config import ClassConditionalConfig, ControlNetConfig, DataConfig, ModelConfig, RunConfig
 from ..errors import DiffTuneError
 from .flags import DATA_FLAGS, add_flags, add_sampling_flags
 
@@ -87,8 +87,8 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.add_argument("--resolution", type=int, help="Side of the images in pixels. Default: the model's own.")
     add_sampling_flags(parser)
     add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
-    add_flags(parser, ClassDataConfig, "label_column")
-    add_flags(parser, ControlDataConfig, "conditioning_image_column")
+    add_flags(parser, ClassConditionalConfig, "label_column")
+    add_flags(parser, ControlNetConfig, "conditioning_image_column")
     add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=forgetting)

@@ -4,7 +4,7 @@
 
 import argparse
 
-from ..config.flags import RunConfig
+from ..config import RunConfig
 from .flags import add_flags
 
 

@@ -4,7 +4,18 @@
 
 from .class_conditional import ClassConditionalConfig
 from .controlnet import ControlNetConfig
+from .shared import DataConfig, DiffTuningConfig, ModelConfig, RunConfig, TrainingConfig
 from .text_to_image import TextToImageConfig, TextToImageLoraConfig
 
 
-__all__ = ["ClassConditionalConfig", "ControlNetConfig", "TextToImageConfig", "TextToImageLoraConfig"]
+__all__ = [
+    "ClassConditionalConfig",
+    "ControlNetConfig",
+    "DataConfig",
+    "DiffTuningConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TextToImageConfig",
+    "TextToImageLoraConfig",
+    "TrainingConfig",
+]

@@ -1,27 +1,20 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a command line and a YAML file to a config, and from a user's mistake to one line and an exit code."""
+"""From a command line and a YAML file to a config."""
 
 import argparse
-import dataclasses
-import functools
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from transformers import HfArgumentParser
 
-from ..bank.manifest import BANK_FLAGS
-from ..errors import DiffTuneError, Stopped
-from ..mistakes import place_trouble, tell_mistake
+from ..errors import DiffTuneError
+from .base import Config, flags_of
+from .parser import Parser
+from .shared import BANK_FLAGS
 
 
-Config = TypeVar("Config")
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 NOT_GIVEN: Any = object()
 # Flags that decide one thing in several ways. What is decided on the command line (by a flag, or by one of the values beside
 # it) takes the place of what the flags after it say in a file.
@@ -38,31 +31,9 @@ DECISIONS: dict[tuple[str, ...], tuple[str, ...]] = {
 }
 
 
-class Parser(HfArgumentParser):
-    """A parser for the flags of a config class, one argument group for each of its bases."""
-
-    def __init__(self, config_class: type, description: str | None = None) -> None:
-        named = [base for base in config_class.__mro__ if "_argument_group_name" in vars(base)]
-        # A script's own version of a shared group stands for the group.
-        groups = [base for base in named if not any(issubclass(other, base) for other in named if other is not base)]
-        super().__init__(
-            groups,
-            description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            # An abbreviation would turn --validation_prompt into --validation_prompts without a word.
-            allow_abbrev=False,
-        )
-        self.add_argument("--config", metavar="FILE", help="A YAML file of flags; the command line wins over it.")
-        # A script may give a flag of a shared group another default.
-        self.set_defaults(
-            **{f.name: f.default for f in dataclasses.fields(config_class) if f.default is not dataclasses.MISSING}
-        )
-
-    def error(self, message: str) -> None:
-        raise DiffTuneError(message[:1].upper() + message[1:].rstrip(".") + ".")
-
-
-def parse_config(config_class: type[Config], argv: list[str] | None = None, description: str | None = None) -> Config:
+def parse_config(
+    config_class: type[AnyConfig], argv: list[str] | None = None, description: str | None = None
+) -> AnyConfig:
     """Reads the flags of a script.
 
     Args:
@@ -77,21 +48,14 @@ def parse_config(config_class: type[Config], argv: list[str] | None = None, desc
         DiffTuneError: A flag or a key of the YAML file is unknown, or its value has the wrong type.
     """
     parser = Parser(config_class, description)
-    argv = sys.argv[1:] if argv is None else argv
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    yaml_file = finder.parse_known_args(argv)[0].config
-    defaults = {action.dest: action.default for action in parser._actions}
-    parser.set_defaults(**dict.fromkeys(defaults, NOT_GIVEN))
-    typed = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not NOT_GIVEN}
-    typed.pop("config", None)
+    parser.set_defaults(**dict.fromkeys(flags_of(config_class), NOT_GIVEN))
+    typed = vars(parser.parse_args(argv))
+    yaml_file = typed.pop("config")
+    typed = {name: value for name, value in typed.items() if value is not NOT_GIVEN}
     written = {} if yaml_file is None else read_yaml(Path(yaml_file), parser)
     notes = replace_choices(typed, written, yaml_file)
-    flags = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
-    config = config_class(**{name: value for name, value in defaults.items() if name in flags} | written | typed)
-    given = frozenset(typed) | {name for name, value in written.items() if value is not None}
-    for name, value in (("given", given), ("notes", tuple(notes))):
-        setattr(config, name, value)
+    config = config_class(**written | typed)
+    config.notes = tuple(notes)
     return config
 
 
@@ -140,8 +104,9 @@ def convert(value: Any, action: argparse.Action, path: Path) -> Any:
         value = [value]
     if isinstance(value, list) != (action.nargs == "+"):
         raise DiffTuneError(f"--config {path} gives {action.dest} a list; it takes one value.")
+    read: Any = action.type
     try:
-        converted = [action.type(str(v)) for v in value] if isinstance(value, list) else action.type(str(value))
+        converted = [read(str(v)) for v in value] if isinstance(value, list) else read(str(value))
     except (ValueError, argparse.ArgumentTypeError) as error:
         kind = getattr(action.type, "__name__", "value")
         raise DiffTuneError(
@@ -151,61 +116,3 @@ def convert(value: Any, action: argparse.Action, path: Path) -> Any:
         choices = ", ".join(map(str, action.choices))
         raise DiffTuneError(f"--config {path} sets {action.dest} to {value!r}; it must be one of {choices}.")
     return converted
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, as Python tells of SIGINT."""
-
-
-def reports_mistakes(main: Callable) -> Callable:
-    """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
-
-    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains,
-    signals are its own business: see `stopping.py`.)
-    """
-
-    @functools.wraps(main)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            with terminated_as_interrupted():
-                return main(*args, **kwargs)
-        except DiffTuneError as error:
-            tell_mistake(f"error: {error}")
-            raise SystemExit(error.exit_code) from error
-        except Stopped as stopped:
-            if stopped.sentence is not None:
-                print(f"\n{stopped.sentence}", file=sys.stderr)
-            raise
-        except KeyboardInterrupt as error:
-            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-            print(
-                f"\nStopped by {number.name}; the same command goes on with what was finished, for training with"
-                " --resume_from_checkpoint latest.",
-                file=sys.stderr,
-            )
-            raise SystemExit(128 + number) from None
-        except Exception as error:
-            sentence = place_trouble(error)
-            if sentence is None:
-                raise
-            tell_mistake(f"error: {sentence}")
-            raise SystemExit(2) from error
-
-    return wrapper
-
-
-@contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """A context in which SIGTERM raises [`Terminated`], so that what is open is closed."""
-    if threading.current_thread() is not threading.main_thread():  # no other one may handle signals
-        yield
-        return
-
-    def terminate(number: int, frame: Any) -> None:
-        raise Terminated
-
-    before = signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -3,12 +3,11 @@
 """The control images of a knowledge bank's samples: extracted once, kept beside the bank."""
 
 import hashlib
-import io
 import json
 import logging
 import os
-from collections import OrderedDict
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +17,13 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from ..bank.bank import MEMORY_LIMIT, KnowledgeBank
+from ..bank.bank import KnowledgeBank
 from ..data.cache.place import difftune_cache_dir
 from ..io.processes import from_main
-from . import Extractor
-from .shards import DATA, MANIFEST_NAME, ConditionManifest, build_shards
-from .write import library_versions, parquet_bytes, png_bytes
+from ..io.shards import StoredRows, build_shards
+from .extractor import Extractor
+from .manifest import ConditionManifest
+from .write import library_versions, png_bytes, table_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "conditions"  # in the bank's folder
 
 
-class BankConditions:
+class BankConditions(StoredRows[ConditionManifest, pa.ChunkedArray]):
     """The control images of a bank, by the index of the sample: `conditions[i]` is uint8 of shape (H, W, 3).
 
     Shards are read when they are first asked for. [`bank_conditions`] makes it.
@@ -45,34 +45,13 @@ class BankConditions:
         manifest ([`ConditionManifest`]): Its manifest, with the extractor's settings.
     """
 
-    def __init__(self, folder: Path, manifest: ConditionManifest) -> None:
-        self.folder = folder
-        self.manifest = manifest
-        self._shards: OrderedDict[int, pa.ChunkedArray] = OrderedDict()
-        largest = max((folder / DATA / name).stat().st_size for name in manifest.shard_names)
-        self._limit = max(1, MEMORY_LIMIT // largest)
-
-    def __len__(self) -> int:
-        return self.manifest.num_rows
-
     def __getitem__(self, index: int) -> np.ndarray:
-        if not 0 <= index < len(self):
-            raise IndexError(f"The bank has {len(self)} samples, and sample {index} was asked for.")
-        shard, row = divmod(index, self.manifest.shard_size)
-        stored = self._shard(shard)[row].as_py()["bytes"]
-        return np.array(Image.open(io.BytesIO(stored), formats=["PNG"]).convert("RGB"))
+        shard, row = self.find(index)
+        return np.array(Image.open(BytesIO(shard[row].as_py()["bytes"]), formats=["PNG"]).convert("RGB"))
 
-    def _shard(self, number: int) -> pa.ChunkedArray:
-        shard = self._shards.get(number)
-        if shard is None:
-            path = self.folder / DATA / self.manifest.shard_names[number]
-            shard = self._shards[number] = pq.read_table(path)["conditioning_image"]
-            if len(self._shards) > self._limit:
-                self._shards.popitem(last=False)
-        return shard
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_shards": OrderedDict()}  # workers of a data loader read for themselves
+    def read_shard(self, path: Path) -> pa.ChunkedArray:
+        """Reads a shard."""
+        return pq.read_table(path)["conditioning_image"]
 
 
 def bank_conditions(
@@ -127,15 +106,15 @@ def bank_conditions(
     def make_shard(indices: range) -> bytes:
         images = decode(torch.stack([bank.latents(index) for index in indices]))
         found = [png_bytes(image) for image in extractor(images)]
-        return parquet_bytes({"index": list(indices), "conditioning_image": found})
+        return table_bytes({"index": list(indices), "conditioning_image": found})
 
-    return BankConditions(path, build_shards(path, manifest, make_shard, accelerator, progress))
+    return BankConditions(path, build_shards(path, manifest, make_shard, accelerator=accelerator, progress=progress))
 
 
 def place_for(bank: KnowledgeBank, name: str, cache_dir: str | None = None) -> Path:
     """Beside the bank, or in the cache if that cannot be written to and has none yet."""
     beside = bank.folder / FOLDER / name
-    if (beside / MANIFEST_NAME).is_file() and ConditionManifest.read(beside).is_complete:
+    if (beside / ConditionManifest.file_name).is_file() and ConditionManifest.read(beside).is_complete:
         return beside
     try:
         beside.parent.mkdir(exist_ok=True)

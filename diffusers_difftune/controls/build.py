@@ -12,9 +12,10 @@ from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform, load_rgb
 from ..data.images.profiles import profile_note
 from ..errors import DiffTuneError
-from . import Extractor
-from .shards import ConditionManifest, build_shards
-from .write import library_versions, parquet_bytes, png_bytes
+from ..io.shards import build_shards
+from .extractor import Extractor
+from .manifest import ConditionManifest
+from .write import library_versions, png_bytes, table_bytes
 
 
 logger = logging.getLogger(__name__)
@@ -81,9 +82,9 @@ def build_conditions(
             images += [file for file, _ in batch]
             controls += [png_bytes(control) for control in extractor([image for _, image in batch])]
         captions = [target.captions(row) if several else target.captions(row)[0] for row in rows]
-        return parquet_bytes({"image": images, "text": captions, "conditioning_image": controls})
+        return table_bytes({"image": images, "text": captions, "conditioning_image": controls})
 
-    return build_shards(Path(folder), manifest, make_shard, accelerator, progress)
+    return build_shards(Path(folder), manifest, make_shard, accelerator=accelerator, progress=progress)
 
 
 def opened(target: TargetData, row: int, transform: ImageTransform | None) -> tuple[bytes, Image.Image]:

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Edges: Canny's detector, white on black."""
 
-import cv2
 import numpy as np
 
-from . import Extractor, pixelwise
+from .extractor import Extractor
+from .opencv import cv2
+from .pixels import pixelwise
 
 
 LOW, HIGH = 100, 200  # what ControlNets for edges are customarily trained with

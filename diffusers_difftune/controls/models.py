@@ -22,8 +22,8 @@ from transformers.models.auto.modeling_auto import (
 from ..data.cache.place import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.hashing import file_sha256
-from . import Extractor
-from .shapes import normal_colors
+from .extractor import Extractor
+from .pixels import normal_colors
 
 
 # The model of each kind, and the commit of it that is used: what a condition is must not change from one day to another.

@@ -9,10 +9,11 @@ single pixel, and a little noise changes little: numbers are fixed, not taken fr
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
-from . import DRAWING, Extractor, pixelwise
+from .extractor import Extractor
+from .opencv import cv2
+from .pixels import normal_colors, pixelwise
 
 
 PAPER = 24  # a pixel all of whose channels are closer to 255 than this is white ground
@@ -52,7 +53,7 @@ def drawing_extractor(kind: str) -> Extractor:
     else:
         extract = depth if kind == "depth" else normals
         parameters = {"paper": PAPER, "speck": SPECK, "smoothing": SMOOTHING, "least_depth": LEAST_DEPTH}
-    return pixelwise(extract, {"kind": kind, "model": DRAWING, "parameters": {"version": 1} | parameters})
+    return pixelwise(extract, {"kind": kind, "model": "drawing", "parameters": {"version": 1} | parameters})
 
 
 def depth(pixels: np.ndarray) -> np.ndarray:
@@ -85,11 +86,6 @@ def normals(pixels: np.ndarray) -> np.ndarray:
     down = (heights[2:, 1:-1] - heights[:-2, 1:-1]) / 2
     normal = np.stack([-right, down, np.ones_like(right)], axis=-1)
     return normal_colors(normal / np.linalg.norm(normal, axis=-1, keepdims=True))
-
-
-def normal_colors(normals: np.ndarray) -> np.ndarray:
-    """Unit vectors of shape (H, W, 3) as colours, uint8: [−1, 1] becomes [0, 255]."""
-    return np.floor(255 * (normals.clip(-1, 1) / 2 + 0.5) + 0.5).astype(np.uint8)
 
 
 def height(pixels: np.ndarray) -> np.ndarray:

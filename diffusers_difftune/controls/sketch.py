@@ -4,10 +4,11 @@
 
 from typing import Any
 
-import cv2
 import numpy as np
 
-from . import Extractor, pixelwise
+from .extractor import Extractor
+from .opencv import cv2
+from .pixels import pixelwise
 
 
 # As parts of the shorter side, and as pixels at least: thinner lines than this are no lines on a grid.

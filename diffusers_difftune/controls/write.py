@@ -3,14 +3,15 @@
 """Images as PNG and tables as Parquet; equal ones have equal bytes."""
 
 import io
-from importlib.metadata import version
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from ..io.shards import parquet_bytes
 from ..version import __version__
 
 
@@ -19,7 +20,11 @@ LIBRARIES = ("diffusers", "numpy", "opencv-python-headless", "pillow", "torch", 
 
 def library_versions() -> dict[str, str]:
     """The versions of the libraries that extraction hangs on."""
-    return {"diffusers-difftune": __version__, **{name: version(name) for name in LIBRARIES}}
+    versions = {"diffusers-difftune": __version__}
+    for name in LIBRARIES:
+        with suppress(PackageNotFoundError):  # OpenCV, where no extractor needs it
+            versions[name] = version(name)
+    return versions
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -29,24 +34,21 @@ def png_bytes(image: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def parquet_bytes(columns: dict[str, list]) -> bytes:
+def table_bytes(columns: dict[str, list]) -> bytes:
     """A table as a Parquet file that `datasets` opens with images as images.
 
     Args:
         columns (`dict[str, list]`): Of each column its values: numbers, strings, lists of strings, or files of images.
 
     Returns:
-        `bytes`: The file. Nothing is compressed, because images are.
+        `bytes`: The file.
     """
     values, features = {}, {}
     for name, column in columns.items():
         values[name], features[name] = column, FEATURES[type(column[0])]
         if isinstance(column[0], bytes):
             values[name] = [{"bytes": content, "path": None} for content in column]
-    sink = io.BytesIO()
-    table = pa.table(values, schema=Features(features).arrow_schema)
-    pq.write_table(table, sink, compression="none", use_dictionary=False, write_statistics=False)
-    return sink.getvalue()
+    return parquet_bytes(pa.table(values, schema=Features(features).arrow_schema))
 
 
 FEATURES = {

@@ -15,7 +15,8 @@ from filelock import FileLock
 from PIL import Image
 
 from .. import errors
-from ..config.flags import ImageDataConfig
+from ..config import DataConfig
+from ..config.checks import check_values
 from ..errors import DiffTuneError
 from .cache.place import difftune_cache_dir
 from .images.check import check_images, looked_for, tell_of_profiles
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 # How many rows an error message lists.
 MOST_LISTED = 100
-LARGEST_RESOLUTION = 2**14
 
 
 class Example(NamedTuple):
@@ -125,7 +125,7 @@ class TargetData:
 
 
 def load_target_data(
-    config: ImageDataConfig,
+    config: DataConfig,
     seed: int,
     cache_dir: str | Path | None = None,
     wanted: str = TO_TRAIN,
@@ -138,7 +138,7 @@ def load_target_data(
     what the first one learned.
 
     Args:
-        config ([`ImageDataConfig`]): The flags.
+        config ([`DataConfig`]): The flags.
         seed (`int`): Draws the rows of `--max_train_samples`, as diffusers' scripts do.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
         wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`Source`].
@@ -150,21 +150,21 @@ def load_target_data(
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
-    check_data_flags(config)
-    source, index_dir = Source.of(config, cache_dir, wanted=wanted), difftune_cache_dir(cache_dir)
+    check_values(config)
+    source, index_dir = Source.of(config, cache_dir, wanted=wanted, flag=flag), difftune_cache_dir(cache_dir)
     name = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
         index_dir.mkdir(parents=True, exist_ok=True)
         turn = FileLock(index_dir / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock").acquire()
     except OSError as error:
         raise DiffTuneError(f"{index_dir} cannot be written to: {error.strerror}.", "--cache_dir") from None
-    with turn, errors.flag(flag or source.flag):
+    with turn, errors.flag(source.flag):
         dataset, report = open_source(source)
         rows = drawn_rows(len(dataset), config.max_train_samples, seed, report)
         if not len(rows):
             raise DiffTuneError("There are no rows.")
         with errors.flag(source.columns.text_flag):
-            captions, class_names = read_texts(dataset, rows, source.columns, config.learns_classes)
+            captions, class_names = read_texts(dataset, rows, source.columns, learns=wanted == TO_TRAIN)
 
         def column(name: str) -> ImageColumn:
             return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
@@ -193,7 +193,7 @@ def drawn_rows(count: int, most: int | None, seed: int, report: DataReport) -> n
 
 
 def read_texts(
-    dataset: Dataset, rows: np.ndarray, columns: Columns, learns_classes: bool
+    dataset: Dataset, rows: np.ndarray, columns: Columns, learns: bool
 ) -> tuple[list[list[str]], list[str] | None]:
     """The captions of some rows; or, where there are labels, the ids of their classes and the names of these.
 
@@ -204,7 +204,7 @@ def read_texts(
     if not columns.has_labels:
         return [as_captions(value, columns.text) for value in texts.select(rows)[:][columns.text]], None
     labels, class_names = read_labels(texts, rows, columns.text)
-    if learns_classes:
+    if learns:
         check_classes(class_names, len(rows), len(dataset), columns.text)
     return [[] if label is None else [str(label)] for label in labels], class_names
 
@@ -250,18 +250,6 @@ def refuse_blank(target: TargetData, columns: Columns) -> None:
             f"{len(blank)} of {len(target)} rows have an empty {'label' if columns.has_labels else 'caption'} or none in the"
             f" column {columns.text}: {listed([target.name(row) for row in blank])}; every row needs one."
         )
-
-
-def check_data_flags(config: ImageDataConfig) -> None:
-    """The flags that can be judged without looking at the data."""
-    for name in ("resolution", "crops_per_image", "max_train_samples"):
-        value = getattr(config, name, None)
-        if value is not None and value < 1:
-            raise DiffTuneError(f"--{name} is {value}; it must be at least 1.")
-    if config.resolution is not None and config.resolution > LARGEST_RESOLUTION:
-        raise DiffTuneError(f"--resolution is {config.resolution}; it must be at most {LARGEST_RESOLUTION}.")
-    if config.dataloader_num_workers < 0:
-        raise DiffTuneError(f"--dataloader_num_workers is {config.dataloader_num_workers}; it must be at least 0.")
 
 
 def backbone_resolution(resolution: int | None, backbone: "Backbone") -> int:

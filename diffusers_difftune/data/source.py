@@ -4,13 +4,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import datasets.config
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from .. import errors
-from ..config.flags import ClassDataConfig, ControlDataConfig, ImageDataConfig, TargetDataConfig
+from ..config import DataConfig
 from ..errors import DiffTuneError, quoted
 from ..io.safe_paths import Places
 
@@ -28,36 +27,41 @@ class Columns:
         text (`str`): Holds the captions, or the labels.
         control (`str`, *optional*): Holds the control images of ControlNet training.
         has_labels (`bool`): Whether `text` holds labels.
+        whose (`str`): The flag of the data that they are the columns of, if that is not the run's target data; for messages.
     """
 
     image: str = "image"
     text: str = "text"
     control: str | None = None
     has_labels: bool = False
+    whose: str = ""
 
     @classmethod
-    def of(cls, config: ImageDataConfig) -> "Columns":
+    def of(cls, config: DataConfig, whose: str = "") -> "Columns":
         """The columns that the flags of a task name."""
-        if isinstance(config, ClassDataConfig):
-            return cls(config.image_column, config.label_column, has_labels=True)
-        control = config.conditioning_image_column if isinstance(config, ControlDataConfig) else None
-        return cls(config.image_column, cast(TargetDataConfig, config).caption_column, control)
+        text = config.caption_column if config.label_column is None else config.label_column
+        return cls(
+            config.image_column, text or "", config.conditioning_image_column, config.label_column is not None, whose
+        )
 
     @property
     def text_flag(self) -> str:
         """The flag that names the column of captions or labels."""
-        return "--label_column" if self.has_labels else "--caption_column"
+        return self._flag("--label_column" if self.has_labels else "--caption_column")
 
     @property
     def images(self) -> dict[str, str]:
         """The columns that hold images, by the flags that name them."""
-        control = {} if self.control is None else {"--conditioning_image_column": self.control}
-        return {"--image_column": self.image} | control
+        control = {} if self.control is None else {self._flag("--conditioning_image_column"): self.control}
+        return {self._flag("--image_column"): self.image} | control
 
     @property
     def flags(self) -> dict[str, str]:
         """All columns, by the flags that name them."""
         return self.images | {self.text_flag: self.text}
+
+    def _flag(self, name: str) -> str:
+        return f"{self.whose}: {name}" if self.whose else name
 
     def as_text(self, value: object) -> "list[str] | str | None":
         """The captions or the label of a row, as they are read."""
@@ -95,18 +99,19 @@ class Source:
     @classmethod
     def of(
         cls,
-        config: ImageDataConfig,
+        config: DataConfig,
         cache_dir: str | Path | None = None,
         streaming: bool = False,
         wanted: str = TO_TRAIN,
+        flag: str | None = None,
     ) -> "Source":
-        """What the flags of a task name."""
+        """What the flags of a task name; or, with other places in them, what another flag does."""
         if config.dataset_name is None and config.train_data_dir is None:
             raise DiffTuneError(
                 "Neither --dataset_name nor --train_data_dir is given; one of them must name the target data."
             )
         return cls(
-            Columns.of(config),
+            Columns.of(config, flag or ""),
             config.train_data_dir,
             config.dataset_name,
             config.dataset_config_name,
@@ -119,8 +124,8 @@ class Source:
 
     @property
     def flag(self) -> str:
-        """The flag that says where the data are."""
-        return "--train_data_dir" if self.name is None else "--dataset_name"
+        """The flag that says where the data are, for messages."""
+        return self.columns.whose or ("--train_data_dir" if self.name is None else "--dataset_name")
 
     @property
     def place(self) -> Path:

@@ -14,9 +14,10 @@ from datasets import IterableDataset
 from PIL import Image
 
 from .. import errors
-from ..config.flags import ImageDataConfig
+from ..config import DataConfig
+from ..config.checks import check_values
 from ..errors import DiffTuneError, first_sentence, quoted
-from .dataset import Example, check_data_flags, has_captions
+from .dataset import Example, has_captions
 from .images.check import mismatch, way_out
 from .images.decode import UnreadableImage, decode
 from .plan import Slot
@@ -38,7 +39,7 @@ class StreamedTarget:
     back starts the stream anew. When the stream ends it begins again, shuffled differently.
 
     Args:
-        config ([`ImageDataConfig`]): The flags.
+        config ([`DataConfig`]): The flags.
         seed (`int`): Shuffles the stream.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
 
@@ -46,8 +47,8 @@ class StreamedTarget:
         DiffTuneError: A flag is out of range, the data cannot be opened, or its first row cannot be used.
     """
 
-    def __init__(self, config: ImageDataConfig, seed: int, cache_dir: str | Path | None = None) -> None:
-        check_data_flags(config)
+    def __init__(self, config: DataConfig, seed: int, cache_dir: str | Path | None = None) -> None:
+        check_values(config)
         source = Source.of(config, cache_dir, streaming=True)
         self._image_column, self._caption_column = source.columns.image, source.columns.text
         self._condition_column = source.columns.control

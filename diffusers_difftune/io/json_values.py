@@ -23,11 +23,12 @@ def wrong_value(plain_class: type, values: dict[str, Any]) -> str | None:
     known = {entry.name: entry for entry in fields(plain_class)}
     if unknown := [name for name in values if name not in known]:
         return f"{unknown[0]} is no field of it"
-    for name, kind in get_type_hints(plain_class).items():
+    kinds = get_type_hints(plain_class)
+    for name, entry in known.items():
         if name not in values:
-            if known[name].default is MISSING and known[name].default_factory is MISSING:
+            if entry.default is MISSING and entry.default_factory is MISSING:
                 return f"{name} is missing"
-        elif not is_of(values[name], kind):
+        elif not is_of(values[name], kinds[name]):
             return f"{name} is {quoted(values[name])}"
     return None
 

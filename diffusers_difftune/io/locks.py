@@ -94,7 +94,7 @@ def keep_for_this_run(folder: Path, waits: bool = True) -> None:
             lock.acquire(timeout=LAST_MOMENTS)
     except Timeout:
         raise DiffTuneError(
-            f"--output_dir {folder}: {other} is writing to it; wait for that one to end, stop it, or take another folder."
+            f"{other} is writing to it; wait for that one to end, stop it, or take another folder."
         ) from None
     except (OSError, NotImplementedError):
         logger.warning("%s cannot be locked here; take care that no two runs write to it.", folder)

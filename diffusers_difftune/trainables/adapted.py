@@ -29,6 +29,8 @@ class AdaptedDenoiser:
         DiffTuneError: The denoiser has no module or parameter of a name in the settings.
     """
 
+    ema = None
+
     def __init__(
         self,
         backbone: Backbone,

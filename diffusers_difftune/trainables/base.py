@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from diffusers.training_utils import EMAModel
 
 
 class Trainable(Protocol):
@@ -16,10 +17,12 @@ class Trainable(Protocol):
         result (`str`): What the result is: `"pipeline"`, `"lora"` (for `load_lora_weights`), `"adapter"`, `"controlnet"` or
             `"controlnet_adapter"`.
         model (`torch.nn.Module`): Has the parameters that train; the module that accelerate prepares.
+        ema (`EMAModel`, *optional*): The moving average of all of the model's parameters.
     """
 
     result: str
     model: torch.nn.Module
+    ema: EMAModel | None
 
     def parameters(self) -> list[Any]: ...
     def to(self, device: torch.device) -> None: ...

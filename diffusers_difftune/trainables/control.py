@@ -36,6 +36,8 @@ class ControlBranch:
         DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
     """
 
+    ema = None
+
     def __init__(
         self,
         backbone: Backbone,

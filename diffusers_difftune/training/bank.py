@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run makes once before it trains: the knowledge bank, the cached encodings, and from them the batches."""
 
-import dataclasses
 import hashlib
 import logging
 from collections.abc import Mapping
@@ -13,11 +12,11 @@ from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit, weights_fingerprint
 from ..bank.bank import KnowledgeBank
-from ..bank.build import begun_manifest, build_bank, prompts_sha256
-from ..bank.manifest import BANK_FLAGS, MANIFEST_NAME, BankManifest
-from ..bank.prompts import draw_prompts, read_prompts
+from ..bank.build import begun_bank, build_bank
+from ..bank.manifest import MANIFEST_NAME, BankManifest
+from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
-from ..config.flags import was_given
+from ..config.shared import BANK_FLAGS
 from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
 from ..data.cut import CutCaptions, cut_captions, cut_prompts
 from ..data.dataset import TargetData, load_target_data
@@ -29,7 +28,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from ..trainables.full import EMA_DECAY
 from .batches import PlannedBatches
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import uses_bank
 from .differences import FACTS, counted
 from .run import Run
@@ -154,7 +153,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     if before is None:
         return None, flags
     changed = other_flags(config, before)
-    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and was_given(config, "bank_prompts"):
+    if not {config.bank_prompts, before["bank_prompts"]} & OWN_PROMPTS and config.was_given("bank_prompts"):
         # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
         changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
@@ -180,35 +179,23 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
     return [
         f"--{name} is {getattr(config, name)}, not {value}"
         for name, value in sampled.items()
-        if was_given(config, name) and getattr(config, name) not in (None, value)
+        if config.was_given(name) and getattr(config, name) not in (None, value)
     ]
 
 
 def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> None:
     """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
-    config, folder = run.config, run.output_dir / BANK_FOLDER
-    begun = BankManifest.read(folder)
-    settings = BankSettings.from_flags(config, num_samples, run.seed)
-    prompts = None
-    if not config.streaming:  # whose captions are read when they are needed
-        prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), num_samples, run.seed)
-    wanted = dataclasses.replace(
-        begun,
+    config = run.config
+    streamed = config.streaming  # whose captions are read when they are needed
+    begun_bank(
+        run.output_dir / BANK_FOLDER,
+        BankSettings.from_flags(config, num_samples, run.seed),
+        None if streamed else bank_prompts(run, backbone, target, num_samples),
+        latent_shape=backbone.latent_shape(config.resolution),
         model=config.pretrained_model_name_or_path,
         weights_fingerprint=fingerprint(run, backbone),
-        solver=settings.solver,
-        steps=settings.steps,
-        guidance_scale=float(settings.guidance_scale),
-        seed=settings.seed,
-        prompt_source=settings.prompt_source,
-        prompts_sha256=begun.prompts_sha256 if prompts is None else prompts_sha256(prompts),
-        num_samples=settings.num_samples,
-        shard_size=settings.batch_size,
-        resolution=settings.resolution,
-        latent_shape=list(backbone.latent_shape(config.resolution)),
+        notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
-    by_default = {"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None
-    begun_manifest(folder, wanted, prompts, by_default)
 
 
 def is_complete_bank(folder: Path) -> bool:
@@ -308,7 +295,7 @@ def make_batches(
         wanted = target.distinct_captions
         if bank is not None:
             wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
-        if config.proportion_empty_prompts or backbone.renamed_prompts():
+        if config.unconditional_share or backbone.renamed_prompts():
             wanted = [*wanted, ""]
         prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
         backbone.release_encoders()
@@ -335,7 +322,7 @@ def make_batches(
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
         renamed_prompts=backbone.renamed_prompts(),
-        empty_prompts=config.proportion_empty_prompts,
+        empty_prompts=config.unconditional_share,
         random_flip=config.random_flip,
         center_crop=config.center_crop,
         with_offset=objective.noise_offset > 0,
@@ -376,7 +363,7 @@ def run_settings(
         `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
     """
     config = run.config
-    flags = dataclasses.asdict(config)
+    flags = config.flags()
     if flags.get("use_ema") and flags["ema_decay"] is None:
         flags["ema_decay"] = EMA_DECAY
     unused = (

@@ -75,8 +75,6 @@ def check_control_flags(config: Any) -> None:
         raise DiffTuneError(
             "--retention_condition extracted needs --condition_kind, which says what to extract; or use blank."
         )
-    if config.lr_power <= 0:
-        raise DiffTuneError(f"--lr_power is {config.lr_power}; it must be above 0 and finite.")
 
 
 def open_control_image(path: str) -> Image.Image:

@@ -101,7 +101,6 @@ def open_held_out(run: Run, flag: str) -> TargetData | None:
     config = copy.copy(run.config)
     config.dataset_name = config.dataset_config_name = config.max_train_samples = None
     config.train_data_dir = folder
-    config.learns_classes = False
     data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT, f"--{flag}_data")
     data.report.tell(logger)
     if len(data) < samples:

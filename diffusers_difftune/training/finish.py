@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run ends: the result is put into the run folder whole, described, and uploaded if asked for."""
 
-import dataclasses
 import logging
 import os
 import shutil
@@ -57,7 +56,7 @@ def finish_run(
         repo_id = publisher and publisher.repo_id
         facts = card_facts(run, backbone, state, batches, validation, repo_id)
         facts["files"] = files
-        facts["license"] = inherited_license(dataclasses.asdict(config), config.hub_token)
+        facts["license"] = inherited_license(config.flags(), config.hub_token)
         write_facts(output_dir, output_dir, facts)
         write_run_card(output_dir, repo_id)
         logger.info("Wrote %s, which has code that uses the result", output_dir / "README.md")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, flag
 from ..io.atomic import clean_leftovers, remove_folder
 from ..io.locks import keep_for_this_run
 from ..publishing.card.figures import FOLDER as FIGURES
 from ..publishing.card.figures import TITLES
 from ..publishing.card.run import CARD_FILE
-from .checkpoint import find_checkpoint, list_checkpoints, step_of
+from .checkpoint_files import find_checkpoint, list_checkpoints, step_of
 
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def take_output_dir(config: Any) -> Path | None:
         raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
     if config.resume_from_checkpoint is None:
         check_is_free(config, output_dir, None)  # at once, where waiting for another run would not change it
-    keep_for_this_run(output_dir, waits=not config.overwrite_output_dir)
+    with flag(f"--output_dir {output_dir}"):
+        keep_for_this_run(output_dir, waits=not config.overwrite_output_dir)
     clean_leftovers(output_dir / VALIDATION, "step-*")
     for name in clean_leftovers(output_dir, "checkpoint-*"):
         logger.warning("%s was not written to its end and is removed.", output_dir / name)
@@ -101,7 +102,7 @@ def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None) -> Non
     Raises:
         DiffTuneError: It would be written over.
     """
-    if foreign := foreign_files(output_dir, hasattr(config, "conditioning_image_column")):
+    if foreign := foreign_files(output_dir, config.conditioning_image_column is not None):
         raise DiffTuneError(
             f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run wrote there and this one would overwrite;"
             " take another --output_dir."

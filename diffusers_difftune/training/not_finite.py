@@ -10,7 +10,7 @@ from accelerate.utils import gather_object
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from .batches import PlannedBatches
-from .checkpoint import list_checkpoints
+from .checkpoint_files import list_checkpoints
 from .log import NotFinite
 from .run import Run
 

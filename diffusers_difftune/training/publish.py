@@ -20,7 +20,7 @@ from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import OF_THE_BANK, inherited_license, write_run_card
 from .batches import PlannedBatches
-from .checkpoint import list_checkpoints
+from .checkpoint_files import list_checkpoints
 
 
 if TYPE_CHECKING:

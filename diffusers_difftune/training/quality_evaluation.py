@@ -20,8 +20,6 @@ from .validation import sampling
 if TYPE_CHECKING:
     from ..evaluation.sample_quality import Measurement
 
-CLIP_MODEL = "evaluation_clip_model"  # a flag of text-to-image scripts alone
-
 
 class QualityEvaluation:
     """Measures the weights that would be saved now, always by the same held-out images, prompts and noise.
@@ -69,7 +67,7 @@ class QualityEvaluation:
             others = read_images(self.target, drawn_rows(self.target, count), *size)
         with errors.flag("--evaluation_data"):
             self.prompts = row_prompts(self.held_out, rows, class_ids(self.target))
-        clip_score, model = None, getattr(config, CLIP_MODEL, None)
+        clip_score, model = None, config.evaluation_clip_model
         if model is not None:
             with errors.flag("--evaluation_clip_model"):
                 clip_score = ClipScore(model, self.run.accelerator.device, config.cache_dir, config.hub_token)
@@ -92,7 +90,7 @@ class QualityEvaluation:
         numbers = {
             name: getattr(config, f"evaluation_{name}") for name in ("samples", "guidance_scale", "inference_steps")
         }
-        networks = {"features": config.evaluation_features, "clip_model": getattr(config, CLIP_MODEL, None)}
+        networks = {"features": config.evaluation_features, "clip_model": config.evaluation_clip_model}
         # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
         named = {name: network and Path(network).name for name, network in networks.items()}
         return {"data": self.held_out.content_key, **numbers, **named}

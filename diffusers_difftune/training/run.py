@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every script does around its training: accelerator, logging, seed, run folder, optimiser, result."""
 
-import dataclasses
 import importlib.metadata
 import json
 import logging
@@ -37,12 +36,12 @@ from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..objective import DiffTuningObjective
-from .checkpoint import read_settings
+from .checkpoint_files import read_settings
 from .checks import check_flags, uses_bank
+from .distributed import Replicated, make_accelerator
 from .folder import clear, take_output_dir
-from .sharding import Sharding, check_is_sharded, sharding_plugin
+from .launch import check_processes
 from .stopping import StopRequests
-from .zero import ZeRO, untold
 
 
 logger = logging.getLogger(__name__)
@@ -61,7 +60,7 @@ class Run:
         weight_dtype (`torch.dtype`): The precision of what is not trained.
         stop ([`StopRequests`]): Whether it is to stop early.
         checkpoint (`Path`, *optional*): The checkpoint to resume from.
-        sharding ([`Sharding`] or [`ZeRO`], *optional*): What trains, if it or its optimiser is spread over the processes.
+        distributed ([`Replicated`], *optional*): What trains, on the processes' devices, from when it is there.
     """
 
     config: Any
@@ -71,11 +70,11 @@ class Run:
     weight_dtype: torch.dtype
     stop: StopRequests
     checkpoint: Path | None = None
-    sharding: Sharding | ZeRO | None = None
+    distributed: Replicated | None = None
 
     def whole_weights(self) -> AbstractContextManager[None]:
         """A context in which what trains has its whole weights on the main process; enter it on every process."""
-        return nullcontext() if self.sharding is None else self.sharding.whole_weights()
+        return nullcontext() if self.distributed is None else self.distributed.whole_weights()
 
     @property
     def global_batch_size(self) -> int:
@@ -118,23 +117,24 @@ def start_run(config: Any) -> Run:
     if config.local_rank != -1:
         os.environ.setdefault("LOCAL_RANK", str(config.local_rank))
     AcceleratorState._reset_state()  # an earlier run of this process may have used another precision
-    with untold():
-        accelerator = accelerate.Accelerator(
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            mixed_precision=config.mixed_precision,
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_config=ProjectConfiguration(
-                project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
-            ),
-            step_scheduler_with_optimizer=False,
-            fsdp_plugin=sharding_plugin(),
-        )
-    check_is_sharded(accelerator)
-    check_precision(accelerator)
-    check_processes_are_joined(accelerator)
+    accelerator = make_accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        mixed_precision=config.mixed_precision,
+        log_with=config.tracker,
+        project_config=ProjectConfiguration(
+            project_dir=config.output_dir, logging_dir=str(Path(config.output_dir, config.logging_dir))
+        ),
+        step_scheduler_with_optimizer=False,
+    )
+    check_processes(accelerator)
     quiet = not accelerator.is_local_main_process
     log_to_terminal("%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("diffusers_difftune").setLevel(logging.ERROR if quiet else logging.INFO)
+    if config.report_to != "none" and config.tracker is None:
+        logger.info(
+            "tensorboard, the default of --report_to, is not installed, so the losses are in training_log.jsonl alone; `pip"
+            " install 'diffusers-difftune[tensorboard]'` adds it."
+        )
     for library in (datasets, transformers, diffusers):
         (library.utils.logging.set_verbosity_error if quiet else library.utils.logging.set_verbosity_warning)()
     transformers.utils.logging.disable_progress_bar()  # of loading weights; ours stay
@@ -156,26 +156,6 @@ def start_run(config: Any) -> Run:
     return Run(config, accelerator, output_dir, seed, weight_dtype, StopRequests(accelerator), checkpoint)
 
 
-def check_precision(accelerator: accelerate.Accelerator) -> None:
-    """Refuses float16 on a processor, where accelerate neither casts nor scales the loss and says nothing."""
-    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-        raise DiffTuneError(
-            "--mixed_precision is fp16 (the flag's, or that of `accelerate config`), which trains on a GPU only, and this run"
-            " is on the processor; use bf16 or no."
-        )
-
-
-def check_processes_are_joined(accelerator: accelerate.Accelerator) -> None:
-    """Refuses processes that a launcher started together and that do not know of each other: each would train the whole run
-    and write it into the same folder. accelerate leaves them alone where there is no GPU and it is not told to do without."""
-    started = os.environ.get("WORLD_SIZE", "1")
-    if "LOCAL_RANK" in os.environ and started.isdecimal() and int(started) > accelerator.num_processes:
-        raise DiffTuneError(
-            f"WORLD_SIZE is {started}, and each of these processes would train by itself, because accelerate finds no GPU and"
-            " does not join processes on processors unasked; set ACCELERATE_USE_CPU=true to train on processors."
-        )
-
-
 def find_backbone(run: Run) -> Backbone:
     """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
     config = run.config
@@ -184,7 +164,7 @@ def find_backbone(run: Run) -> Backbone:
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
         )
         backbone = load_backbone(folder, config.variant)
-    takes = "classes" if hasattr(config, "label_column") else "prompts"
+    takes = "prompts" if config.label_column is None else "classes"
     if backbone.conditioned_on != takes:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
@@ -290,8 +270,8 @@ def make_optimizer(run: Run, parameters: list[Any], total_steps: int) -> tuple[A
         optimizer=optimizer,
         num_warmup_steps=config.lr_warmup_steps,
         num_training_steps=total_steps,
-        num_cycles=getattr(config, "lr_num_cycles", 1),
-        power=getattr(config, "lr_power", 1.0),
+        num_cycles=config.lr_num_cycles,
+        power=config.lr_power,
     )
     return optimizer, lr_scheduler
 
@@ -307,7 +287,7 @@ def begin_records(run: Run, **facts: Any) -> None:
         run ([`Run`]): The run.
         facts: More to write down, JSON-able.
     """
-    flags = dataclasses.asdict(run.config)
+    flags = run.config.flags()
     flags.pop("hub_token")
     content = {
         "flags": flags,
@@ -327,7 +307,7 @@ def begin_records(run: Run, **facts: Any) -> None:
         write_bytes_atomic(run.output_dir / "run_config.json", (json.dumps(content, indent=2) + "\n").encode())
     # trackers take plain values only
     plain = {name: value if isinstance(value, (int, float, str)) else str(value) for name, value in flags.items()}
-    run.accelerator.init_trackers(getattr(run.config, "tracker_project_name", "text2image-fine-tune"), config=plain)
+    run.accelerator.init_trackers(run.config.tracker_project_name, config=plain)
 
 
 def is_installed(distribution: str) -> bool:

@@ -18,6 +18,7 @@ from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import read_prompts
+from ..config.idle_flags import idle_flags
 from ..console import labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
@@ -27,10 +28,9 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
-from .idle_flags import idle_flags
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
-from .validation import num_validation_images, validation_steps
+from .validation import validation_steps
 
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def summarize(
         "events": event_facts(run, target, state),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
-        "report_to": config.report_to,
+        "report_to": config.tracker or "none",
         "push_to_hub": config.push_to_hub,
         "notes": notes,
     }
@@ -271,7 +271,7 @@ def num_there(folder: Path) -> int:
     """How many samples of a bank an earlier start has made."""
     if not (folder / MANIFEST_NAME).is_file():
         return 0
-    return KnowledgeBank(folder, BankManifest.read(folder)).num_built()
+    return BankManifest.read(folder).num_built(folder)
 
 
 def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTarget, samples: int) -> int | None:
@@ -288,7 +288,7 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
 def event_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingState) -> dict[str, Any]:
     """When the run, from where it starts, saves, makes images and measures, beside the end."""
     config, start, total_steps = run.config, state.start_step, state.total_steps
-    images = num_validation_images(config)
+    images = config.validation_images
     per_epoch = run.steps_per_epoch(len(target))
     facts: dict[str, Any] = {
         "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps), start),

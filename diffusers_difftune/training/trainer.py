@@ -54,11 +54,11 @@ def train(
         evaluation ([`Evaluation`], *optional*): Measures before the first step, every now and then, and at the end.
         publisher ([`Publisher`], *optional*): Uploads in the background after checkpoints, on the main process.
     """
-    trained, model, optimizer, lr_scheduler = state.trained, state.model, state.optimizer, state.lr_scheduler
+    trained, distributed, lr_scheduler = state.trained, state.distributed, state.lr_scheduler
+    model = distributed.model
     start_step, total_steps = state.start_step, state.total_steps
     config, accelerator = run.config, run.accelerator
     accumulation = config.gradient_accumulation_steps
-    gradients = run.sharding or accelerator  # who sums and clips them
     log = TrainingLog(
         run.output_dir / "training_log.jsonl",
         accelerator,
@@ -70,7 +70,6 @@ def train(
     # The loss of a micro-step is a part of the global batch's, so the parts add up; accelerate divides by the
     # accumulation steps and distributed training by the processes, which this cancels.
     gradient_scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     micro_batches = iter(
         DataLoader(
             batches,
@@ -99,9 +98,7 @@ def train(
                 # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
                 torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
                 batch = next(micro_batches)
-                # Gradients that are not summed after every micro-step are not sharded either; DeepSpeed sees to it itself.
-                waits = micro < accumulation - 1 and run.sharding is None
-                with accelerator.no_sync(model) if waits else nullcontext():
+                with distributed.accumulating() if micro < accumulation - 1 else nullcontext():
                     noisy, condition = prepare(batch, backbone, objective, accelerator)
                     if getattr(config, "dream_training", False):
                         noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
@@ -110,17 +107,17 @@ def train(
                     if config.retention_target == "pretrained":
                         pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
                     losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
-                    gradients.backward(losses.total * gradient_scale)
+                    distributed.backward(losses.total * gradient_scale)
                 log.add(losses, noisy)
-            norm = gradients.clip_grad_norm_(parameters, config.max_grad_norm)
+            norm = distributed.clip_grad_norm_(config.max_grad_norm)
             is_left_out = left_out.next(norm)
             log.end_step(lr_scheduler.get_last_lr()[0], norm, is_left_out)
             if not is_left_out:
-                optimizer.step()
+                distributed.step()
                 if not accelerator.optimizer_step_was_skipped:
                     lr_scheduler.step()
                     trained.after_step()
-            optimizer.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
+            distributed.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
 
             done = step + 1
             progress.update()

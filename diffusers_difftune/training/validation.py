@@ -42,22 +42,6 @@ def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> ran
     return range(steps_per_epoch, total_steps + 1, steps_per_epoch * config.validation_epochs)
 
 
-def has_validation_prompts(config: Any) -> bool:
-    """Whether the flags say what to make validation images of."""
-    return any(getattr(config, f"validation_{name}", None) for name in ("prompt", "prompts", "classes"))
-
-
-def num_validation_images(config: Any) -> int | None:
-    """How many validation images are made at once; `None` if nothing was named to make them of."""
-    if not has_validation_prompts(config):
-        return None
-    if hasattr(config, "validation_image"):  # of ControlNets: a single prompt, or image, goes with all of the other
-        return max(len(config.validation_prompt), len(config.validation_image)) * config.num_validation_images
-    if hasattr(config, "validation_prompt"):
-        return int(config.num_validation_images)
-    return len(getattr(config, "validation_prompts", None) or config.validation_classes)
-
-
 class Validation:
     """When to make validation images, and making them with the weights that would be saved now.
 

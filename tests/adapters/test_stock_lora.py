@@ -36,7 +36,7 @@ from diffusers_difftune.adapters.files import LORA_FILE, write_lora
 from diffusers_difftune.adapters.peft_layers import layers
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.trainables import AdaptedDenoiser
-from diffusers_difftune.training.checkpoint import STATE_FILE
+from diffusers_difftune.training.checkpoint_files import STATE_FILE
 from tests.training.runs import LORA, losses, run, same_weights
 
 from .subjects import ATTENTION, Subject

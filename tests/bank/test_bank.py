@@ -14,9 +14,9 @@ import torch
 from datasets import load_dataset
 
 from diffusers_difftune.backbones.fingerprint import weights_fingerprint
-from diffusers_difftune.bank import bank as bank_module
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.io import shards
 from diffusers_difftune.io.hashing import file_sha256
 from tests.tiny import save_tiny_pipeline
 
@@ -43,7 +43,7 @@ def test_a_sample_may_be_changed_without_harm(bank: KnowledgeBank) -> None:
 
 
 def test_memory_is_bounded(bank: KnowledgeBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bank_module, "MEMORY_LIMIT", 2 * 4 * 4 * 8 * 8 * 4)
+    monkeypatch.setattr(shards, "MEMORY_LIMIT", 2 * 4 * 4 * 8 * 8 * 4)
     loaded = KnowledgeBank.load(bank.folder)
     for index in (0, 9, 5, 1, 9):
         assert torch.equal(loaded.latents(index), bank.latents(index))

@@ -19,6 +19,7 @@ from diffusers_difftune.bank.sampler import noise_seed
 from diffusers_difftune.bank.shard import Shard
 from diffusers_difftune.bank.solver import solver_settings
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.io import shards
 from tests.bank.building import PROMPTS, RESOLUTION, contents
 from tests.killing import Stop, stop_after
 
@@ -127,13 +128,13 @@ def test_a_stopped_build_goes_on_where_it_was(
     """Stopped before each of the seven files: the manifest, three shards, preview, card and the whole manifest."""
     folder = tmp_path / "bank"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(count, patch, build_module)
+        stop_after(count, patch, shards)
         build(folder)
     if count > 0:
         half = KnowledgeBank.load(folder)
         assert not half.manifest.is_complete
-        assert half.num_built() == (0, 4, 8, 10, 10, 10)[count - 1]
-        with pytest.raises(DiffTuneError, match=rf"is half built \({half.num_built()} of 10 samples\)"):
+        assert half.manifest.num_built(folder) == (0, 4, 8, 10, 10, 10)[count - 1]
+        with pytest.raises(DiffTuneError, match=rf"is half built \({half.manifest.num_built(folder)} of 10 samples\)"):
             half.check()
     sampled, sample = [], sampler.Sampler.sample
 
@@ -152,7 +153,7 @@ def test_a_shard_that_cannot_be_read_is_made_again(
 ) -> None:
     folder = tmp_path / "bank"
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(3, patch, build_module)
+        stop_after(3, patch, shards)
         build(folder)
     shard = folder / bank.manifest.shard_names[0]
     shard.write_bytes(shard.read_bytes()[:-100])
@@ -190,7 +191,7 @@ def test_a_bank_of_other_settings_is_refused(
     if not whole:
         folder = tmp_path / "bank"
         with monkeypatch.context() as patch, pytest.raises(Stop):
-            stop_after(2, patch, build_module)
+            stop_after(2, patch, shards)
             build(folder)
     before = contents(folder)
     with pytest.raises(DiffTuneError, match=message):
@@ -202,7 +203,7 @@ def test_only_a_whole_bank_outlives_an_update_of_a_library(
     bank: KnowledgeBank, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(2, patch, build_module)
+        stop_after(2, patch, shards)
         build(tmp_path / "half")
     monkeypatch.setattr(build_module, "__version__", "9.9")
     build(bank.folder)
@@ -226,7 +227,7 @@ def test_a_folder_with_something_else_is_refused(build: Build, tmp_path: Path) -
         ({"guidance_scale": 0.5}, "--bank_guidance_scale is 0.5; it must be at least 1.0"),
         ({"guidance_scale": float("nan")}, "--bank_guidance_scale is nan"),
         ({"solver": "heun"}, "--bank_solver is 'heun'"),
-        ({"prompts": []}, "there are no prompts"),
+        ({"prompts": []}, "There are no prompts"),
     ],
 )
 def test_settings_out_of_range_are_refused(build: Build, tmp_path: Path, changes: dict, message: str) -> None:

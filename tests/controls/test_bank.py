@@ -14,11 +14,11 @@ from PIL import Image
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.controls import bank as module
 from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.controls.bank import BankConditions, bank_conditions
 from diffusers_difftune.controls.edge import edge_extractor
 from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.io import shards
 from tests.bank.building import contents
 
 
@@ -64,7 +64,7 @@ def test_each_sample_has_the_condition_of_its_own_image(own_bank: KnowledgeBank,
         assert found.dtype == np.uint8 and found.shape == (16, 16, 3)
         assert np.array_equal(found, expected[index])
     assert not np.array_equal(conditions[0], conditions[1])
-    with pytest.raises(IndexError, match="has 10 samples, and sample 10"):
+    with pytest.raises(IndexError, match="has 10 images, and number 10"):
         conditions[10]
 
 
@@ -94,7 +94,7 @@ def test_they_lie_beside_the_bank_and_are_found_again(own_bank: KnowledgeBank, d
 def test_the_bank_does_not_mind(own_bank: KnowledgeBank, decode: Decode) -> None:
     bank_conditions(own_bank, make_extractor("edge"), decode)
     again = KnowledgeBank.load(own_bank.folder).check()
-    assert again.damaged_shards() == [] and again.num_built() == 10
+    assert again.manifest.num_built(own_bank.folder) == 10
     assert again.prompts() == own_bank.prompts()
 
 
@@ -127,7 +127,7 @@ def test_workers_read_for_themselves(own_bank: KnowledgeBank, decode: Decode) ->
 
 
 def test_few_shards_stay_in_memory(own_bank: KnowledgeBank, decode: Decode, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MEMORY_LIMIT", 1)
+    monkeypatch.setattr(shards, "MEMORY_LIMIT", 1)
     conditions = bank_conditions(own_bank, make_extractor("edge"), decode)
     everything = [conditions[index] for index in (0, 9, 5, 0)]
     assert np.array_equal(everything[0], everything[3])

@@ -10,10 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.bank.hub import BANK_FILES
+from diffusers_difftune.bank.bank import BANK_FILES, KnowledgeBank
 from diffusers_difftune.cli import main
-from diffusers_difftune.config.flags import ControlDataConfig
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.controls import KINDS, MODEL_KINDS
 from diffusers_difftune.data.dataset import load_target_data
 from tests.controls.drawings import control
@@ -29,7 +28,7 @@ def cache(tmp_path: Path) -> list[str]:
 def test_every_kind_is_built(kind: str, tiny_images: Path, tmp_path: Path, cache: list[str]) -> None:
     model = ["--model", "drawing"] if kind in MODEL_KINDS else []
     assert main(["conditions", "build", str(tiny_images), str(tmp_path / "out"), "--kind", kind, *model, *cache]) == 0
-    target = load_target_data(ControlDataConfig(train_data_dir=str(tmp_path / "out")), 0, tmp_path / "cache")
+    target = load_target_data(ControlNetConfig(train_data_dir=str(tmp_path / "out")), 0, tmp_path / "cache")
     assert len(target) == 6
     assert np.array_equal(target.conditions[4].convert("RGB"), control(kind, tiny_image(4)[0]))
 
@@ -47,7 +46,7 @@ def test_the_flags_of_the_data_have_their_effect(
     assert main(["conditions", "build", str(images), out, *flags, *cache]) == 0
     (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
     assert "  images      7 of " in block and "  conditions  edge, 8 × 8 pixels\n" in block
-    target = load_target_data(ControlDataConfig(train_data_dir=out), 0, tmp_path / "cache")
+    target = load_target_data(ControlNetConfig(train_data_dir=out), 0, tmp_path / "cache")
     captions = [target.captions(row)[0] for row in range(7)]
     expected = [tiny_image(index)[1] for index in range(8) if index != 5]
     assert sorted(captions) == sorted(expected) and captions != expected  # drawn with the seed
@@ -82,7 +81,7 @@ def test_the_pipeline_of_a_bank_is_what_its_manifest_says(
     folder = Path(shutil.copytree(bank.folder, tmp_path / "bank"))
     manifest = folder / "manifest.json"
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 2
-    assert "--pretrained_model_name_or_path tiny is neither a folder" in capsys.readouterr().err
+    assert "--pretrained_model_name_or_path: tiny is neither a folder" in capsys.readouterr().err
     manifest.write_text(manifest.read_text().replace('"model": "tiny"', f'"model": "{tiny_pipeline}"'))
     assert main(["conditions", "build", str(folder), "--kind", "edge", *cache]) == 0
 
@@ -140,7 +139,9 @@ def test_other_settings_in_out_are_refused(
 ) -> None:
     command = [str(tiny_images), str(tmp_path / "out"), *cache, "--kind"]
     assert main(["conditions", "build", *command, "edge"]) == 0
-    assert "holds control images of other settings: kind is sketch, not edge;" in mistake([*command, "sketch"], capsys)
+    assert "holds a set of control images of other settings: kind is sketch, not edge;" in mistake(
+        [*command, "sketch"], capsys
+    )
 
 
 def test_a_bank_of_another_pipeline_or_a_damaged_one_is_refused(

@@ -242,7 +242,7 @@ def test_the_commit_on_the_hub_is_pinned(
     assert all(entry["model"] == "user/model" and entry["kind"] == kind for entry in settings)
     assert lines[4] == "0 0 2"
     assert lines[5] == "2 0"  # the weights, too, are those of the commit
-    refusal = f"holds control images of other settings: commit is {commits[1]}, not {commits[0]}; delete"
+    refusal = f"holds a set of control images of other settings: commit is {commits[1]}, not {commits[0]}; delete"
     assert refusal in run.stderr
     assert not [r for r in hub_server.requests if r.startswith("GET") and r.endswith(".py")]
 

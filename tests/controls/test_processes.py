@@ -14,7 +14,7 @@ import pytest
 
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main
-from diffusers_difftune.config.flags import ControlDataConfig
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.data.dataset import load_target_data
 from tests.bank.building import contents, load_pipeline, small_bank
 from tests.killing import Zygote
@@ -76,7 +76,7 @@ def test_two_processes_build_the_same_data(tmp_path: Path) -> None:
     assert main(command("one")) == 0
     assert on_two_processes(command("two")).count("has 600 images with their control images") == 1
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
-    config = ControlDataConfig(train_data_dir=str(tmp_path / "two"))
+    config = ControlNetConfig(train_data_dir=str(tmp_path / "two"))
     assert len(load_target_data(config, 0, tmp_path / "cache2")) == 600
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from diffusers_difftune.bank.bank import KnowledgeBank
-from diffusers_difftune.config.flags import TargetDataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.controls.bank import bank_conditions
 from diffusers_difftune.controls.build import build_conditions
 from diffusers_difftune.data.dataset import load_target_data
@@ -23,7 +23,7 @@ from tests.killing import serve
 def builder(kind: str, path: str, other: str) -> Callable[[Path], object]:
     extractor = drawing_extractor("sketch")
     if kind == "data":
-        target = load_target_data(TargetDataConfig(train_data_dir=path), 0, other)
+        target = load_target_data(DataConfig(train_data_dir=path), 0, other)
         target.content_key  # noqa: B018  (remembered, for all children)
         return lambda folder: build_conditions(target, folder, extractor, shard_size=2, batch_size=1, progress=False)
     bank, decode = KnowledgeBank.load(path), decoder(Path(other))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.cache import store
 from diffusers_difftune.data.cache.encodings import build_image_cache, build_prompt_cache
 from diffusers_difftune.data.cache.store import from_arrow, to_arrow

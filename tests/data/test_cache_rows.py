@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Features, Image, Value
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.cache.encodings import build_image_cache, build_prompt_cache
 from diffusers_difftune.data.dataset import load_target_data
 from tests.data.counting import count_encoded

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import AvifImagePlugin, Image, features
 
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.images.decode import PassingFailure, UnreadableImage, decode, is_of_the_system
 from diffusers_difftune.data.stream import StreamedTarget

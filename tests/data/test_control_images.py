@@ -11,7 +11,7 @@ from diffusers import StableDiffusionControlNetPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from diffusers_difftune.config.flags import ControlDataConfig
+from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.images.check import mismatch
 from diffusers_difftune.data.images.decode import ImageTransform, control_image
@@ -82,8 +82,8 @@ def test_shapes_are_compared_upright() -> None:
     assert mismatch(turned, Image.new("RGB", (24, 16)))
 
 
-def config(folder: Path, **flags) -> ControlDataConfig:
-    return ControlDataConfig(train_data_dir=str(folder), resolution=16, **flags)
+def config(folder: Path, **flags) -> ControlNetConfig:
+    return ControlNetConfig(train_data_dir=str(folder), resolution=16, **flags)
 
 
 def one_wide_condition(folder: Path) -> Path:

@@ -12,7 +12,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.dataset import check_resolution, load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_images, tiny_image
@@ -669,7 +669,7 @@ BAD_INPUT = {
     ),
     "no resolution": (
         lambda folder: {"train_data_dir": folder, "resolution": 0},
-        "--resolution is 0; it must be at least 1.",
+        "--resolution is 0; it must be at least 1 and at most 16384.",
     ),
     "no crops": (
         lambda folder: {"train_data_dir": folder, "crops_per_image": 0},

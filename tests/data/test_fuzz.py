@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
+from diffusers_difftune.config import ClassConditionalConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.images.decode import load_rgb
 from diffusers_difftune.data.reading.records import read_records
@@ -215,7 +215,11 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@given(st.dictionaries(file_names, entries, max_size=7), st.booleans(), st.sampled_from((DataConfig, ClassDataConfig)))
+@given(
+    st.dictionaries(file_names, entries, max_size=7),
+    st.booleans(),
+    st.sampled_from((DataConfig, ClassConditionalConfig)),
+)
 def test_any_folder_is_a_data_set_or_one_sentence(
     place: Path, cache: Path, things: dict, skip: bool, config_class: type
 ) -> None:
@@ -229,5 +233,5 @@ def test_any_rows_are_a_data_set_or_one_sentence(
 ) -> None:
     """Nearer to what is right: images, and rows that may name them."""
     fill(place / "folder", images | {"metadata.jsonl": "\n".join(map(json.dumps, rows)).encode()})
-    for config_class in (DataConfig, ClassDataConfig):
+    for config_class in (DataConfig, ClassConditionalConfig):
         looked_at(place / "folder", cache, config_class, skip_bad_images=skip)

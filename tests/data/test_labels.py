@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 
-from diffusers_difftune.config.flags import ClassDataConfig
+from diffusers_difftune.config import ClassConditionalConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.reading.labels import check_classes, read_labels
+from diffusers_difftune.data.source import ANY
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image, tiny_label
 
 
 def load(cache_dir: Path, folder: Path, seed: int = 0, **flags) -> TargetData:
-    return load_target_data(ClassDataConfig(train_data_dir=str(folder), **flags), seed, cache_dir / "cache")
+    return load_target_data(ClassConditionalConfig(train_data_dir=str(folder), **flags), seed, cache_dir / "cache")
 
 
 def classes_of(target: TargetData) -> list[str]:
@@ -134,9 +135,8 @@ def test_names_that_classes_share_are_told(caplog) -> None:
 def test_data_to_measure_with_may_have_any_classes(tmp_path: Path) -> None:
     for number, names in enumerate((["oak"] * 3, ["oak", "ash", "oak"])):
         folder = relabelled(tmp_path / str(number), names)
-        config = ClassDataConfig(train_data_dir=str(folder))
-        config.learns_classes = False
-        assert classes_of(load_target_data(config, 0, tmp_path / "cache")) == names
+        config = ClassConditionalConfig(train_data_dir=str(folder))
+        assert classes_of(load_target_data(config, 0, tmp_path / "cache", ANY)) == names
     with pytest.raises(DiffTuneError, match="1 class only, oak"):
         load(tmp_path, tmp_path / "0")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
+from diffusers_difftune.config import ClassConditionalConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
@@ -22,7 +22,7 @@ def load(folder: Path, cache_dir: Path, **flags) -> TargetData:
 
 
 def load_classes(folder: Path, cache_dir: Path, **flags) -> TargetData:
-    return load_target_data(ClassDataConfig(train_data_dir=str(folder), **flags), 0, cache_dir)
+    return load_target_data(ClassConditionalConfig(train_data_dir=str(folder), **flags), 0, cache_dir)
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -141,7 +141,7 @@ def test_a_class_does_not_vanish_by_name_either(tmp_path: Path) -> None:
     (folder / "fox").mkdir()
     Image.new("RGB", (16, 16), "red").save(folder / "fox" / "0.avif")
     with pytest.raises(DiffTuneError, match="`datasets` reads no file in the folder .*/fox .*--train_data_dir"):
-        load_target_data(ClassDataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+        load_target_data(ClassConditionalConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
 
 
 def test_images_that_the_metadata_do_not_name_are_counted_with_either_flag(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_an_empty_class_folder_is_refused_with_either_flag(tmp_path: Path) -> No
         with pytest.raises(
             DiffTuneError, match=f"--{flag}: the folder .*/yew .*take the folder away if it is no class"
         ):
-            load_target_data(ClassDataConfig(**{flag: str(folder)}), 0, tmp_path / "cache")
+            load_target_data(ClassConditionalConfig(**{flag: str(folder)}), 0, tmp_path / "cache")
 
 
 def test_columns_that_datasets_does_not_find_in_a_folder(tmp_path: Path) -> None:
@@ -177,5 +177,5 @@ def test_columns_that_datasets_does_not_find_in_a_folder(tmp_path: Path) -> None
     with pytest.raises(
         DiffTuneError, match=f"^--label_column: .*; the columns are image; .* --train_data_dir {classes} has"
     ):
-        load_target_data(ClassDataConfig(**given), 0, tmp_path / "cache")
+        load_target_data(ClassConditionalConfig(**given), 0, tmp_path / "cache")
     assert len(load_classes(classes, tmp_path / "cache")) == 7

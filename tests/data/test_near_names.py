@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from diffusers_difftune.config.flags import ControlDataConfig, DataConfig
+from diffusers_difftune.config import ControlNetConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from tests.data.test_splits import table
@@ -58,7 +58,7 @@ def test_a_name_that_is_nearly_right(case: str, column: str, tmp_path: Path) -> 
     rows = [{"file_name": "01.png", "conditioning_image_file_name": "01.png", "text": "a"} for _ in range(3)]
     rows[1][column] = name
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    config = DataConfig if column == "file_name" else ControlDataConfig
+    config = DataConfig if column == "file_name" else ControlNetConfig
     with pytest.raises(DiffTuneError) as caught:
         load(tmp_path, config, train_data_dir=tmp_path / "data")
     looked_for = f"{folder}/{name}"
@@ -245,8 +245,8 @@ def test_an_archive_given_itself(tmp_path: Path) -> None:
 def test_text_files_are_no_control_images(tmp_path: Path) -> None:
     folder = with_texts(tmp_path / "data")
     with pytest.raises(DiffTuneError, match="write a metadata.jsonl with a line .* for each image.$"):
-        load(tmp_path, ControlDataConfig, train_data_dir=folder)
-    assert len(load(tmp_path, ControlDataConfig, train_data_dir=save_tiny_conditions(tmp_path / "pairs", 2))) == 2
+        load(tmp_path, ControlNetConfig, train_data_dir=folder)
+    assert len(load(tmp_path, ControlNetConfig, train_data_dir=save_tiny_conditions(tmp_path / "pairs", 2))) == 2
 
 
 def test_datasets_looked_for_a_name_beneath_the_folder_of_the_metadata(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.controls.build import opened
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.images import profiles

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import diffusers_difftune
-from diffusers_difftune.config.flags import ControlDataConfig, DataConfig
+from diffusers_difftune.config import ControlNetConfig, DataConfig
 from diffusers_difftune.controls.build import opened
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.images.decode import ImageTransform, UnreadableImage, control_image, decode, load_rgb
@@ -267,7 +267,7 @@ def test_all_rows_are_listed_and_can_be_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_depth_that_is_not_normalised_is_refused_before_weights_are_loaded(tmp_path: Path, streaming: bool) -> None:
     folder = float_images(save_tiny_conditions(tmp_path / "data", 3), ["condition-00.png"], 7.5)
-    config = ControlDataConfig(train_data_dir=str(folder), resolution=16, streaming=streaming)
+    config = ControlNetConfig(train_data_dir=str(folder), resolution=16, streaming=streaming)
     with pytest.raises(
         DiffTuneError, match=r"32-bit floating point \(mode F\) with values from 0 to 7.5, where 0 is black"
     ):
@@ -279,7 +279,7 @@ def test_depth_that_is_not_normalised_is_refused_before_weights_are_loaded(tmp_p
 def test_training_validation_and_evaluation_read_the_same_numbers(tmp_path: Path) -> None:
     """A depth map in floating point, as a target image, a control image and a validation image."""
     folder = float_images(save_tiny_conditions(tmp_path / "data", 2), ["00.png", "condition-00.png"], 1)
-    target = load_target_data(ControlDataConfig(train_data_dir=str(folder), resolution=16), 0, tmp_path)
+    target = load_target_data(ControlNetConfig(train_data_dir=str(folder), resolution=16), 0, tmp_path)
     transform = ImageTransform(16)
     expected = torch.from_numpy(np.linspace(0, 255, 256, dtype=np.float32).round().reshape(16, 16)).expand(3, 16, 16)
     assert torch.equal(control_image(target.conditions[0], transform) * 255, expected)

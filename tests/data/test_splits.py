@@ -13,7 +13,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
 from diffusers_difftune.cli.data import open_data
-from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
+from diffusers_difftune.config import ClassConditionalConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
@@ -363,13 +363,13 @@ def test_splits_are_no_classes(names: list[str], tmp_path: Path) -> None:
     for name in names:
         save_tiny_classes(tmp_path / "data" / name)
     with pytest.raises(DiffTuneError, match=f"are {', '.join(sorted(names))}, which are no classes"):
-        load_target_data(ClassDataConfig(train_data_dir=str(tmp_path / "data")), 0, tmp_path / "cache")
+        load_target_data(ClassConditionalConfig(train_data_dir=str(tmp_path / "data")), 0, tmp_path / "cache")
 
 
 def test_a_split_among_classes_is_refused_and_a_train_is_a_train(tmp_path: Path) -> None:
     folder = save_tiny_classes(tmp_path / "data")
     (folder / "ash").rename(folder / "train")
-    assert load_target_data(ClassDataConfig(train_data_dir=str(folder)), 0, tmp_path / "cache").class_names == [
+    assert load_target_data(ClassConditionalConfig(train_data_dir=str(folder)), 0, tmp_path / "cache").class_names == [
         "elm",
         "oak",
         "train",
@@ -378,4 +378,4 @@ def test_a_split_among_classes_is_refused_and_a_train_is_a_train(tmp_path: Path)
     with pytest.raises(
         DiffTuneError, match="has the folder Test beside 2 others, as if a class were called so; move it"
     ):
-        load_target_data(ClassDataConfig(train_data_dir=str(folder)), 0, tmp_path / "cache")
+        load_target_data(ClassConditionalConfig(train_data_dir=str(folder)), 0, tmp_path / "cache")

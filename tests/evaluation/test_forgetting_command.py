@@ -101,7 +101,7 @@ def test_a_whole_model(
     (kept,) = (out / "features").iterdir()
     found = {file.stem: load_file(file)["features"] for file in kept.iterdir()}
     assert found.keys() == {"finetuned", "pretrained", "data-2", "noise-2"}
-    from diffusers_difftune.config.flags import DataConfig
+    from diffusers_difftune.config import DataConfig
     from diffusers_difftune.data.dataset import load_target_data
     from diffusers_difftune.evaluation.real_images import drawn_rows
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTokenizer
 
-from diffusers_difftune.config.flags import ClassDataConfig, DataConfig
+from diffusers_difftune.config import ClassConditionalConfig, DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
@@ -102,7 +102,9 @@ def test_images_are_read_as_a_pipeline_makes_them(tmp_path):
 
 
 def test_a_draw_of_rows_is_always_the_same_and_of_all_kinds(tmp_path):
-    classes = load_target_data(ClassDataConfig(train_data_dir=str(save_tiny_classes(tmp_path, 30))), 0, tmp_path)
+    classes = load_target_data(
+        ClassConditionalConfig(train_data_dir=str(save_tiny_classes(tmp_path, 30))), 0, tmp_path
+    )
     rows = drawn_rows(classes, 12)
     assert rows == drawn_rows(classes, 12) == drawn_rows(classes, 30)[:12] and len(set(rows)) == 12
     assert {classes.captions(row)[0] for row in rows} == {"0", "1", "2"}, "though the classes lie one after another"
@@ -110,7 +112,9 @@ def test_a_draw_of_rows_is_always_the_same_and_of_all_kinds(tmp_path):
 
 
 def test_classes_are_matched_by_their_names(tmp_path):
-    classes = load_target_data(ClassDataConfig(train_data_dir=str(save_tiny_classes(tmp_path / "a", 6))), 0, tmp_path)
+    classes = load_target_data(
+        ClassConditionalConfig(train_data_dir=str(save_tiny_classes(tmp_path / "a", 6))), 0, tmp_path
+    )
     names = [classes.class_names[int(classes.captions(row)[0])] for row in range(6)]
     ids = {"elm": 7, "oak": 2, "ash": 30, "fir": 1}
     assert row_prompts(classes, range(6), ids) == [str(ids[name]) for name in names]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.evaluation.features import make_features

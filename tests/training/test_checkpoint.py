@@ -15,8 +15,9 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from diffusers_difftune.io import locks as turns
-from diffusers_difftune.training import checkpoint
-from diffusers_difftune.training.checkpoint import STATE_FILE, checksum, list_checkpoints, what_is_missing
+from diffusers_difftune.training import checkpoint_files
+from diffusers_difftune.training.checkpoint import checksum
+from diffusers_difftune.training.checkpoint_files import STATE_FILE, list_checkpoints, what_is_missing
 from tests.training.runs import FULL, LORA, log, run, same_weights
 
 
@@ -182,7 +183,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(script, largest, tiny_pipeline, 
 
 def test_too_little_room_is_told_before_anything_is_trained(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: usage._replace(free=1_000))
+    monkeypatch.setattr(checkpoint_files.shutil, "disk_usage", lambda _: usage._replace(free=1_000))
     with pytest.raises(SystemExit):
         run(FULL, tiny_pipeline, tiny_images, tmp_path / "run", FLAGS)
     said = capsys.readouterr().err

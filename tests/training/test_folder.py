@@ -141,8 +141,8 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_else(tiny_pipeline, t
     left = set(contents(old)) - {f"knowledge_bank/{name}" for name in bank}
     wanted = {"run_config.json", "training_log.jsonl", "README.md", "pytorch_lora_weights.safetensors"}
     assert left - {f"figures/{name}" for name in ("noise_levels.png", "losses.png")} == wanted | set(mine)
-    assert contents(old / "knowledge_bank") == bank and "Sampling a knowledge bank" in caplog.text
-    assert caplog.text.count("Sampling a knowledge bank") == 1, "it is used again"
+    assert contents(old / "knowledge_bank") == bank and "Knowledge bank: 4 samples in " in caplog.text
+    assert caplog.text.count("Knowledge bank: 4 samples in ") == 1, "it is used again"
     assert len(log(old)) == 1
 
 

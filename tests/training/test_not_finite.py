@@ -9,7 +9,7 @@ import torch
 
 from diffusers_difftune.objective import DiffTuningObjective
 from diffusers_difftune.training import not_finite
-from diffusers_difftune.training.checkpoint import what_is_missing
+from diffusers_difftune.training.checkpoint_files import what_is_missing
 from tests.training.runs import FULL, log, run, same_weights, unet
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune.training.checkpoint import what_is_missing
+from diffusers_difftune.training.checkpoint_files import what_is_missing
 
 from .runs import FULL, SCRIPTS, arguments, environment, run, same_weights
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_difftune.bank.manifest import MANIFEST_NAME, BankManifest
-from diffusers_difftune.training.checkpoint import STATE_FILE, read_settings
+from diffusers_difftune.training.checkpoint_files import STATE_FILE, read_settings
 from diffusers_difftune.training.differences import FACTS, differences
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, arguments, load_script, log, losses, same_weights

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What stops a run before anything expensive happens, beside `tests/test_bad_input.py`."""
 
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -9,15 +10,14 @@ import torch
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionBackbone
-from diffusers_difftune.config import TextToImageConfig
-from diffusers_difftune.config.flags import DataConfig
+from diffusers_difftune.config import DataConfig, TextToImageConfig
 from diffusers_difftune.data.cache.encodings import build_image_cache
 from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.folder import take_output_dir
-from diffusers_difftune.training.run import check_processes_are_joined
+from diffusers_difftune.training.launch import check_processes
 from tests.tiny import save_tiny_images
-from tests.training.runs import FULL, LORA, run
+from tests.training.runs import FULL, LORA, arguments, load_script, log, run
 
 
 def test_distillation_needs_the_prediction_type_of_the_pretrained_model(tiny_pipeline, tiny_images, tmp_path, capsys):
@@ -68,18 +68,19 @@ def test_a_stream_says_once_that_it_leaves_rows_out(tiny_pipeline, tmp_path, cap
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
     """What accelerate makes of `torchrun --nproc_per_node 2` on a machine without a GPU: two runs of one process each."""
-    accelerator = SimpleNamespace(num_processes=1)
+    plain = {"mixed_precision": "no", "device": torch.device("cpu")}
+    accelerator = SimpleNamespace(num_processes=1, **plain)
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    check_processes_are_joined(accelerator)
+    check_processes(accelerator)
     monkeypatch.setenv("WORLD_SIZE", "2")  # of a cluster, in whose pods one process was started by hand
-    check_processes_are_joined(accelerator)
+    check_processes(accelerator)
     monkeypatch.setenv("LOCAL_RANK", "0")
-    check_processes_are_joined(SimpleNamespace(num_processes=2))
+    check_processes(SimpleNamespace(num_processes=2, **plain))
     with pytest.raises(
         DiffTuneError, match=r"^WORLD_SIZE is 2, and each .*; set ACCELERATE_USE_CPU=true to train on processors\.$"
     ):
-        check_processes_are_joined(accelerator)
+        check_processes(accelerator)
 
 
 def test_what_a_killed_run_was_writing_is_removed_and_nothing_else(tmp_path):
@@ -121,3 +122,31 @@ def test_images_are_encoded_in_batches_of_so_many_pixels(tiny_pipeline, tiny_ima
     target = load_target_data(config, 0, tmp_path)
     build_image_cache(target, load_backbone(tiny_pipeline), config, tmp_path)
     assert sizes == [4, 4]
+
+
+def test_the_default_tracker_is_used_where_it_is_installed(
+    tiny_pipeline, tiny_images, tmp_path, monkeypatch, caplog, capsys
+):
+    flags = "--objective standard --max_train_steps 1"
+    words = (
+        " ".join(arguments(tiny_pipeline, tiny_images, tmp_path / "run", flags))
+        .replace("--report_to none", "")
+        .split()
+    )
+    script = load_script(FULL)
+    script.main(words)
+    assert any((tmp_path / "run" / "logs").rglob("events*")) and "is not installed" not in caplog.text
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *_: None if name == "tensorboard" else find_spec(name)
+    )
+    words[words.index(str(tmp_path / "run"))] = str(tmp_path / "without")
+    script.main(words)
+    assert not (tmp_path / "without" / "logs").exists() and len(log(tmp_path / "without")) == 1
+    assert "tensorboard, the default of --report_to, is not installed" in caplog.text
+    with pytest.raises(SystemExit):
+        script.main([*words, "--report_to", "tensorboard", "--overwrite_output_dir"])
+    assert (
+        "--report_to tensorboard needs the package tensorboard; install it with `pip install 'diffusers-difftune[tensorboard]'`"
+        in (capsys.readouterr().err)
+    )

@@ -14,8 +14,8 @@ from accelerate import Accelerator
 from diffusers.optimization import SchedulerType
 
 from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.training.checkpoint import STATE_FILE, join_optimizer_state
-from diffusers_difftune.training.checkpoint import split_optimizer_state as split
+from diffusers_difftune.training.checkpoint_files import STATE_FILE, join_optimizer_state
+from diffusers_difftune.training.checkpoint_files import split_optimizer_state as split
 from diffusers_difftune.training.run import Run, make_optimizer
 from diffusers_difftune.training.stopping import StopRequests
 from tests.training.runs import FULL, log, run, same_weights

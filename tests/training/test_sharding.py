@@ -12,15 +12,13 @@ from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training import sharding
-from diffusers_difftune.training.checkpoint import what_is_missing
-from diffusers_difftune.training.sharding import blocks
+from diffusers_difftune.training.checkpoint_files import what_is_missing
+from diffusers_difftune.training.distributed import blocks
 from tests.tiny import save_tiny_classes
 from tests.tiny_features import save_projection_of_efficientnet
 from tests.training.runs import (
     CLASS,
     FULL,
-    LORA,
     SCRIPTS,
     arguments,
     assert_same_run,
@@ -35,6 +33,7 @@ from tests.training.runs import (
     wait_for,
     without_the_steps_after_2,
 )
+from tests.training.test_launch import ASKED
 
 
 pytestmark = pytest.mark.slow
@@ -43,21 +42,6 @@ pytestmark = pytest.mark.slow
 CONTROL = "train_controlnet_difftune"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 WORKER = Path(__file__).with_name("sharded.py")
-# What `accelerate launch --use_fsdp --fsdp_version 2` says, defaults included.
-ASKED = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_SHARDING_STRATEGY": "FULL_SHARD",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_OFFLOAD_PARAMS": "false",
-    "FSDP_MIN_NUM_PARAMS": "100000000",
-    "FSDP_FORWARD_PREFETCH": "false",
-    "FSDP_USE_ORIG_PARAMS": "true",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",
-    "FSDP_SYNC_MODULE_STATES": "true",
-    "FSDP_ACTIVATION_CHECKPOINTING": "false",
-    "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": "false",
-}
 # Prompts are encoded by both processes, gradients summed over two micro-steps, and there is everything to be sharded.
 FLAGS = (
     "--use_ema --gradient_accumulation_steps 2 --retention_target pretrained --no_cache --checkpointing_steps 2"
@@ -201,55 +185,12 @@ def test_blocks_are_gathered_one_by_one(tiny_pipeline, tiny_dit):
         blocks(unet, ["UpBlock2D", "LlamaLayer"])
 
 
-@pytest.mark.parametrize(
-    ("script", "variables", "flags", "sentence"),
-    [
-        (
-            FULL,
-            ASKED | {"FSDP_VERSION": "1"},
-            "",
-            "asks for FSDP version 1, and these scripts shard with version 2 only",
-        ),
-        (FULL, {"ACCELERATE_USE_FSDP": "true"}, "", "use `accelerate launch --use_fsdp --fsdp_version 2`."),
-        (FULL, ASKED, "", "does not shard here: it found 1 process(es) on cpu; start one process per GPU"),
-        (FULL, ASKED | {"FSDP_OFFLOAD_PARAMS": "true"}, "", "has --fsdp_offload_params, which these scripts do not"),
-        (FULL, ASKED | {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "", "give --gradient_checkpointing to the script."),
-        (
-            FULL,
-            ASKED | {"FSDP_IGNORED_MODULES": "conv_in"},
-            "",
-            "has fsdp_ignored_modules, whose gradients nobody sums",
-        ),
-        (FULL, ASKED | {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "", "has --use_parallelism_config, which these"),
-        (FULL, ASKED, "--train_parameters conv_in.*", "all weights train, and --train_parameters trains few of them"),
-        (LORA, ASKED, "", "all weights train, and --adapter lora trains few of them; leave FSDP out"),
-        (FULL, ASKED, "--use_ema --offload_ema", "--offload_ema does not go with FSDP"),
-        (
-            FULL,
-            ASKED,
-            "--mixed_precision fp16",
-            "fp16 does not go with FSDP, which has no loss scaler here; use bf16 or",
-        ),
-        (FULL, ASKED, "--use_8bit_adam", "--use_8bit_adam does not go with FSDP, whose states cannot be sharded"),
-        (FULL, {"ACCELERATE_USE_MEGATRON_LM": "true"}, "", "to shard a model use `accelerate launch --use_fsdp"),
-    ],
-)
-def test_what_cannot_be_sharded_is_refused(
-    script, variables, flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
-):
+def test_accelerate_that_does_not_shard_is_found_out(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
     """accelerate ignores without a word that a run on one processor asks for FSDP."""
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as stopped:
-        run(script, tiny_pipeline, tiny_images, tmp_path, flags)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and sentence in said and not (tmp_path / "training_log.jsonl").exists()
-
-
-def test_an_old_torch_is_refused(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
     for name, value in ASKED.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sharding, "is_torch_version", lambda *_: False)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stopped:
         run(FULL, tiny_pipeline, tiny_images, tmp_path)
-    assert "asks for FSDP, which needs torch 2.8 or newer in these scripts; this is 2." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not shard here: it found 1 process(es) on cpu; start one process per GPU" in said
+    assert stopped.value.code == 2 and not (tmp_path / "training_log.jsonl").exists()

@@ -17,9 +17,9 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
+from diffusers_difftune.config.idle_flags import RULES, idle_flags
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.console import labelled_block
-from diffusers_difftune.training.idle_flags import RULES, idle_flags
 from diffusers_difftune.training.summary import moments
 from diffusers_difftune.training.summary_text import caption_words, data_words, summary_rows
 from diffusers_difftune.training.validation import validation_steps
@@ -62,7 +62,7 @@ def test_a_run_says_what_it_will_do_before_it_does_it(
     told = [record.getMessage() for record in caplog.records]
     (shown,) = [message for message in told if message.startswith(TITLE)]
     assert told.index(shown) < next(
-        i for i, message in enumerate(told) if message.startswith("Sampling a knowledge bank")
+        i for i, message in enumerate(told) if message.startswith("Knowledge bank: 5 samples in ")
     )
     images = [f"Making 1 validation image in {folder / 'validation' / f'step-{step}'}" for step in (2, 3)]
     assert [message for message in told if message.startswith("Making")] == (images if script == LORA else [])

@@ -12,11 +12,10 @@ import torch
 from accelerate import Accelerator
 from diffusers import ControlNetModel, DiTPipeline, StableDiffusionPipeline
 
-from diffusers_difftune.training.zero import is_asked_for
+from diffusers_difftune.training.launch import sharded_by
 from tests.training.runs import (
     CLASS,
     FULL,
-    LORA,
     SCRIPTS,
     arguments,
     assert_same_run,
@@ -32,6 +31,7 @@ from tests.training.runs import (
     unet,
     without_the_steps_after_2,
 )
+from tests.training.test_launch import as_file, asked
 from tests.training.test_not_finite import spoil
 
 
@@ -46,11 +46,6 @@ FLAGS = (
 )
 RESUME = "--resume_from_checkpoint checkpoint-2"
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
-
-
-def asked(stage: int, **more: str) -> dict[str, str]:
-    """What `accelerate launch --use_deepspeed --zero_stage` says."""
-    return {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": str(stage)} | more
 
 
 def run_spread(stage: int, name: str, *where: object, **variables: str) -> None:
@@ -169,76 +164,6 @@ def test_a_dit_is_trained_in_the_precision_that_it_would_have(tiny_dit, tiny_cla
     DiTPipeline.from_pretrained(two)
 
 
-def as_file(**content: object) -> dict[str, str]:
-    """What `accelerate launch` says of a DeepSpeed config in a file; it takes its text, too."""
-    content = {"zero_optimization": {"stage": 2}} | content
-    return asked(2, ACCELERATE_DEEPSPEED_CONFIG_FILE=json.dumps(content))
-
-
-@pytest.mark.parametrize(
-    ("script", "variables", "flags", "sentence"),
-    [
-        (FULL, asked(3), "", "ZeRO stage 3; these scripts take 1 and 2, and spread the parameters, too, with FSDP2"),
-        (FULL, asked(0), "", "ZeRO stage 0; these scripts take 1 and 2"),
-        (FULL, as_file(zero_optimization={}), "", "ZeRO stage 0; these scripts take 1 and 2"),
-        (LORA, asked(2), "", "DeepSpeed shards a model of which all weights train, and --adapter lora trains few"),
-        (FULL, asked(2), "--train_parameters conv_in.*", "and --train_parameters trains few of them; leave DeepSpeed"),
-        (FULL, asked(2), "--use_8bit_adam", "--use_8bit_adam does not go with DeepSpeed, whose states cannot be"),
-        (
-            FULL,
-            asked(2, ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE="cpu"),
-            "",
-            "has offload_optimizer in zero_optimization, which these scripts do not",
-        ),
-        (
-            FULL,
-            asked(2, ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE="cpu"),
-            "",
-            "has offload_param in zero_optimization",
-        ),
-        (FULL, as_file(optimizer={"type": "AdamW"}), "", "The DeepSpeed config has optimizer, which these scripts do"),
-        (FULL, as_file(scheduler={"type": "WarmupLR"}), "", "The DeepSpeed config has scheduler, which these scripts"),
-        (FULL, as_file(bf16={"enabled": True}), "", "The DeepSpeed config has bf16, which these scripts do not take"),
-        (FULL, as_file(train_batch_size=8), "", "The DeepSpeed config has train_batch_size, which these scripts do"),
-        (
-            FULL,
-            asked(2, ACCELERATE_GRADIENT_CLIPPING="0.5"),
-            "",
-            "has gradient_clipping 0.5, and --max_grad_norm is 1.0; leave the former out",
-        ),
-        (
-            FULL,
-            asked(2, ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4"),
-            "--gradient_accumulation_steps 2",
-            "has gradient_accumulation_steps 4, and --gradient_accumulation_steps is 2; leave the former out",
-        ),
-        (
-            FULL,
-            as_file(zero_optimization={"stage": 2, "round_robin_gradients": True}),
-            "",
-            "has round_robin_gradients in zero_optimization, which these scripts do not support",
-        ),
-        (
-            FULL,
-            asked(2, ACCELERATE_DEEPSPEED_CONFIG_FILE="nowhere.json"),
-            "",
-            "The DeepSpeed config cannot be read: ",
-        ),
-        (FULL, as_file(zero_optimization=[1]), "", "The DeepSpeed config cannot be read: "),
-        (
-            FULL,
-            asked(2, ACCELERATE_USE_PARALLELISM_CONFIG="true"),
-            "",
-            "has --use_parallelism_config, which these scripts",
-        ),
-    ],
-)
-def test_what_cannot_be_had_is_refused(
-    script, variables, flags, sentence, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
-):
-    assert sentence in refusal(script, variables, flags, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
-
-
 @needs_deepspeed
 @pytest.mark.parametrize(
     ("flags", "sentence"),
@@ -271,21 +196,10 @@ def test_what_the_processes_cannot_do_is_refused(
     told, initialize = [], Accelerator.__init__
     with monkeypatch.context() as patch:
         patch.setattr(
-            Accelerator, "__init__", lambda *args, **flags: told.append(is_asked_for()) or initialize(*args, **flags)
+            Accelerator, "__init__", lambda *args, **flags: told.append(sharded_by()) or initialize(*args, **flags)
         )
         assert sentence in refusal(FULL, everything, flags, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
-    assert told == [False] and is_asked_for()
-
-
-@pytest.mark.parametrize("version", [None, "0.15.4"])
-def test_a_deepspeed_that_is_missing_or_old_is_told(
-    version, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys
-):
-    found = None if version is None else object()
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: found if name == "deepspeed" else find_spec(name))
-    monkeypatch.setattr("diffusers_difftune.training.zero.compare_versions", lambda *_: True)
-    said = refusal(FULL, asked(2), "", tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys)
-    assert "needs the package deepspeed, 0.19.8 or newer; install it with" in said
+    assert told == [None] and sharded_by() == "DeepSpeed"
 
 
 def refusal(script, variables, flags, pipeline, images, folder, monkeypatch, capsys) -> str:

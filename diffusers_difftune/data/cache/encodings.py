@@ -29,7 +29,7 @@ from .store import Rows, Use, find_or_encode, row_key, to_arrow
 
 
 if TYPE_CHECKING:
-    from ...config.flags import DataConfig
+    from ...config import DataConfig
     from ..dataset import TargetData
 
 
