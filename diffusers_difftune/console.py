@@ -124,6 +124,11 @@ def labelled_block(title: str, rows: Sequence[tuple[str, str]], width: int, most
     return "\n".join(line.rstrip() for line in lines)
 
 
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most so many columns; what has no space in it, such as a path, is not broken."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
 def shortened(path: str, longest: int) -> str:
     """A path or an id of at most so many characters, with an ellipsis in its middle if it is longer; its end says more."""
     if len(path) <= longest:

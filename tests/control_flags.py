@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from diffusers_difftune import controls as conditions
-from diffusers_difftune.trainables.control import NEW_LAYERS
+from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
 from diffusers_difftune.training import control_evaluation, trainer
 from tests.flag_lab import CONTROL, Lab, Result, images, row, same
 from tests.tiny import byte_tokenizer, save_tiny_conditions, tiny_condition
@@ -138,9 +138,11 @@ def an_adapter_on_the_control_branch(lab: Lab) -> None:
     # The matrices' gradients are 0 in the first step, behind zero convolutions.
     given = {"adapter": "lora", "rank": 2, "max_train_steps": 4, "learning_rate": 1e-2}
     lora = lab.run(**given)
-    own = {name for name in lora.weights() if not name.startswith(NEW_LAYERS)}
+    own = {name for name in lora.weights() if not name.startswith(StableDiffusionControlNet.new_layers)}
     assert any(".attn1.to_q.lora_A" in name for name in own) and all(".attn" in name for name in own)
-    assert {name for name in lab.plain.weights() if name.startswith(NEW_LAYERS)} == lora.weights().keys() - own
+    assert {
+        name for name in lab.plain.weights() if name.startswith(StableDiffusionControlNet.new_layers)
+    } == lora.weights().keys() - own
     assert not same(lab.run(**given | {"lora_alpha": 40.0}), lora)
     assert not same(lab.run(**given | {"lora_dropout": 0.5}), lora)
     found = lab.run(**given | {"rank": 4, "lora_target_modules": ["ff.net.0.proj"]}).weights()
@@ -149,7 +151,11 @@ def an_adapter_on_the_control_branch(lab: Lab) -> None:
     scales = lab.run(**given | {"adapter": "difffit", "rank": None}).weights()
     assert any(name.endswith("to_out.0.difffit_scale") for name in scales)
     named = lab.run(**given | {"adapter": None, "rank": None, "train_parameters": ["mid_block.*", "conv_in.bias"]})
-    assert {name.split(".")[0] for name in named.weights()} == {*NEW_LAYERS, "mid_block", "conv_in"}
+    assert {name.split(".")[0] for name in named.weights()} == {
+        *StableDiffusionControlNet.new_layers,
+        "mid_block",
+        "conv_in",
+    }
     assert "--lora_target_modules nothing" in lab.refused(**given | {"lora_target_modules": ["nothing"]})
     assert "--lora_alpha needs --adapter" in lab.refused(lora_alpha=2.0)
 

@@ -230,15 +230,15 @@ ROWS: dict[str, tuple] = {
     ),
     "a ControlNet that asks for classes": (
         lambda place: {CONTROLNET: controlnet(place, num_class_embeds=10)},
-        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the unet's is None",
+        f"--{CONTROLNET} .* belongs to another model: its num_class_embeds is 10, and the denoiser's is None",
     ),
     "ControlNet for another text encoder": (
         lambda place: {CONTROLNET: controlnet(place, cross_attention_dim=768)},
-        f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the unet's is 32",
+        f"--{CONTROLNET} .* belongs to another model: its cross_attention_dim is 768, and the denoiser's is 32",
     ),
     "ControlNet of another size": (
         lambda place: {CONTROLNET: controlnet(place, block_out_channels=[8, 16])},
-        rf"--{CONTROLNET} .* belongs to another model: its block_out_channels is \[8, 16\], and the unet's is \[4, 8\]",
+        rf"--{CONTROLNET} .* belongs to another model: its block_out_channels is \[8, 16\], and the denoiser's is \[4, 8\]",
     ),
     "ControlNet for another VAE": (
         lambda place: {CONTROLNET: controlnet(place, conditioning_embedding_out_channels=[16, 32, 96, 256])},

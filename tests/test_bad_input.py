@@ -3,7 +3,7 @@
 """Mistakes of a user, one a row: what a script says, and that it says so before any weights are loaded.
 
 What can be wrong with target data, knowledge banks and YAML files is tested in depth in `tests/data`, `tests/bank` and
-`tests/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
+`tests/config/test_flags.py`; here each kind comes once, through a script. That `--skip_bad_images` goes on is in
 `tests/test_flags_effect.py`, what is said of `--push_to_hub` in `tests/test_push.py`. The rows of the ControlNet script
 are in `tests/control_mistakes.py`, those of the class-conditional one in `tests/class_mistakes.py`, those about measuring
 in `tests/evaluation_mistakes.py`, and those about models that are damaged or hostile in `tests/hostile_models.py`.
@@ -267,8 +267,8 @@ ROWS: dict[str, tuple] = {
         f"--{MODEL}: the unet of .* has in_channels 9 and needs 4, as many as the latents of its vae .*",
     ),
     "unsupported pipeline": (
-        lambda place: {MODEL: place.edited("model_index.json", _class_name="StableDiffusionXLPipeline")},
-        f"--{MODEL}: the pipeline is a StableDiffusionXLPipeline; supported pipelines are StableDiffusionPipeline, DiTPipeline",
+        lambda place: {MODEL: place.edited("model_index.json", _class_name="UnCLIPPipeline")},
+        f"--{MODEL}: the pipeline is a UnCLIPPipeline; supported pipelines are StableDiffusionPipeline, .*DiTPipeline",
     ),
     "model that is nowhere": (
         {MODEL: "user/nowhere"},

@@ -289,12 +289,12 @@ def test_a_new_controlnet_with_a_blank_condition_forgets_nothing(tiny_pipeline):
     bare = pytest.importorskip("bare", exc_type=ImportError)
     backbone = load_backbone(tiny_pipeline)
     unet = backbone.load_denoiser()
-    controlnet = backbone.new_controlnet(unet)
+    controlnet = backbone.controlnet.new(unet)
     objective = DiffTuningObjective(backbone.noise_scheduler)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(3, 3, 16, 16, generator=generator) * 2 - 1
-    encoded = backbone.scale_latents(backbone.encode_images(images)[0]), backbone.encode_prompts(["a", "b", "c"])
+    encoded = backbone.to_denoiser(backbone.encode_images(images)[0]), backbone.encode_prompts(["a", "b", "c"])
     before = denoising_loss_by_level(unet, backbone, objective, *encoded, num_levels=4)
     pair = bare.BlankControl(backbone, unet, 16)
     after = denoising_loss_by_level(controlnet, pair, objective, *encoded, num_levels=4)
@@ -305,7 +305,7 @@ def test_a_new_controlnet_with_a_blank_condition_forgets_nothing(tiny_pipeline):
     sample, timesteps = encoded[0][:2], torch.tensor([10, 900])
     prompts = {name: values[:2] for name, values in encoded[1].items()}
     expected, other = (
-        backbone.predict_controlled(unet, controlnet, sample, timesteps, prompts | {"control": control})
+        backbone.predict(unet, sample, timesteps, prompts | {"control": control}, controlnet)
         for control in (torch.zeros(2, 3, 16, 16), torch.ones(2, 3, 16, 16))
     )
     assert torch.equal(pair.predict(controlnet, sample, timesteps, prompts), expected)

@@ -3,8 +3,9 @@
 """Fine-tunes a class-conditional DiT on labelled images with Diff-Tuning, or with plain fine-tuning.
 
 diffusers has no script for this; the flags are those of its other ones where they mean the same.
+`difftune train class-conditional` runs this file, and so does `accelerate launch training_scripts/train_class_conditional_difftune.py`.
 
-    accelerate launch training_scripts/train_class_conditional_difftune.py \
+    difftune train class-conditional \
       --pretrained_model_name_or_path DiT-XL-2-256 --dataset_name ethz/food101 \
       --learning_rate 1e-4 --max_train_steps 24000 --use_ema --random_flip --mixed_precision bf16 \
       --bank_samples 1000 --output_dir dit-food101
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     adapter = find_adapter(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
-    validation_prompts = use_classes(run, backbone, target)
+    backbone, validation_prompts = use_classes(run, backbone, target)
     quality = open_quality_evaluation(run, backbone, target)
     bank = open_bank(run, backbone, target)
     total_steps = run.total_steps(len(target))

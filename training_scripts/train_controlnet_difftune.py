@@ -3,11 +3,12 @@
 """Trains a ControlNet with Diff-Tuning: it learns the control images and leaves the model's own ways alone.
 
 Takes the flags of diffusers' examples/controlnet/train_controlnet.py, and those of Diff-Tuning.
+`difftune train controlnet` runs this file, and so does `accelerate launch training_scripts/train_controlnet_difftune.py`.
 
     hf download fusing/fill50k --repo-type dataset --revision refs/convert/parquet --local-dir fill50k
     hf download huggingface/documentation-images --repo-type dataset \
       --include "diffusers/controlnet_training/conditioning_image_*.png" --local-dir .
-    accelerate launch training_scripts/train_controlnet_difftune.py \
+    difftune train controlnet \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --train_data_dir fill50k --resolution 512 --learning_rate 1e-5 --train_batch_size 4 \
       --validation_image diffusers/controlnet_training/conditioning_image_1.png \
@@ -18,7 +19,7 @@ Takes the flags of diffusers' examples/controlnet/train_controlnet.py, and those
 On two CPU cores, with the pipeline and the images in this repository (about five minutes):
 
     difftune conditions build examples/icons/data/fluent_emoji_train.parquet outputs/edges --kind edge
-    accelerate launch --cpu training_scripts/train_controlnet_difftune.py \
+    difftune train controlnet \
       --pretrained_model_name_or_path examples/icons/pipeline --resolution 32 \
       --train_data_dir outputs/edges --condition_kind edge \
       --train_batch_size 32 --max_train_steps 500 --learning_rate 1e-3 --bank_samples 256 \
@@ -48,6 +49,7 @@ from diffusers_difftune.training.controlnet import (
     control_settings,
     find_control_parts,
     find_extractor,
+    find_tokenizer,
     load_controlnet,
     make_bank_conditions,
     validation_pairs,
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
     # Everything that can go wrong without weights goes wrong here.
     check_control_flags(config)
     run = start_run(config)
-    backbone = find_backbone(run)
+    backbone = find_backbone(run, tokenizer=find_tokenizer(config))
     adapter = find_control_parts(run, backbone)
     objective = make_objective(run, backbone)
     target = open_target(run)
@@ -108,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     optimizer, lr_scheduler = make_optimizer(run, trained.parameters(), total_steps)
     state.prepare(trained, optimizer, lr_scheduler)
 
-    prompts, controls = validation_pairs(config)
+    prompts, controls = validation_pairs(config, backbone.resolution)
     validation = Validation(run, backbone, trained, prompts, run.steps_per_epoch(len(target)), controls)
     evaluation = control_evaluation(run, backbone, trained, extractor, held_out)
     train(run, backbone, objective, batches, state, validation, evaluation, publisher)

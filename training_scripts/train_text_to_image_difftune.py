@@ -3,8 +3,9 @@
 """Fine-tunes a text-to-image diffusion model with Diff-Tuning, every weight of the denoiser or an adapter on it.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image.py, and those of Diff-Tuning.
+`difftune train text-to-image` runs this file, and so does `accelerate launch training_scripts/train_text_to_image_difftune.py`.
 
-    accelerate launch training_scripts/train_text_to_image_difftune.py \
+    difftune train text-to-image \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --dataset_name lambdalabs/naruto-blip-captions --resolution 512 --center_crop --random_flip \
       --train_batch_size 4 --gradient_accumulation_steps 4 --gradient_checkpointing --mixed_precision fp16 \
@@ -12,7 +13,7 @@ Takes the flags of diffusers' examples/text_to_image/train_text_to_image.py, and
 
 On two CPU cores, with the pipeline and the images in this repository (about three minutes):
 
-    accelerate launch --cpu training_scripts/train_text_to_image_difftune.py \
+    difftune train text-to-image \
       --pretrained_model_name_or_path examples/icons/pipeline --resolution 32 \
       --train_data_dir examples/icons/data/flat_color_icons_train.parquet \
       --train_batch_size 32 --max_train_steps 200 --bank_samples 128 --output_dir outputs/flat-color-icons

@@ -3,8 +3,9 @@
 """Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA (or another adapter) on the denoiser.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image_lora.py, and those of Diff-Tuning.
+`difftune train lora` runs this file, and so does `accelerate launch training_scripts/train_text_to_image_lora_difftune.py`.
 
-    accelerate launch training_scripts/train_text_to_image_lora_difftune.py \
+    difftune train lora \
       --pretrained_model_name_or_path stable-diffusion-v1-5/stable-diffusion-v1-5 \
       --dataset_name lambdalabs/naruto-blip-captions --resolution 512 --center_crop --random_flip \
       --train_batch_size 4 --mixed_precision fp16 --rank 16 --learning_rate 1e-4 --max_train_steps 15000 \
@@ -12,7 +13,7 @@ Takes the flags of diffusers' examples/text_to_image/train_text_to_image_lora.py
 
 On two CPU cores, with the pipeline and the images in this repository (about two minutes):
 
-    accelerate launch --cpu training_scripts/train_text_to_image_lora_difftune.py \
+    difftune train lora \
       --pretrained_model_name_or_path examples/icons/pipeline --resolution 32 \
       --train_data_dir examples/icons/data/flat_color_icons_train.parquet \
       --train_batch_size 32 --max_train_steps 200 --bank_samples 128 --rank 16 --learning_rate 1e-3 \

@@ -40,9 +40,7 @@ class BlankControl:
     def predict(self, controlnet, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
         """The pair's output for x_t."""
         blank = torch.zeros(len(sample), 3, self.resolution, self.resolution, device=sample.device)
-        return self.backbone.predict_controlled(
-            self.denoiser, controlnet, sample, timesteps, condition | {"control": blank}
-        )
+        return self.backbone.predict(self.denoiser, sample, timesteps, condition | {"control": blank}, controlnet)
 
 
 class BareModel:
@@ -75,7 +73,7 @@ class BareModel:
         """Latents (posterior means) and prompt encodings of the rows."""
         images, captions = self.rows
         means = [self.backbone.encode_images(batch.float() / 127.5 - 1)[0] for batch in images.split(64)]
-        return self.backbone.scale_latents(torch.cat(means)), self.backbone.encode_prompts(captions)
+        return self.backbone.to_denoiser(torch.cat(means)), self.backbone.encode_prompts(captions)
 
     def load_reference(self, file: Path) -> dict[str, np.ndarray]:
         """Samples and losses of the pretrained pipeline alone."""

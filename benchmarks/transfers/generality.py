@@ -50,7 +50,7 @@ def denoising_losses(
         latents = torch.cat([backbone.encode_images(part.float() / 127.5 - 1)[0] for part in images.split(64)])
         shown = classes if knows_classes and name != "source" else [""] * len(classes)
         losses = denoising_loss_by_level(
-            denoiser, backbone, objective, backbone.scale_latents(latents), backbone.encode_prompts(shown), LEVELS
+            denoiser, backbone, objective, backbone.to_denoiser(latents), backbone.encode_prompts(shown), LEVELS
         )
         found[f"loss_{name}"] = float(losses.mean.mean())
     return found

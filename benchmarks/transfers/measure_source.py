@@ -62,7 +62,7 @@ def source_figures(
     images = sample(backbone, denoiser, held_out.prompts, size, seed)
     real = held_out.drawings()
     shown = torch.linspace(0, len(images) - 1, COLUMNS).long()
-    names = [backbone.id2label[int(held_out.prompts[place])] for place in shown]
+    names = [backbone.classes.id2label[int(held_out.prompts[place])] for place in shown]
     picture = contact_sheet({"held-out drawings": real[shown], "samples of their classes": images[shown]}, names)
     return held_out.measure(images), picture
 

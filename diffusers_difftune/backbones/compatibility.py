@@ -55,6 +55,5 @@ def check_fits(folder: Path, fits: Iterable[Fit]) -> None:
     for fit in fits:
         if not fit.fits:
             raise DiffTuneError(
-                f"The {fit.part} of {folder} has {fit.name} {quoted(fit.found)} and needs"
-                f" {fit.needed}; give a pipeline whose parts were made for each other."
+                f"The {fit.part} of {folder} has {fit.name} {quoted(fit.found)} and needs {fit.needed}; give a pipeline whose parts were made for each other."
             )

@@ -1,38 +1,37 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""DiT: a transformer on VAE latents, conditioned on a class (Peebles and Xie, ICCV 2023).
+"""DiT: a transformer on VAE latents, conditioned on a class (Peebles and Xie, ICCV 2023)."""
 
-A class travels through the library as a prompt: its id in decimal, and the empty prompt for the null class, which is what
-classifier-free guidance drops a label to.
-"""
-
+import copy
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from ..errors import DiffTuneError, quoted
+from ..errors import DiffTuneError
 from ..io.atomic import write_bytes_atomic
 from ..io.random import counter_generator
+from .base import Backbone, Settings
+from .classes import ClassLabels
 from .compatibility import Fit, equal
-from .latent import LatentBackbone
 
 
 NULL_CLASS = 1000  # DiTPipeline knows no other
 NEW_ROW_DEVIATION = 0.02  # of the class embeddings of a freshly made DiT
 
 
-class DiTBackbone(LatentBackbone):
+class DiTBackbone(Backbone):
     """Everything that is particular to [`DiTPipeline`].
 
     Args:
         folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        variant (`str`, *optional*): Variant of the weight files.
+        settings ([`Settings`]): What the run asks of it.
 
     Raises:
         DiffTuneError: The model has another null class than the one that [`DiTPipeline`] uses.
@@ -42,30 +41,35 @@ class DiTBackbone(LatentBackbone):
     denoiser_class = DiTTransformer2DModel
     denoiser_name = "transformer"
     conditioned_on = "classes"
-    weight_components = ("transformer", "vae")
     part_classes = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
-    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
     always_trained = ("*.class_embedder.embedding_table.weight",)  # no adapter could learn a new class without
+    classes: ClassLabels
 
-    def __init__(self, folder: Path, variant: str | None = None) -> None:
-        super().__init__(folder, variant)
-        config = DiTTransformer2DModel.load_config(self.folder, subfolder="transformer")
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
+        config = self.denoiser_config
         if config.get("num_embeds_ada_norm") != NULL_CLASS:
             raise DiffTuneError(
-                f"The transformer of {folder} has num_embeds_ada_norm"
-                f" {config.get('num_embeds_ada_norm')}; DiTPipeline works with {NULL_CLASS} only."
+                f"The transformer of {folder} has num_embeds_ada_norm {config.get('num_embeds_ada_norm')}; DiTPipeline works"
+                f" with {NULL_CLASS} only."
             )
-        self.resolution: int = config["sample_size"] * self.vae_scale_factor
-        self.learned_variance: bool = config.get("out_channels") == 2 * config["in_channels"]
+        self.learned_variance = config.get("out_channels") == 2 * config["in_channels"]
         index = json.loads((self.folder / "model_index.json").read_text())
-        self.id2label: dict[int, str] = {int(key): name for key, name in (index.get("id2label") or {}).items()}
-        self.new_classes: list[str] | None = None
-        self.new_rows_seed: int | None = None
+        named = {int(key): name for key, name in (index.get("id2label") or {}).items()}
+        self.classes = ClassLabels(named, NULL_CLASS)
+
+    @property
+    def only_resolution(self) -> int:
+        """Its images have the side that it was made for."""
+        return self.denoiser_config["sample_size"] * self.vae_scale_factor
 
     def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on; see [`LatentBackbone.fits`]."""
+        """What the configs of the parts must agree on; see [`Backbone.fits`]."""
         transformer, count = empty["transformer"].config, self.latent_channels
-        answers, others = transformer.out_channels, sorted(key for key in self.id2label if not 0 <= key < NULL_CLASS)
+        answers, others = (
+            transformer.out_channels,
+            sorted(key for key in self.classes.id2label if not 0 <= key < NULL_CLASS),
+        )
         return [
             *super().fits(empty),
             equal("transformer", "in_channels", transformer, count, "as many as the latents of its vae"),
@@ -76,49 +80,37 @@ class DiTBackbone(LatentBackbone):
             Fit("model_index.json", "id2label of class", others[:1], not others, f"ids from 0 to {NULL_CLASS - 1}"),
         ]
 
-    def set_classes(self, names: list[str], reset_seed: int | None = None) -> None:
-        """Makes a new label space, which takes the rows of the class tables from 0.
+    def with_classes(self, names: list[str], reset_seed: int | None = None) -> Self:
+        """The backbone for a new label space, which takes the rows of the class tables from 0.
 
         Args:
             names (`list[str]`): The name of each class, at most 1000.
             reset_seed (`int`, *optional*): Draw their rows anew with this seed; `None` keeps what the rows held.
         """
-        self.new_classes, self.new_rows_seed = names, reset_seed
+        other = copy.copy(self)
+        other.classes = replace(self.classes, new=tuple(names), reset_seed=reset_seed)
+        return other
 
     def source_prompts(self, prompts: list[str]) -> list[str]:
-        """The prompts to sample a knowledge bank with.
-
-        Args:
-            prompts (`list[str]`): Ids or names of the pretrained model's classes, or empty ones for the null class.
-
-        Returns:
-            `list[str]`: Their ids, in decimal.
-
-        Raises:
-            DiffTuneError: There is no such class.
-        """
-        return class_prompts(prompts, ids_by_name(self.id2label), str(self.folder), "its id2label")
-
-    def source_classes(self) -> list[str]:
-        """Every class the pretrained model has, as prompts."""
-        return [str(key) for key in sorted(self.id2label)] or [str(key) for key in range(NULL_CLASS)]
+        """The ids, in decimal, of the pretrained model's classes by their ids or names; see [`ClassLabels.prompts`]."""
+        return self.classes.prompts(prompts, str(self.folder))
 
     def renamed_prompts(self) -> frozenset[str]:
         """The classes of the pretrained model whose rows are new classes' by now."""
-        return frozenset(map(str, range(len(self.new_classes or []))))
+        return frozenset(map(str, range(len(self.classes.new or ()))))
 
     def load_denoiser(
-        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs
+        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs: Any
     ) -> DiTTransformer2DModel:
         """Loads the transformer. It drops no labels by itself, and new classes have their rows."""
-        transformer = super().load_denoiser(folder, dtype, **kwargs)
+        transformer: Any = super().load_denoiser(folder, dtype, **kwargs)
         if transformer.config.out_channels is None:  # DiTPipeline does not take that for an answer
             transformer.register_to_config(out_channels=transformer.config.in_channels)
         for table in class_tables(transformer):
             # Each block would drop labels on its own, so that blocks would disagree; the batch plan drops whole rows.
             table.dropout_prob = 0.0
-        if self.new_classes is not None and self.new_rows_seed is not None:
-            self.reset_rows(transformer, len(self.new_classes), self.new_rows_seed)
+        if self.classes.new is not None and self.classes.reset_seed is not None:
+            self.reset_rows(transformer, len(self.classes.new), self.classes.reset_seed)
         return transformer
 
     @staticmethod
@@ -143,67 +135,29 @@ class DiTBackbone(LatentBackbone):
 
     def predict(
         self,
-        denoiser: torch.nn.Module,
+        denoiser: Any,
         sample: torch.Tensor,
         timesteps: torch.Tensor,
         condition: dict[str, torch.Tensor],
+        controlnet: Any = None,
     ) -> torch.Tensor:
         """The denoiser's output for x_t: of the shape of `sample`, or twice its channels with a learned variance."""
         return denoiser(sample, timesteps, condition["class_labels"], return_dict=False)[0]
 
-    def pipeline(self, denoiser: torch.nn.Module | None, device: torch.device, dtype: torch.dtype, **kwargs):
-        """The whole pipeline to sample from: untouched, or with `denoiser` in place of the saved one."""
-        components = dict(self.encoders) if denoiser is None else {"transformer": denoiser, **self.encoders}
-        pipeline = ClassPromptPipeline.from_pretrained(
-            self.folder, variant=self.variant, dtype=dtype, use_safetensors=True, **components, **kwargs
-        )
-        if denoiser is not None and self.prediction_type is not None:
-            pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+    @classmethod
+    def sampled_class(cls) -> type:
+        """A pipeline that takes classes as prompts."""
+        return ClassPromptPipeline
 
-    def save_settings(self, folder: Path) -> None:
-        """Writes the new label space into the index of a pipeline that was trained for it."""
-        super().save_settings(folder)
+    def save_pipeline(self, folder: Path) -> None:
+        """As [`Backbone.save_pipeline`], with the new label space in the pipeline's index."""
+        super().save_pipeline(folder)
         file = folder / "model_index.json"
         index: dict[str, Any] = json.loads(file.read_text())
         index["transformer"] = ["diffusers", DiTTransformer2DModel.__name__]  # old indices name its predecessor
-        if self.new_classes is not None:
-            index["id2label"] = {str(key): name for key, name in enumerate(self.new_classes)}
+        if self.classes.new is not None:
+            index["id2label"] = {str(key): name for key, name in enumerate(self.classes.new)}
         write_bytes_atomic(file, (json.dumps(index, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def ids_by_name(id2label: dict[int, str]) -> dict[str, int]:
-    """The id of each class by its names, of which one may have several, with commas between; a whole name comes before
-    one that is a part of another class's."""
-    parts = {name.strip(): key for key, names in id2label.items() for name in names.split(",")}
-    return parts | {names.strip(): key for key, names in id2label.items()}
-
-
-def class_prompts(prompts: list[str], ids: dict[str, int], model: str, names: str) -> list[str]:
-    """The ids, in decimal, of classes by their ids or names.
-
-    Args:
-        prompts (`list[str]`): Ids or names, or empty ones for the null class.
-        ids (`dict[str, int]`): The id of each class by its names.
-        model (`str`): What messages call the model.
-        names (`str`): Where messages say that the names are.
-
-    Raises:
-        DiffTuneError: There is no such class.
-    """
-    found = []
-    for prompt in prompts:
-        digits = prompt.lstrip("0") or "0"  # of which Python reads no thousands
-        if prompt.isdecimal() and len(digits) <= len(str(NULL_CLASS)) and int(digits) < NULL_CLASS:
-            found.append(str(int(digits)))
-        elif not prompt or prompt in ids:
-            found.append(str(ids[prompt]) if prompt else "")
-        else:
-            raise DiffTuneError(
-                f"{quoted(prompt)} is no class of {model}; give ids from 0 to {NULL_CLASS - 1}, or names of {names}."
-            )
-    return found
 
 
 def class_tables(transformer: torch.nn.Module) -> list[torch.nn.Module]:

@@ -4,7 +4,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import DiffTuneError
@@ -21,6 +21,7 @@ def weights_fingerprint(
     variant: str | None = None,
     cache_dir: str | Path | None = None,
     verify: bool = False,
+    replaced: Mapping[str, Path] | None = None,
 ) -> str:
     """A fingerprint of components of a pipeline: SHA-256 over their configs and the bytes of their weight files.
 
@@ -34,6 +35,7 @@ def weights_fingerprint(
         variant (`str`, *optional*): The variant of the weight files that would be loaded.
         cache_dir (`str` or `Path`, *optional*): Where hashes of files are remembered; see [`file_sha256`].
         verify (`bool`, *optional*, defaults to `False`): Read every file even if its hash is remembered.
+        replaced (`Mapping[str, Path]`, *optional*): The folders of components that are elsewhere.
 
     Returns:
         `str`: 64 hexadecimal digits.
@@ -43,7 +45,7 @@ def weights_fingerprint(
     """
     total = hashlib.sha256()
     for component in sorted(components):
-        subfolder = Path(folder, component)
+        subfolder = (replaced or {}).get(component, Path(folder, component))
         if not subfolder.is_dir():
             raise DiffTuneError(f"There is no folder {component} in {folder}.")
         files = [path for path in weight_files(subfolder, variant) if path.suffix != ".json"]

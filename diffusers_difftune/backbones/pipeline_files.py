@@ -1,15 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The files of a pretrained pipeline: finding them, and copying them untouched."""
+"""The files of a pretrained pipeline: which of them are read, what is in them, and copying them untouched."""
 
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 
 from ..errors import DiffTuneError, first_sentence
@@ -24,47 +23,6 @@ WEIGHT_FILE = re.compile(
 )
 # How transformers' configs ask to be loaded in half precision.
 HALF_PRECISION = re.compile(r'("(?:torch_)?dtype": *)"b?float16"')
-
-
-def pipeline_folder(
-    name_or_path: str,
-    revision: str | None = None,
-    variant: str | None = None,
-    cache_dir: str | None = None,
-    token: str | None = None,
-) -> Path:
-    """The local folder of a pipeline; a model id is downloaded first (or found in the cache).
-
-    Args:
-        name_or_path (`str`): A folder or a model id on the Hub.
-        revision (`str`, *optional*): Revision on the Hub.
-        variant (`str`, *optional*): Variant of the weight files.
-        cache_dir (`str`, *optional*): Where downloads are kept.
-        token (`str`, *optional*): Token for the Hub.
-
-    Returns:
-        `Path`: The folder, which has a `model_index.json`.
-
-    Raises:
-        DiffTuneError: There is neither such a folder nor such a model, or it is of an unsupported class.
-    """
-    from . import family_of  # not above, because the package imports this module
-
-    if Path(name_or_path).is_dir():
-        return Path(name_or_path)
-    where = {"revision": revision, "cache_dir": cache_dir, "token": token}
-    try:
-        family_of(Path(hf_hub_download(name_or_path, "model_index.json", **where)))  # before gigabytes are downloaded
-        return Path(DiffusionPipeline.download(name_or_path, variant=variant, use_safetensors=True, **where))
-    except DiffTuneError:
-        raise
-    except Exception as error:  # the Hub client, requests and diffusers raise a dozen unrelated classes here
-        if "`safetensors` weights" in str(error):
-            raise pickled(str(name_or_path), name_or_path) from error
-        raise DiffTuneError(
-            f"{name_or_path} is neither a folder with a pipeline nor a model that can be"
-            f" had from the Hub: {first_sentence(error)}."
-        ) from error
 
 
 def weight_files(component: Path, variant: str | None = None) -> list[Path]:
@@ -171,7 +129,9 @@ def own_variant(component: Path, variant: str | None) -> str | None:
     return variant if weight_files(component, variant) != weight_files(component) else None
 
 
-def copy_components(folder: Path, output: Path, variant: str | None, leave_out: str) -> None:
+def copy_components(
+    folder: Path, output: Path, variant: str | None, leave_out: str, replaced: Mapping[str, Path] | None = None
+) -> None:
     """Copies a pipeline's files, byte for byte, all but one component.
 
     Weights of a variant lose the variant's name, so that the copy loads without naming it. A config that asks for half
@@ -182,12 +142,13 @@ def copy_components(folder: Path, output: Path, variant: str | None, leave_out: 
         output (`Path`): Where to.
         variant (`str`, *optional*): Variant of the weight files.
         leave_out (`str`): The component not to copy.
+        replaced (`Mapping[str, Path]`, *optional*): The folders of components that are elsewhere.
     """
     index = json.loads((folder / "model_index.json").read_text())
     output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "model_index.json", output / "model_index.json")
     for component in index:
-        source, target = folder / component, output / component
+        source, target = (replaced or {}).get(component, folder / component), output / component
         if component == leave_out or not source.is_dir():
             continue
         target.mkdir(exist_ok=True)

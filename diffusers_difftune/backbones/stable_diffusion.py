@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable Diffusion 1.x and 2.x: a UNet on VAE latents, conditioned on one CLIP text encoder."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,14 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .compatibility import Fit, at_most, equal, unset
-from .latent import LatentBackbone
-from .tokens import longer_than, told_by_us
+from .base import Backbone, Settings
+from .compatibility import Fit, equal, unset
+from .controlnet import ControlNetFamily
+from .tokens import check_reads, reading_key, tokenizer_fits, told_by_us
 
 
 # Settings of a UNet that make it ask for more than latents, timesteps and a text, with the values that do not.
@@ -32,34 +32,83 @@ MORE_INPUTS: dict[str, tuple] = {
 }
 
 
-class StableDiffusionBackbone(LatentBackbone):
+class StableDiffusionControlNet(ControlNetFamily):
+    """The ControlNet of Stable Diffusion: a copy of the UNet's first half, whose answers are added to its residuals.
+
+    Args:
+        vae_scale_factor (`int`): How many times smaller the VAE makes images.
+    """
+
+    model_class = ControlNetModel
+    pipeline_class = StableDiffusionControlNetPipeline
+    sampler_class = UniPCMultistepScheduler
+    new_layers = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
+    inputs = ("down_block_additional_residuals", "mid_block_additional_residual")
+    shared_config = (
+        *("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"),
+        *("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type"),
+    )
+
+    def __init__(self, vae_scale_factor: int) -> None:
+        self.vae_scale_factor = vae_scale_factor
+
+    def new(self, denoiser: Any) -> ControlNetModel:
+        """A ControlNet that starts as a copy of the UNet's first half; it changes nothing until it is trained."""
+        # One channel width for the pixels, and one for each time the VAE halves them: its latents are the size to reach.
+        widths = (16, 32, 96, 256, 256)[: self.vae_scale_factor.bit_length()]
+        return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=widths)
+
+    def mismatch(self, config: Any, denoiser: Any) -> str | None:
+        """As [`ControlNetFamily.mismatch`]; control images must come to be of the latents' size, too."""
+        if (reason := super().mismatch(config, denoiser)) is not None:
+            return reason
+        factor = 2 ** (len(config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
+        if factor != self.vae_scale_factor:
+            return (
+                f"belongs to another model: it makes control images {factor} times smaller, and the VAE makes images"
+                f" {self.vae_scale_factor} times smaller"
+            )
+        if config.get("conditioning_channels", 3) != 3:
+            return f"takes control images of {config['conditioning_channels']} channels; these are of 3"
+        return None
+
+
+class StableDiffusionBackbone(Backbone):
     """Everything that is particular to [`StableDiffusionPipeline`].
 
     Args:
         folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        variant (`str`, *optional*): Variant of the weight files.
+        settings ([`Settings`]): What the run asks of it.
+
+    Raises:
+        DiffTuneError: The text encoder cannot read what the tokenizer of the settings writes.
     """
 
     pipeline_class = StableDiffusionPipeline
+    pipeline_arguments = {"safety_checker": None}
     denoiser_class = UNet2DConditionModel
-    controlnet_class = ControlNetModel
     denoiser_name = "unet"
     encoder_classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    weight_components = ("unet", "vae", "text_encoder")
     part_classes = {
         "unet": ("UNet2DConditionModel",),
         "vae": ("AutoencoderKL",),
         "text_encoder": ("CLIPTextModel",),
         "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     }
-    lora_target_modules = ("to_k", "to_q", "to_v", "to_out.0")
 
-    def __init__(self, folder: Path, variant: str | None = None) -> None:
-        super().__init__(folder, variant)
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        super().__init__(folder, settings)
         self.tokenizer = told_by_us(CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"))
+        if settings.tokenizer is not None:
+            check_reads(settings.tokenizer, self.folder / "text_encoder")
+            key = reading_key(settings.tokenizer)
+            self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
+            self.tokenizer = told_by_us(settings.tokenizer)
+        self.tokenizers = {"tokenizer": self.tokenizer}
+        self.controlnet = StableDiffusionControlNet(self.vae_scale_factor)
 
     def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on; see [`LatentBackbone.fits`]."""
+        """What the configs of the parts must agree on; see [`Backbone.fits`]."""
         unet, text = empty["unet"].config, empty["text_encoder"].config
         latents = "as many as the latents of its vae"
         reads = "encoder_hid_dim" if unet.encoder_hid_dim is not None else "cross_attention_dim"
@@ -81,42 +130,8 @@ class StableDiffusionBackbone(LatentBackbone):
             Fit(
                 "text_encoder", "use_attention_mask", mask, not mask, "none, because captions are read without a mask"
             ),
-            at_most(
-                "tokenizer",
-                "model_max_length",
-                self.tokenizer.model_max_length,
-                *limit(text, "max_position_embeddings"),
-            ),
-            at_most("tokenizer", "its vocabulary", len(self.tokenizer), *limit(text, "vocab_size")),
+            *tokenizer_fits(self.tokenizer, text),
         ]
-
-    @property
-    def text_encoder(self) -> CLIPTextModel:
-        """The text encoder, which must be in memory."""
-        return self.encoders["text_encoder"]
-
-    def set_tokenizer(self, tokenizer: CLIPTokenizer) -> None:
-        """Uses another tokenizer than the pipeline's own, for all that reads prompts: encodings, samples, the bank."""
-        key = reading_key(tokenizer)
-        self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
-        self.tokenizer = told_by_us(tokenizer)
-
-    @property
-    def token_limit(self) -> int:
-        """The tokens of a prompt that are read, those of its beginning and end among them."""
-        return self.tokenizer.model_max_length
-
-    def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
-        """The prompts that are cut, each with its number of tokens; see [`longer_than`]."""
-        return longer_than(self.token_limit, prompts, self.tokenizer)
-
-    def source_prompts(self, prompts: list[str]) -> list[str]:
-        """The prompts to sample a knowledge bank with, as given."""
-        return prompts
-
-    def renamed_prompts(self) -> frozenset[str]:
-        """Prompts mean what they meant."""
-        return frozenset()
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
@@ -135,46 +150,21 @@ class StableDiffusionBackbone(LatentBackbone):
             truncation=True,
             return_tensors="pt",
         ).input_ids
-        return {"encoder_hidden_states": self.text_encoder(ids.to(self.text_encoder.device))[0].float()}
+        text_encoder = self.encoders["text_encoder"]
+        return {"encoder_hidden_states": text_encoder(ids.to(text_encoder.device))[0].float()}
 
     def predict(
         self,
-        denoiser: torch.nn.Module,
+        denoiser: Any,
         sample: torch.Tensor,
         timesteps: torch.Tensor,
         condition: dict[str, torch.Tensor],
+        controlnet: Any = None,
     ) -> torch.Tensor:
-        """The denoiser's output for x_t, of the shape of `sample`."""
-        return denoiser(sample, timesteps, condition["encoder_hidden_states"], return_dict=False)[0]
-
-    def new_controlnet(self, denoiser: UNet2DConditionModel) -> ControlNetModel:
-        """A ControlNet that starts as a copy of the UNet's first half; it changes nothing until it is trained."""
-        # One channel width for the pixels, and one for each time the VAE halves them: its latents are the size to reach.
-        widths = (16, 32, 96, 256, 256)[: self.vae_scale_factor.bit_length()]
-        return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=widths)
-
-    def predict_controlled(
-        self,
-        denoiser: torch.nn.Module,
-        controlnet: torch.nn.Module,
-        sample: torch.Tensor,
-        timesteps: torch.Tensor,
-        condition: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """The denoiser's output for x_t under a ControlNet.
-
-        Args:
-            denoiser (`torch.nn.Module`): The UNet, in any precision.
-            controlnet (`torch.nn.Module`): The ControlNet.
-            sample (`torch.Tensor` of shape `(B, C, h, w)`): x_t.
-            timesteps (`torch.Tensor` of shape `(B,)`): t.
-            condition (`dict[str, torch.Tensor]`): As for [`predict`], and `control`, the control images of shape
-                `(B, 3, H, W)` in [0, 1].
-
-        Returns:
-            `torch.Tensor` of shape `(B, C, h, w)`.
-        """
+        """The UNet's output for x_t, under a ControlNet if one is given; see [`Backbone.predict`]."""
         prompts = condition["encoder_hidden_states"]
+        if controlnet is None:
+            return denoiser(sample, timesteps, prompts, return_dict=False)[0]
         down, middle = controlnet(sample, timesteps, prompts, condition["control"], return_dict=False)
         dtype = denoiser.dtype
         return denoiser(
@@ -185,45 +175,3 @@ class StableDiffusionBackbone(LatentBackbone):
             mid_block_additional_residual=middle.to(dtype),
             return_dict=False,
         )[0]
-
-    def pipeline(
-        self,
-        denoiser: torch.nn.Module | None,
-        device: torch.device,
-        dtype: torch.dtype,
-        controlnet: torch.nn.Module | None = None,
-        **kwargs,
-    ):
-        """The whole pipeline to sample from: untouched, with `denoiser` in place of the saved one, or with a ControlNet."""
-        components = dict(self.encoders) if denoiser is None else {"unet": denoiser, **self.encoders}
-        pipeline_class: type = StableDiffusionPipeline
-        if controlnet is not None:
-            pipeline_class, components["controlnet"] = StableDiffusionControlNetPipeline, controlnet
-        pipeline = pipeline_class.from_pretrained(
-            self.folder,
-            variant=self.variant,
-            safety_checker=None,
-            dtype=dtype,
-            use_safetensors=True,
-            **components,
-            **kwargs,
-        )
-        pipeline.register_modules(tokenizer=self.tokenizer)
-        if denoiser is not None and self.prediction_type is not None:
-            pipeline.scheduler.register_to_config(prediction_type=self.prediction_type)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
-
-
-def reading_key(tokenizer: CLIPTokenizer) -> str:
-    """What tells one tokenizer from another that reads prompts otherwise."""
-    reader = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
-    for name in ("truncation", "padding"):  # are those of its last call
-        reader.pop(name, None)
-    facts = [reader, tokenizer.model_max_length, tokenizer.pad_token_id]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def limit(config: Any, name: str) -> tuple[int, str]:
-    """How far a text encoder reads, and what to call that."""
-    return getattr(config, name), f"the text_encoder's {name}"

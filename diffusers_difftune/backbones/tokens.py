@@ -1,16 +1,66 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""How long prompts are in tokens, and who says so when one is cut."""
+"""Tokenizers: which one reads prompts, whether its text encoder can read what it writes, and how long prompts are in tokens."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from transformers import CLIPTokenizer
+from transformers import AutoConfig, CLIPTokenizer
+
+from ..errors import DiffTuneError
+from .compatibility import Fit, at_most
 
 
 AT_ONCE = 10_000  # prompts, so that their tokens do not fill the memory
+
+
+def tokenizer_fits(tokenizer: Any, text: Any, names: tuple[str, str] = ("tokenizer", "text_encoder")) -> list[Fit]:
+    """What a text encoder must be able to read of what a tokenizer writes.
+
+    Args:
+        tokenizer: The tokenizer.
+        text: The text encoder's config.
+        names (`tuple[str, str]`, *optional*): The components' names.
+    """
+    length, words = tokenizer.model_max_length, len(tokenizer)
+    of = f"the {names[1]}'s"
+    return [
+        at_most(names[0], "model_max_length", length, text.max_position_embeddings, f"{of} max_position_embeddings"),
+        at_most(names[0], "its vocabulary", words, text.vocab_size, f"{of} vocab_size"),
+    ]
+
+
+def check_reads(tokenizer: Any, text_encoder: Path) -> None:
+    """Refuses a tokenizer of `--tokenizer_name` that writes what the text encoder cannot read.
+
+    Args:
+        tokenizer: The tokenizer.
+        text_encoder (`Path`): The text encoder's folder.
+    """
+    reader = AutoConfig.from_pretrained(text_encoder, trust_remote_code=False)
+    for what, has, most in (
+        ("knows {} tokens", len(tokenizer), reader.vocab_size),
+        ("cuts prompts at {} tokens", tokenizer.model_max_length, reader.max_position_embeddings),
+    ):
+        if has > most:
+            raise DiffTuneError(
+                f"--tokenizer_name {tokenizer.name_or_path} {what.format(has)}, and the model's text encoder takes {most}; give one"
+                " that was made for this text encoder."
+            )
+
+
+def reading_key(tokenizer: CLIPTokenizer) -> str:
+    """What tells one tokenizer from another that reads prompts otherwise."""
+    reader = json.loads(tokenizer.backend_tokenizer.to_str()) if tokenizer.is_fast else tokenizer.get_vocab()
+    for name in ("truncation", "padding"):  # are those of its last call
+        reader.pop(name, None)
+    facts = [reader, tokenizer.model_max_length, tokenizer.pad_token_id]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def longer_than(limit: int, prompts: list[str], tokenizer: Any) -> dict[str, int]:

@@ -57,12 +57,13 @@ class BankSettings:
             raise DiffTuneError(f"--bank_solver is '{self.solver}'; it must be one of {', '.join(SOLVERS)}.")
 
     @classmethod
-    def from_flags(cls, flags: Any, num_samples: int, seed: int = 0) -> Self:
-        """The settings that `--resolution` and the `--bank_…` flags ask for.
+    def from_flags(cls, flags: Any, num_samples: int, resolution: int, seed: int = 0) -> Self:
+        """The settings that the `--bank_…` flags ask for.
 
         Args:
             flags: Whatever has the flags as attributes.
             num_samples (`int`): The number of samples; `--bank_samples` may leave it open.
+            resolution (`int`): Side of the images in pixels.
             seed (`int`, *optional*, defaults to 0): The seed; a run may have drawn its own.
 
         Returns:
@@ -73,7 +74,7 @@ class BankSettings:
         """
         return cls(
             num_samples=num_samples,
-            resolution=flags.resolution,
+            resolution=resolution,
             seed=seed,
             prompt_source=flags.bank_prompts,
             batch_size=flags.bank_batch_size,

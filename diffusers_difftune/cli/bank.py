@@ -84,11 +84,10 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
-    from ..data.dataset import backbone_resolution
     from ..io.processes import from_main
 
     # Whatever can be wrong without the model is said before it is downloaded.
-    BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed)
+    BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
         with errors.flag("--bank_prompts"):
             read_prompts(arguments.bank_prompts)
@@ -98,8 +97,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     model = arguments.pretrained_model_name_or_path
     with accelerator.main_process_first():
         with errors.flag("--pretrained_model_name_or_path"):
-            backbone = open_pipeline(model, arguments.revision, arguments)
-        arguments.resolution = backbone_resolution(arguments.resolution, backbone)
+            backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
         arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
         prompts = bank_prompts(arguments, backbone)
         weights = fingerprint(backbone, arguments)
@@ -113,7 +111,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
             ("model", f"{model}, {backbone.pipeline_class.__name__}"),
             (
                 "samples",
-                f"{arguments.bank_samples:,} of {arguments.resolution} × {arguments.resolution} pixels,"
+                f"{arguments.bank_samples:,} of {backbone.resolution} × {backbone.resolution} pixels,"
                 f" {min(arguments.bank_samples, len(set(prompts))):,} different prompts ({arguments.bank_prompts})",
             ),
             (
@@ -128,8 +126,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
         backbone.pipeline(None, accelerator.device, precision),
         arguments.output_dir,
         prompts,
-        BankSettings.from_flags(arguments, arguments.bank_samples, arguments.seed),
-        latent_shape=backbone.latent_shape(arguments.resolution),
+        BankSettings.from_flags(arguments, arguments.bank_samples, backbone.resolution, arguments.seed),
+        latent_shape=backbone.latent_shape(),
         model=model,
         weights_fingerprint=weights,
         revision=hub_commit(backbone.folder),
@@ -168,7 +166,7 @@ def bank_prompts(arguments: argparse.Namespace, backbone: "Backbone") -> list[st
             " empty, or a text file with an id or a name a line."
         )
     if own == arguments.bank_prompts == "classes":
-        return backbone.source_classes()
+        return backbone.classes.pretrained_prompts() if backbone.classes else []
     if arguments.bank_prompts != "captions":
         with errors.flag("--bank_prompts"):
             return backbone.source_prompts(read_prompts(arguments.bank_prompts, own))

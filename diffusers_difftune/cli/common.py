@@ -63,13 +63,19 @@ def machine(accelerator: "Accelerator") -> str:
     return machine_words(machine_facts(accelerator))
 
 
-def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespace) -> "Backbone":
+def open_pipeline(
+    model: str,
+    revision: str | None,
+    arguments: argparse.Namespace,
+    resolution: int | None = None,
+) -> "Backbone":
     """The backbone of a pipeline, which is downloaded if need be; loads no weights.
 
     Args:
         model (`str`): A folder, or an id on the Hub.
         revision (`str`, *optional*): Its revision on the Hub.
         arguments (`argparse.Namespace`): With `--variant`, `--cache_dir` and `--hub_token`.
+        resolution (`int`, *optional*): Side of the images in pixels; `None` is the model's own.
 
     Returns:
         [`Backbone`]: The backbone.
@@ -77,17 +83,14 @@ def open_pipeline(model: str, revision: str | None, arguments: argparse.Namespac
     Raises:
         DiffTuneError: There is no such pipeline, or it is of an unsupported class.
     """
-    from ..backbones import load_backbone
-    from ..backbones.pipeline_files import pipeline_folder
+    from ..backbones import load_backbone, pipeline_folder
 
     folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-    return load_backbone(folder, arguments.variant)
+    return load_backbone(folder, arguments.variant, resolution=resolution)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
-    from ..backbones.fingerprint import weights_fingerprint
     from ..data.cache.place import difftune_cache_dir
 
-    cache_dir = difftune_cache_dir(arguments.cache_dir)
-    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, cache_dir)
+    return backbone.fingerprint(difftune_cache_dir(arguments.cache_dir))

@@ -29,7 +29,7 @@ def open_data(
     if finetuned is not None and finetuned.kind == "controlnet":
         columns = {each: getattr(arguments, each) for each in ("caption_column", "conditioning_image_column")}
         config = ControlNetConfig(**columns, **values)
-    elif hasattr(backbone, "id2label"):
+    elif backbone.classes is not None:
         config = ClassConditionalConfig(label_column=arguments.label_column, **values)
     else:
         config = DataConfig(caption_column=arguments.caption_column, **values)

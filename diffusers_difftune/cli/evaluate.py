@@ -225,7 +225,7 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
     candidates = []
     for name, flag, adapter in named:
         with errors.flag(flag):
-            backbone = open_pipeline(name, arguments.revision, arguments)
+            backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution)
         candidate = Candidate(
             name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
         )
@@ -244,21 +244,14 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
 def class_ids(backbone: "Backbone") -> dict[str, int] | None:
     """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
-    from ..backbones.dit import ids_by_name
-
-    known = getattr(backbone, "id2label", None)
-    return None if known is None else ids_by_name(known)
+    return backbone.classes.ids if backbone.classes else None
 
 
 def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
     """The size of images that all pipelines are to make."""
-    from ..training.run import backbone_resolution
-
-    first = candidates[0].backbone
-    config: Any = first.empty_denoiser().config
-    resolution = int(arguments.resolution or first.resolution or config.sample_size * first.vae_scale_factor)
+    resolution = arguments.resolution or candidates[0].backbone.native_resolution
     for candidate in candidates:
-        backbone_resolution(resolution, candidate.backbone)
+        candidate.backbone.image_side(resolution)
     return resolution
 
 
@@ -345,7 +338,6 @@ def find_prompts(
     arguments: argparse.Namespace, candidate: Candidate, data: "TargetData", rows: list[int]
 ) -> list[str]:
     """A prompt for each row: its caption or class, or what `--prompts` names."""
-    from ..backbones.dit import class_prompts
     from ..bank.prompts import draw_prompts, read_prompts
     from ..evaluation.real_images import row_prompts
 
@@ -358,13 +350,11 @@ def find_prompts(
             return row_prompts(data, rows, ids, candidate.name)
     with errors.flag("--prompts"):
         prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
-        ids = candidate.class_ids
-        if not ids:
+        ids, classes = candidate.class_ids, candidate.backbone.classes
+        if not ids or classes is None:
             return candidate.backbone.source_prompts(prompts)
         # The classes are the adapter's, where it has its own: by the pretrained model's it would be sampled under another.
-        return class_prompts(
-            prompts, ids, candidate.label, f"its {len(set(ids.values()))} classes, such as {next(iter(ids))}"
-        )
+        return classes.prompts(prompts, candidate.label, ids)
 
 
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":

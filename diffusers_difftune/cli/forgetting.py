@@ -30,7 +30,7 @@ FORGETTING = """\
 What did fine-tuning do, and where along the chain of noise levels? Compares FINETUNED (a pipeline, a checkpoint, an adapter
 or a ControlNet) with the PRETRAINED pipeline that it began as: the denoising loss of both by noise level, on held-out target
 DATA and on source data; the quality of samples when the pretrained model makes the last (or the first) x % of the steps; and
-how far the weights went. Writes figures, a picture and five lines of words. A command that was killed goes on when it is
+how far the weights went. Writes figures and pictures, and prints a summary in words. A command that was killed goes on when it is
 run again. docs/forgetting.md says what each curve means.
 """
 logger = logging.getLogger(__name__)
@@ -100,13 +100,14 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
     import torch
 
+    from ..console import labelled_block, terminal_width, wrapped
     from ..evaluation.compatibility import check_run
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.features import make_features
     from ..evaluation.finetuned import open_finetuned
     from ..evaluation.forgetting_plot import plot_chain
     from ..evaluation.forgetting_report import distance_report, measure_losses
-    from ..evaluation.forgetting_summary import words
+    from ..evaluation.forgetting_summary import summary, words
     from ..io.atomic import write_bytes_atomic
     from ..objective import DiffTuningObjective
     from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
@@ -115,7 +116,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from .results import check_is_free
 
     with errors.flag("PRETRAINED"):
-        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments)
+        backbone = open_pipeline(arguments.pretrained, arguments.revision, arguments, arguments.resolution)
     with errors.flag("FINETUNED"):
         finetuned = open_finetuned(backbone, arguments.finetuned, arguments.cache_dir, arguments.hub_token)
         check_run(finetuned.folder, fingerprint(backbone, arguments))
@@ -151,7 +152,7 @@ def forgetting(arguments: argparse.Namespace) -> int:
         finetuned.load(device)
     source_rows, source_images = prepare_source(arguments, backbone, finetuned, source, target, accelerator)
     target_rows = target.rows(backbone, arguments.rows, arguments.batch_size)
-    objective = DiffTuningObjective(backbone.noise_scheduler)  # type: ignore[attr-defined]
+    objective = DiffTuningObjective(backbone.noise_scheduler)
 
     logger.info("Denoising losses by noise level.")
     options = {"batch_size": arguments.batch_size, "seed": arguments.seed}
@@ -172,12 +173,21 @@ def forgetting(arguments: argparse.Namespace) -> int:
     write_bytes_atomic(output / "forgetting.json", (json.dumps(report, indent=2) + "\n").encode())
     write_bytes_atomic(output / "samples.png", contact_sheet(pictures, target.prompts[: len(pictures["real images"])]))
     plot_chain(report, output / "forgetting.png")
-    print("\n".join(report["words"]))
-    print(f"The figures are in {output / 'forgetting.json'}, pictures in forgetting.png and samples.png beside it.")
+    width = terminal_width()
+    print(labelled_block("What fine-tuning did", list(summary(report).items()), width, most_lines=100))
+    print(
+        wrapped(
+            f"The figures are in {output / 'forgetting.json'}, pictures in forgetting.png and samples.png beside it.",
+            width,
+        )
+    )
     if swap["target_floor"]["fid"] is None or swap["points"][0]["target"]["fid"] is None:
         features = swap["points"][0]["target"]["num_features"]
         print(
-            f"FID needs more images than features, {features + 1} or more, so the curves are of KID, which needs no more."
+            wrapped(
+                f"FID needs more images than features, {features + 1} or more, so the curves are of KID, which needs no more.",
+                width,
+            )
         )
     return 0
 

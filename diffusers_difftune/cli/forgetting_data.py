@@ -11,7 +11,6 @@ import torch
 
 from .. import errors
 from ..backbones import Backbone
-from ..backbones.dit import ids_by_name
 from ..bank.bank import KnowledgeBank
 from ..data.images.decode import ImageTransform, control_image
 from ..errors import DiffTuneError
@@ -109,7 +108,7 @@ def open_source(
         return None
     if holds_bank(Path(arguments.source)):
         bank = KnowledgeBank.load(arguments.source)
-        problem = bank.problem(fingerprint(backbone, arguments), backbone.latent_shape(resolution))
+        problem = bank.problem(fingerprint(backbone, arguments), backbone.latent_shape(resolution, resolution))
         if problem is not None:
             raise DiffTuneError(f"--source: the bank in {arguments.source} {problem}.")
         return bank
@@ -123,7 +122,7 @@ def open_source(
     prompts = [""] * len(rows)
     if finetuned.knows_classes:
         with errors.flag("--source"):
-            prompts = row_prompts(data, rows, ids_by_name(getattr(backbone, "id2label", {})))
+            prompts = row_prompts(data, rows, backbone.classes.ids if backbone.classes else {})
     return Images(read_images(data, rows, resolution, interpolation_of(finetuned)), prompts)
 
 
@@ -153,7 +152,7 @@ def sample_source(
             folder,
             list(dict.fromkeys(prompts)),
             settings,
-            latent_shape=backbone.latent_shape(resolution),
+            latent_shape=backbone.latent_shape(resolution, resolution),
             model=arguments.pretrained,
             weights_fingerprint=fingerprint(backbone, arguments),
             revision=hub_commit(backbone.folder),

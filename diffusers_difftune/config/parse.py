@@ -11,6 +11,7 @@ import yaml
 from ..errors import DiffTuneError
 from .base import Config, flags_of
 from .parser import Parser
+from .recipes import flags_file
 from .shared import BANK_FLAGS
 
 
@@ -52,7 +53,7 @@ def parse_config(
     typed = vars(parser.parse_args(argv))
     yaml_file = typed.pop("config")
     typed = {name: value for name, value in typed.items() if value is not NOT_GIVEN}
-    written = {} if yaml_file is None else read_yaml(Path(yaml_file), parser)
+    written = {} if yaml_file is None else read_yaml(flags_file(yaml_file), parser)
     notes = replace_choices(typed, written, yaml_file)
     config = config_class(**written | typed)
     config.notes = tuple(notes)

@@ -38,7 +38,11 @@ class Parser(argparse.ArgumentParser):
             for flag in flags:
                 if flag.group == title:
                     add_flag(group, flag)
-        self.add_argument("--config", metavar="FILE", help="A YAML file of flags; the command line wins over it.")
+        self.add_argument(
+            "--config",
+            metavar="FILE",
+            help="A YAML file of flags, or the name of a recipe; the command line wins over it.",
+        )
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raises what argparse has to say as a [`DiffTuneError`]."""

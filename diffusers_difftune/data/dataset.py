@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -26,10 +26,6 @@ from .reading.labels import check_classes, read_labels
 from .reading.opening import open_source
 from .report import DataReport
 from .source import TO_TRAIN, Columns, Source, as_captions
-
-
-if TYPE_CHECKING:
-    from ..backbones import Backbone
 
 
 # How many rows an error message lists.
@@ -249,38 +245,6 @@ def refuse_blank(target: TargetData, columns: Columns) -> None:
         raise DiffTuneError(
             f"{len(blank)} of {len(target)} rows have an empty {'label' if columns.has_labels else 'caption'} or none in the"
             f" column {columns.text}: {listed([target.name(row) for row in blank])}; every row needs one."
-        )
-
-
-def backbone_resolution(resolution: int | None, backbone: "Backbone") -> int:
-    """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-    Args:
-        resolution (`int`, *optional*): The flag; `None` is the model's own, or 512 if it has none.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        `int`: The side.
-
-    Raises:
-        DiffTuneError: The model cannot make images of this size.
-    """
-    own = backbone.resolution
-    if own is not None and resolution not in (None, own):
-        raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {own} pixels only.")
-    if resolution is None:
-        resolution = own or 512
-    check_resolution(resolution, backbone.vae_scale_factor)
-    return resolution
-
-
-def check_resolution(resolution: int, vae_scale_factor: int) -> None:
-    """Raises a [`DiffTuneError`] if the VAE cannot halve images of this resolution as often as it does."""
-    if resolution < 1 or resolution % vae_scale_factor:
-        below = max(0, resolution - resolution % vae_scale_factor)
-        works = " or ".join(str(size) for size in (below, below + vae_scale_factor) if size)
-        raise DiffTuneError(
-            f"--resolution is {resolution}; this model's VAE needs a multiple of {vae_scale_factor}, such as {works}."
         )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import SchedulerMixin
 
 from ..adapters.adapter import Adapter
 from ..adapters.files import SavedAdapter
@@ -18,7 +17,6 @@ from ..backbones.pipeline_files import tensors_in
 from ..backbones.scheduler import training_scheduler
 from ..errors import DiffTuneError, first_sentence, quoted
 from ..objective.noise_levels import NoiseLevels
-from ..trainables.control import NEW_LAYERS
 
 
 def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:
@@ -44,7 +42,6 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
     file = folder / "scheduler" / "scheduler_config.json"
     if not file.is_file():  # a checkpoint, whose run has it
         return
-    scheduler: Any = backbone.noise_scheduler  # type: ignore[attr-defined]
     try:
         own: Any = training_scheduler(file.parent)
     except DiffTuneError:
@@ -52,7 +49,7 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
     except Exception as error:  # it is damaged, or has values that no scheduler works with
         raise DiffTuneError(f"{file} cannot be read: {first_sentence(error)}.") from error
     refuse_other_prediction(folder, own.config.prediction_type, backbone)
-    if not torch.equal(NoiseLevels.of(own).signal, NoiseLevels.of(scheduler).signal):
+    if not torch.equal(NoiseLevels.of(own).signal, NoiseLevels.of(backbone.noise_scheduler).signal):
         raise DiffTuneError(
             f"{folder} was trained on other noise levels than the pretrained pipeline (see the betas of both schedulers), so"
             " that neither losses nor sampling steps of the two belong together."
@@ -62,7 +59,9 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
 def check_controlnet(backbone: Backbone, folder: Path) -> None:
     """Refuses a ControlNet whose copy of the denoiser is of another architecture, or with damaged weights."""
     tensors = check_weights(folder)
-    empty = without_weights(backbone.controlnet_class, read_config(backbone.controlnet_class, folder))
+    assert backbone.controlnet is not None
+    model_class = backbone.controlnet.model_class
+    empty = without_weights(model_class, read_config(model_class, folder))
     check_copied(backbone, folder, shapes_of(empty))
     check_headers(folder, tensors, empty)
 
@@ -71,7 +70,7 @@ def check_controlnet_adapter(
     backbone: Backbone, folder: Path, saved: SavedAdapter, tensors: dict[str, torch.Tensor]
 ) -> None:
     """Refuses an adapter of a ControlNet for another model. Its run wrote down the config of that ControlNet."""
-    model_class: Any = getattr(backbone, "controlnet_class", None)
+    model_class: Any = backbone.controlnet and backbone.controlnet.model_class
     if model_class is None or saved.model_class != model_class.__name__:
         raise DiffTuneError(
             f"{folder} is an adapter for a {saved.model_class}, which does not go with a"
@@ -98,7 +97,8 @@ def check_tensors(empty: torch.nn.Module, folder: Path, saved: SavedAdapter, ten
 
 def check_copied(backbone: Backbone, folder: Path, found: dict[str, list[int]]) -> None:
     """Refuses a ControlNet whose copy of the denoiser is of another architecture."""
-    copied = {name: shape for name, shape in found.items() if not name.startswith(NEW_LAYERS)}
+    new = backbone.controlnet.new_layers if backbone.controlnet else ()
+    copied = {name: shape for name, shape in found.items() if not name.startswith(new)}
     refuse_other_shapes(folder, copied, shapes_of(backbone.empty_denoiser()), whole=False)
 
 
@@ -200,8 +200,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:
     """Refuses a model that predicts something else than the pretrained one."""
-    scheduler: SchedulerMixin = backbone.noise_scheduler  # type: ignore[attr-defined]
-    expected = scheduler.config.prediction_type
+    expected = backbone.noise_scheduler.config.prediction_type
     if found not in (None, expected):
         raise DiffTuneError(
             f"{folder} predicts {found} and the pretrained pipeline {expected}, so that neither losses nor sampling steps of the"

@@ -13,11 +13,10 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from ..adapters.adapter import ROWS
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
-from ..backbones import Backbone, family_of
-from ..backbones.dit import ids_by_name
-from ..backbones.pipeline_files import pipeline_folder, weight_files
+from ..backbones import Backbone, family_of, pipeline_folder
+from ..backbones.classes import ids_by_name
+from ..backbones.pipeline_files import weight_files
 from ..errors import DiffTuneError, first_sentence
-from ..trainables.control import NEW_LAYERS
 from .compatibility import (
     check_adapter,
     check_controlnet,
@@ -28,7 +27,7 @@ from .compatibility import (
     run_flags,
     saved_classes,
 )
-from .swap import without_class, without_control
+from .swap import without_class, without_inputs
 
 
 class Finetuned(Protocol):
@@ -91,7 +90,7 @@ class FinetunedDenoiser:
             check_denoiser(backbone, folder)
             self.kind, self.num_trained = "full", None
             own = saved_classes(folder)
-        known = getattr(backbone, "id2label", None)  # of class-conditional families
+        known = backbone.classes and backbone.classes.id2label
         self.knows_classes = known is None or known == own
         self.class_ids = None if known is None or own is None else ids_by_name(own)
 
@@ -164,10 +163,12 @@ class FinetunedControlNet:
     def load(self, device: torch.device) -> None:
         """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
         self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
-        model_class: Any = self.backbone.controlnet_class
+        family = self.backbone.controlnet
+        assert family is not None
+        model_class: Any = family.model_class
         start = self.adapted() if self.is_adapter else self.folder
         if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
-            controlnet = self.backbone.new_controlnet(self.pretrained)
+            controlnet = family.new(self.pretrained)
         else:
             try:
                 controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
@@ -190,17 +191,18 @@ class FinetunedControlNet:
         self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
     ) -> torch.Tensor:
         """The pair's output for x_t, under the control images in `condition["control"]`."""
-        return self.backbone.predict_controlled(self.pretrained, model, sample, timesteps, condition)
+        return self.backbone.predict(self.pretrained, sample, timesteps, condition, model)
 
     def stand_in(self) -> torch.nn.Module:
         """The bare denoiser, which does not hear the ControlNet."""
-        return without_control(self.pretrained)
+        return without_inputs(self.pretrained, self.backbone.controlnet.inputs if self.backbone.controlnet else ())
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
         layers have nothing to be compared with. An adapter is merged, for good."""
         merge_adapter(self.pipeline)
-        return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(NEW_LAYERS)}
+        new = self.backbone.controlnet.new_layers if self.backbone.controlnet else ()
+        return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(new)}
 
     def files(self) -> list[Path]:
         """The files that the ControlNet is in."""
@@ -230,7 +232,7 @@ def open_finetuned(
         return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
-        found = family_of(index).pipeline_class.__name__  # type: ignore[attr-defined]
+        found = family_of(index).pipeline_class.__name__
         if found != backbone.pipeline_class.__name__:
             raise DiffTuneError(
                 f"{name} is a {found} and the pretrained pipeline a {backbone.pipeline_class.__name__}; name the pipeline that"
@@ -239,7 +241,7 @@ def open_finetuned(
     if (folder / backbone.denoiser_name / "config.json").is_file():
         return FinetunedDenoiser(backbone, folder)
     for place in (folder, folder / "controlnet"):
-        if class_name(place / "config.json") == getattr(getattr(backbone, "controlnet_class", None), "__name__", ""):
+        if backbone.controlnet and class_name(place / "config.json") == backbone.controlnet.model_class.__name__:
             return FinetunedControlNet(backbone, place)
     raise DiffTuneError(
         f"{name} has neither a {backbone.denoiser_name}, nor an adapter, nor a ControlNet for a"
@@ -293,4 +295,5 @@ def class_name(config: Path) -> str | None:
 
 def null_class(backbone: Backbone) -> int:
     """The class that stands for none."""
-    return int(backbone.encode_prompts([""])["class_labels"][0])
+    assert backbone.classes is not None
+    return backbone.classes.null

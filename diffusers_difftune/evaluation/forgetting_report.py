@@ -64,7 +64,7 @@ def encode_rows(
         [`Rows`]: The rows, on the CPU.
     """
     means = [backbone.encode_images(batch.float() / 127.5 - 1)[0].cpu() for batch in images.split(batch_size)]
-    return Rows(backbone.scale_latents(torch.cat(means)), prompts, controls)
+    return Rows(backbone.to_denoiser(torch.cat(means)), prompts, controls)
 
 
 def conditions(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The chain of forgetting in five lines of words, from the figures that go into its JSON file."""
+"""What fine-tuning did, in words, from the figures of `forgetting.json`."""
 
 from typing import Any
 
@@ -10,6 +10,11 @@ PLACES = {"near_data": "near the data", "middle": "in the middle", "near_noise":
 
 
 def words(report: dict[str, Any]) -> list[str]:
+    """[`summary`] as it is kept in `forgetting.json`: one text a point, which begins with the point's name."""
+    return [f"{label}: {text}" for label, text in summary(report).items()]
+
+
+def summary(report: dict[str, Any]) -> dict[str, str]:
     """What was forgotten and learned where, what the swap says, and how far the weights went.
 
     A change counts as one from two standard errors on, here as everywhere in the project.
@@ -18,20 +23,20 @@ def words(report: dict[str, Any]) -> list[str]:
         report (`dict[str, Any]`): `settings`, `losses`, `swap` and `distance`, as `difftune forgetting` writes them.
 
     Returns:
-        `list[str]`: Five lines.
+        `dict[str, str]`: A text for each of the five, by its name.
     """
     settings, losses = report["settings"], report["losses"]
     control = settings["kind"] == "controlnet"
     source = "samples of the pretrained model" if settings["source_kind"] == "bank" else "source images"
     blank = " under a blank control image" if control else ""
     shown = " under their control images" if control else ""
-    return [
-        f"Forgotten: on {losses['source']['num_rows']} {source}{blank} {change(losses['source'])}.",
-        f"Learned: on {losses['target']['num_rows']} target images{shown} {change(losses['target'])}.",
-        f"Swap: {swap_words(report['swap'])}",
-        f"Control: {control_words(report['swap'])}",
-        f"Distance: {distance_words(report['distance'], control)}",
-    ]
+    return {
+        "Forgotten": f"on {losses['source']['num_rows']} {source}{blank} {change(losses['source'])}.",
+        "Learned": f"on {losses['target']['num_rows']} target images{shown} {change(losses['target'])}.",
+        "Swap": swap_words(report["swap"]),
+        "Control": control_words(report["swap"]),
+        "Distance": distance_words(report["distance"], control),
+    }
 
 
 def change(losses: dict[str, Any]) -> str:
@@ -68,30 +73,27 @@ def swap_words(swap: dict[str, Any]) -> str:
 def verdict(points: list[dict[str, Any]]) -> str:
     """Where swapping holds, where it helps, and where it hurts, by the paired difference of KIDs."""
     whole = points[-1]
-    if standing(whole) == 0:
-        alone = "By KID the pretrained model alone is not clearly farther from the target than the fine-tuned one"
-    elif standing(whole) < 0:
-        alone = "By KID the pretrained model alone is clearly nearer to the target than the fine-tuned one"
-    else:
-        alone = ""
     swapped = [point for point in points if point["percent"] > 0]
     if not any(standing(point) for point in swapped):
         return (
             "By KID no x is clearly nearer or farther than the fine-tuned model, the pretrained model alone included."
         )
-    said = [alone] if alone else []
+    said = []
+    if standing(whole) <= 0:
+        than = "not clearly farther from" if standing(whole) == 0 else "clearly nearer to"
+        said.append(f"the pretrained model alone is {than} the target than the fine-tuned one")
     worse = [point["percent"] for point in swapped if standing(point) > 0]
     better = [f"{point['percent']:g}" for point in swapped if standing(point) < 0 and point is not whole]
     if worse:
         before = [point["percent"] for point in swapped if point["percent"] < worse[0]]
-        held = f"By KID it holds up to x = {before[-1]:g}, and is" if before else "By KID it is"
+        held = f"it holds up to x = {before[-1]:g}, and is" if before else "it is"
         again = "" if all(standing(p) > 0 for p in swapped if p["percent"] >= worse[0]) else " (not at all larger x)"
         said.append(f"{held} clearly farther from the target from x = {worse[0]:g} on{again}")
-    elif not alone or better:
-        said.append("Nowhere is it clearly farther from the target than the fine-tuned model, by KID")
+    elif better:
+        said.append("it is nowhere clearly farther from the target than the fine-tuned model")
     if better:
-        said.append(f"By KID it is clearly nearer at x = {', '.join(better)}")
-    return ". ".join(said) + "."
+        said.append(f"it is clearly nearer at x = {', '.join(better)}")
+    return f"By KID {'; '.join(said)}."
 
 
 def control_words(swap: dict[str, Any]) -> str:
@@ -103,10 +105,12 @@ def control_words(swap: dict[str, Any]) -> str:
         return "with the first x % instead there is nothing between x = 0 and x = 100 to compare."
     # where the two ends differ most is where the chain shows
     at = max(between, key=lambda point: abs(point["target"][metric] - data[point["percent"]]["target"][metric]))
-    percent = at["percent"]
+    percent, found = at["percent"], verdict(points)
+    if found == verdict(of_end(swap, "data")):
+        found = "By KID the same holds."
     return (
         f"with the first x % instead, {name} at x = {percent:g} is {at['target'][metric]:.4g}, where the last"
-        f" {percent:g} % give {data[percent]['target'][metric]:.4g}. {verdict(points)}"
+        f" {percent:g} % give {data[percent]['target'][metric]:.4g}. {found}"
     )
 
 

@@ -105,10 +105,10 @@ class Adjusted(torch.nn.Module):
         return self.denoiser(**self.change(inspect.signature(self.denoiser.forward).bind(*args, **kwargs).arguments))
 
 
-def without_control(denoiser: torch.nn.Module) -> Adjusted:
-    """A denoiser that does not hear the ControlNet beside it: the bare model in a ControlNet pipeline."""
-    residuals = ("down_block_additional_residuals", "mid_block_additional_residual")
-    return Adjusted(denoiser, lambda given: {name: value for name, value in given.items() if name not in residuals})
+def without_inputs(denoiser: torch.nn.Module, names: tuple[str, ...]) -> Adjusted:
+    """A denoiser that does not hear the ControlNet beside it, whose answers go into these arguments: the bare model in a
+    ControlNet pipeline."""
+    return Adjusted(denoiser, lambda given: {name: value for name, value in given.items() if name not in names})
 
 
 def without_class(denoiser: torch.nn.Module, null_class: int) -> Adjusted:

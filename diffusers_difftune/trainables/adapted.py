@@ -41,7 +41,7 @@ class AdaptedDenoiser:
         self.backbone = backbone
         self.model = denoiser
         # The rows of new classes belong to the adapter, also those that no image came for.
-        kept_rows = len(getattr(backbone, "new_classes", None) or ())
+        kept_rows = len(backbone.classes.new or ()) if backbone.classes else 0
         self.adapter = Adapter(denoiser, settings, backbone.denoiser_name, keep_pretrained, kept_rows)
         self.result = "lora" if is_stock_lora(settings, backbone.pipeline_class) else "adapter"
 
@@ -94,6 +94,6 @@ def pipeline_facts(backbone: Backbone) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     if backbone.prediction_type is not None:
         facts["prediction_type"] = backbone.prediction_type
-    if (names := getattr(backbone, "new_classes", None)) is not None:
-        facts["id2label"] = {str(key): name for key, name in enumerate(names)}
+    if backbone.classes is not None and backbone.classes.new is not None:
+        facts["id2label"] = {str(key): name for key, name in enumerate(backbone.classes.new)}
     return facts

@@ -8,18 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UniPCMultistepScheduler
 
 from ..adapters import Adapter, AdapterSettings
 from ..adapters.files import read_adapter, write_adapter
 from ..adapters.peft_layers import merge_layers
 from ..adapters.scales import fold_scales
 from ..backbones import Backbone
-
-
-# What a ControlNet has beside its copy of the denoiser: new layers, trained whole also where the copy gets an adapter.
-NEW_LAYERS = ("controlnet_cond_embedding", "controlnet_down_blocks", "controlnet_mid_block")
-ALWAYS_TRAINED = tuple(f"{layer}.*" for layer in NEW_LAYERS)
 
 
 class ControlBranch:
@@ -30,7 +24,7 @@ class ControlBranch:
         backbone ([`Backbone`]): The model family.
         denoiser (`torch.nn.Module`): The pretrained denoiser, in the precision it is to be frozen in.
         controlnet (`torch.nn.Module`): The ControlNet, float32.
-        settings ([`AdapterSettings`], *optional*): The adapter, with [`ALWAYS_TRAINED`]; `None` trains the whole ControlNet.
+        settings ([`AdapterSettings`], *optional*): The adapter, with the new layers in `always_trained`; `None` trains the whole ControlNet.
 
     Raises:
         DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
@@ -71,7 +65,7 @@ class ControlBranch:
 
     def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
         """The denoiser's output for x_t under the ControlNet as accelerate prepared it."""
-        return self.backbone.predict_controlled(self.denoiser, model, sample, timesteps, condition)
+        return self.backbone.predict(self.denoiser, sample, timesteps, condition, model)
 
     def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
         """The denoiser without the control branch, and a context in which to call it."""
@@ -89,7 +83,9 @@ class ControlBranch:
                 self._plain_copy(), dtype
             )  # diffusers' own `to` warns where nothing is amiss
         pipeline = self.backbone.pipeline(self.denoiser, device, dtype, controlnet=controlnet)
-        pipeline.scheduler = UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
+        sampler: Any = self.backbone.controlnet and self.backbone.controlnet.sampler_class
+        if sampler is not None:
+            pipeline.scheduler = sampler.from_config(pipeline.scheduler.config)
         return pipeline
 
     def save(self, folder: Path) -> None:

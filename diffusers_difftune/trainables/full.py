@@ -12,7 +12,6 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from ..backbones import Backbone
-from ..backbones.pipeline_files import copy_components
 from ..errors import DiffTuneError
 
 
@@ -131,8 +130,7 @@ class FullDenoiser:
 
     def save_result(self, folder: Path) -> None:
         """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""
-        copy_components(self.backbone.folder, folder, self.backbone.variant, leave_out=self.backbone.denoiser_name)
-        self.backbone.save_settings(folder)
+        self.backbone.save_pipeline(folder)
         with self.use_final_weights():
             self.model.save_pretrained(folder / self.backbone.denoiser_name)
 

@@ -40,7 +40,7 @@ def adapter_settings(
         rank=DEFAULT_RANK if config.rank is None else config.rank,
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
-        target_modules=tuple(config.lora_target_modules or backbone.lora_target_modules)
+        target_modules=tuple(config.lora_target_modules or backbone.lora_target_modules(backbone.empty_denoiser()))
         if config.adapter in PEFT_KINDS
         else (),
         train_parameters=tuple(config.train_parameters or ()),

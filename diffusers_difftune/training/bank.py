@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..backbones import Backbone
-from ..backbones.fingerprint import hub_commit, weights_fingerprint
+from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
 from ..bank.build import begun_bank, build_bank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
@@ -108,13 +108,15 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
             return None
     with errors.flag("--knowledge_bank"):
         bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
-    if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == own_fingerprint(run, backbone):
+    if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == backbone.fingerprint_of(
+        backbone.weight_components, run.cache_dir
+    ):
         raise DiffTuneError(
             f"--tokenizer_name {config.tokenizer_name} reads prompts otherwise than the pipeline's own tokenizer, with"
             f" which the bank in {bank.folder} was sampled; leave --knowledge_bank out, and the run samples one with it."
         )
     with errors.flag("--knowledge_bank"):
-        bank.check(fingerprint(run, backbone), backbone.latent_shape(config.resolution))
+        bank.check(backbone.fingerprint(run.cache_dir), backbone.latent_shape())
     if config.knowledge_bank is not None:
         if unused := other_flags(config, bank.manifest.flags()):
             logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
@@ -189,11 +191,11 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
     streamed = config.streaming  # whose captions are read when they are needed
     begun_bank(
         run.output_dir / BANK_FOLDER,
-        BankSettings.from_flags(config, num_samples, run.seed),
+        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
         None if streamed else bank_prompts(run, backbone, target, num_samples),
-        latent_shape=backbone.latent_shape(config.resolution),
+        latent_shape=backbone.latent_shape(),
         model=config.pretrained_model_name_or_path,
-        weights_fingerprint=fingerprint(run, backbone),
+        weights_fingerprint=backbone.fingerprint(run.cache_dir),
         notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
 
@@ -228,11 +230,11 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
         pipeline,
         run.output_dir / BANK_FOLDER,
         prompts,
-        BankSettings.from_flags(config, num_samples, run.seed),
-        latent_shape=backbone.latent_shape(config.resolution),
+        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
+        latent_shape=backbone.latent_shape(),
         model=config.pretrained_model_name_or_path,
         revision=hub_commit(backbone.folder) or config.revision,
-        weights_fingerprint=fingerprint(run, backbone),
+        weights_fingerprint=backbone.fingerprint(run.cache_dir),
         accelerator=accelerator,
     )
 
@@ -243,23 +245,9 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
     if source == "captions":
         return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions
     if source == "classes":
-        return backbone.source_classes()
+        return backbone.classes.pretrained_prompts() if backbone.classes else []
     with errors.flag("--bank_prompts"):
         return backbone.source_prompts(read_prompts(source))
-
-
-def fingerprint(run: Run, backbone: Backbone) -> str:
-    """What a knowledge bank must have been sampled from: the pretrained weights, and what `--tokenizer_name` makes of
-    prompts, if that is something else than the pipeline's own tokenizer does."""
-    weights = own_fingerprint(run, backbone)
-    if backbone.tokenizer_key is None:
-        return weights
-    return hashlib.sha256(f"{weights} {backbone.tokenizer_key}".encode()).hexdigest()
-
-
-def own_fingerprint(run: Run, backbone: Backbone) -> str:
-    """The fingerprint of the pretrained weights; see [`weights_fingerprint`]."""
-    return weights_fingerprint(backbone.folder, backbone.weight_components, backbone.variant, run.cache_dir)
 
 
 def make_batches(
@@ -310,15 +298,15 @@ def make_batches(
             num_source=0 if bank is None else len(bank),
         ),
         target=target,
-        latent_shape=backbone.latent_shape(config.resolution),
-        transform=ImageTransform(config.resolution, config.image_interpolation_mode),
+        latent_shape=backbone.latent_shape(),
+        transform=ImageTransform(backbone.resolution, config.image_interpolation_mode),
         train_batch_size=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         images=images,
         prompts=prompts,
-        scale_latents=backbone.scale_latents if cached else None,  # workers must not get the encoders in memory
+        to_denoiser=backbone.to_denoiser if cached else None,  # workers must not get the encoders in memory
         bank=bank,
         empty_source_prompts=config.retention_prompts == "empty",
         renamed_prompts=backbone.renamed_prompts(),
@@ -378,7 +366,7 @@ def run_settings(
         "global_batch_size": run.global_batch_size,
         "source_share": run.source_share,
         "controlnet": "conditioning_image_column" in flags,
-        "model": fingerprint(run, backbone),
+        "model": backbone.fingerprint(run.cache_dir),
         "image_reader": READER_VERSION,
         "target_data": None if config.streaming else target.content_key,
         "crops_drawn_from": CROPS_DRAWN_FROM,
@@ -386,6 +374,7 @@ def run_settings(
         if config.knowledge_bank is None
         else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
         **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
+        "resolution": backbone.resolution,
         **({} if quality is None else {"evaluation": quality.settings}),
         FACTS: run_facts(run, backbone, target, bank),
     }

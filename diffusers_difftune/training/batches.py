@@ -98,9 +98,9 @@ class PlannedBatches(Dataset):
         accumulation (`int`, *optional*, defaults to 1): Micro-steps of an optimiser step.
         rank (`int`, *optional*, defaults to 0): This process.
         world_size (`int`, *optional*, defaults to 1): How many processes there are.
-        images ([`ImageCache`], *optional*): The cached images; given together with `prompts` and `scale_latents`.
+        images ([`ImageCache`], *optional*): The cached images; given together with `prompts` and `to_denoiser`.
         prompts ([`PromptCache`], *optional*): The cached prompts, of target, bank and, if used, the empty one.
-        scale_latents (`Callable`, *optional*): The backbone's `scale_latents`, for cached posteriors.
+        to_denoiser (`Callable`, *optional*): The backbone's `to_denoiser`, for cached posteriors.
         bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
         empty_source_prompts (`bool`, *optional*, defaults to `False`):
             Give source rows the empty prompt instead of the one they were made with.
@@ -126,7 +126,7 @@ class PlannedBatches(Dataset):
     world_size: int = 1
     images: "ImageCache | None" = None
     prompts: "PromptCache | None" = None
-    scale_latents: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
+    to_denoiser: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
     bank: "KnowledgeBank | None" = None
     empty_source_prompts: bool = False
     renamed_prompts: frozenset[str] = frozenset()
@@ -199,7 +199,7 @@ class PlannedBatches(Dataset):
             crops = self.images.crops(slot.row)
             crop = random.integer("crop", crops) if crops > 1 else 0
             mean, std = self.images.posterior(slot.row, crop, flip)
-            row.latents = self.scale_latents(mean + std * row.posterior_noise)
+            row.latents = self.to_denoiser(mean + std * row.posterior_noise)
         else:
             resized = self.transform.resize(load_rgb(image()))
             at = None if self.center_crop else (random.uniform("crop_top"), random.uniform("crop_left"))

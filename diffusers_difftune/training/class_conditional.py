@@ -10,16 +10,16 @@ from ..errors import DiffTuneError
 from .run import Run
 
 
-def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str]:
+def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> tuple[DiTBackbone, list[str]]:
     """Makes the classes of the target data the model's own, and checks the classes that the flags name.
 
     Args:
         run ([`Run`]): The run.
-        backbone ([`DiTBackbone`]): Gets them.
+        backbone ([`DiTBackbone`]): The pretrained pipeline.
         target ([`TargetData`]): Has them.
 
     Returns:
-        `list[str]`: The ids of `--validation_classes`, as prompts.
+        `tuple[DiTBackbone, list[str]]`: The pipeline with these classes, and the ids of `--validation_classes`, as prompts.
 
     Raises:
         DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or
@@ -32,7 +32,6 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
             f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data ({len(target)} in"
             " use); a class-conditional model needs two."
         )
-    backbone.set_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
     wanted = run.config.validation_classes or []
     unknown = [name for name in wanted if name not in names]
     if unknown:
@@ -43,4 +42,5 @@ def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> list[str
     if run.source_share and run.config.bank_prompts != "classes":
         with errors.flag("--bank_prompts"):
             backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
-    return [str(names.index(name)) for name in wanted]
+    own = backbone.with_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
+    return own, [str(names.index(name)) for name in wanted]

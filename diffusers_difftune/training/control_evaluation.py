@@ -42,7 +42,7 @@ class ControlEvaluation:
     ) -> None:
         self.run, self.backbone, self.trained, self.extractor = run, backbone, trained, extractor
         config = run.config
-        transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+        transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
         rows = range(config.control_evaluation_samples)
         self.prompts = [held_out.captions(row)[0] for row in rows]
         self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
@@ -58,7 +58,7 @@ class ControlEvaluation:
     def sample(self) -> list:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
         config, device = self.run.config, self.run.accelerator.device
-        shape = self.backbone.latent_shape(config.resolution)
+        shape = self.backbone.latent_shape()
         images = []
         with sampling(self.run, self.backbone, self.trained) as pipeline:
             batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
@@ -73,7 +73,8 @@ class ControlEvaluation:
                     latents=torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
                     num_inference_steps=config.control_evaluation_inference_steps,
                     guidance_scale=config.control_evaluation_guidance_scale,
-                    **self.backbone.size(config.resolution),
+                    height=self.backbone.resolution,
+                    width=self.backbone.resolution,
                 ).images
         return images
 

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from PIL import Image
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import errors
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
+from ..backbones.controlnet import ControlNetFamily
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..bank.bank import KnowledgeBank
 from ..controls import check_kind
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform, UnreadableImage, control_crop, decode
 from ..errors import DiffTuneError, first_sentence
-from ..trainables.control import ALWAYS_TRAINED
 from .adapter import adapter_settings, check_fit
 from .checks import uses_bank
 from .run import Run, save_memory
@@ -36,11 +36,6 @@ if TYPE_CHECKING:
     from ..controls.bank import BankConditions
 
 logger = logging.getLogger(__name__)
-# What a ControlNet must have in common with the denoiser whose layers it feeds.
-SHARED_CONFIG = (
-    *("in_channels", "block_out_channels", "down_block_types", "layers_per_block", "cross_attention_dim"),
-    *("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim", "encoder_hid_dim_type"),
-)
 
 
 def check_control_flags(config: Any) -> None:
@@ -85,14 +80,14 @@ def open_control_image(path: str) -> Image.Image:
         raise DiffTuneError(f"--validation_image {path} cannot be read: {error.reason}.") from None
 
 
-def validation_pairs(config: Any) -> tuple[list[str], list[Image.Image]]:
+def validation_pairs(config: Any, resolution: int) -> tuple[list[str], list[Image.Image]]:
     """A prompt and a control image for each validation image; a single one of either goes with all of the other.
 
     Control images are resized and cropped as those of the target data are.
     """
     prompts, images = config.validation_prompt or [], config.validation_image or []
     count = max(len(prompts), len(images))
-    transform = ImageTransform(config.resolution, config.image_interpolation_mode)
+    transform = ImageTransform(resolution, config.image_interpolation_mode)
     opened = [control_crop(open_control_image(path), transform) for path in images]
     prompts, opened = (values * count if len(values) == 1 else values for values in (prompts, opened))
     repeated = [
@@ -102,11 +97,11 @@ def validation_pairs(config: Any) -> tuple[list[str], list[Image.Image]]:
 
 
 def find_control_parts(run: Run, backbone: Backbone) -> AdapterSettings | None:
-    """Finds the tokenizer, the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
+    """Finds the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
 
     Args:
         run ([`Run`]): The run.
-        backbone ([`Backbone`]): Gets the tokenizer.
+        backbone ([`Backbone`]): The pretrained pipeline.
 
     Returns:
         [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
@@ -115,47 +110,48 @@ def find_control_parts(run: Run, backbone: Backbone) -> AdapterSettings | None:
         DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
     """
     config = run.config
-    if not hasattr(backbone, "controlnet_class"):
-        raise DiffTuneError(
-            f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
-            " training."
-        )
-    pretrained_type = backbone.noise_scheduler.config.prediction_type
+    family = control_family(backbone)
+    pretrained_type = backbone.pretrained_prediction_type
     if config.prediction_type not in (None, pretrained_type):
         raise DiffTuneError(
             f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
             f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
         )
-    where = {"cache_dir": config.cache_dir, "token": config.hub_token}
-    if config.tokenizer_name is not None:
-        backbone.set_tokenizer(find_tokenizer(config.tokenizer_name, backbone, revision=config.revision, **where))
     if config.controlnet_model_name_or_path is not None:
+        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
         check_controlnet(config.controlnet_model_name_or_path, backbone, **where)
-    adapter = adapter_settings(config, backbone, ALWAYS_TRAINED)
+    adapter = adapter_settings(config, backbone, family.always_trained)
     if adapter is not None:
         with torch.device("meta"):
-            empty = backbone.new_controlnet(backbone.empty_denoiser())
+            empty = family.new(backbone.empty_denoiser())
         check_fit(config, adapter, empty, "ControlNet")
     return adapter
 
 
-def find_tokenizer(name: str, backbone: Backbone, **where: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer that `--tokenizer_name` names, if the text encoder can read what it writes."""
+def control_family(backbone: Backbone) -> ControlNetFamily:
+    """The ControlNet of a pipeline's family.
+
+    Raises:
+        DiffTuneError: It has none.
+    """
+    if backbone.controlnet is None:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
+            " training."
+        )
+    return backbone.controlnet
+
+
+def find_tokenizer(config: Any) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that `--tokenizer_name` names, if it is given."""
+    name = config.tokenizer_name
+    if name is None:
+        return None
+    where = {"revision": config.revision, "cache_dir": config.cache_dir, "token": config.hub_token}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
     except (OSError, ValueError) as error:
         raise DiffTuneError(f"--tokenizer_name {name} cannot be loaded: {first_sentence(error)}.") from error
-    reader = AutoConfig.from_pretrained(backbone.folder / "text_encoder", trust_remote_code=False)
-    for what, has, most in (
-        ("knows {} tokens", len(tokenizer), reader.vocab_size),
-        ("cuts prompts at {} tokens", tokenizer.model_max_length, reader.max_position_embeddings),
-    ):
-        if has > most:
-            raise DiffTuneError(
-                f"--tokenizer_name {name} {what.format(has)}, and the model's text encoder takes {most}; give one that"
-                " was made for this text encoder."
-            )
-    return tokenizer
 
 
 def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
@@ -170,39 +166,15 @@ def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
             f"--controlnet_model_name_or_path {name} is neither a folder with a ControlNet nor one that can be had from"
             f" the Hub: {first_sentence(error)}."
         ) from error
-    expected = backbone.controlnet_class.__name__
-    if found.get("_class_name") != expected:
-        raise DiffTuneError(
-            f"--controlnet_model_name_or_path {name} is a {found.get('_class_name', 'model without a class')}; this"
-            f" pipeline needs a {expected}."
-        )
-    denoiser = backbone.empty_denoiser().config
-    for key in SHARED_CONFIG:
-        ours, theirs = denoiser[key], found.get(key, denoiser[key])
-        if json.dumps(ours) != json.dumps(theirs):
-            raise DiffTuneError(
-                f"--controlnet_model_name_or_path {name} belongs to another model: its {key} is {theirs}, and the"
-                f" {backbone.denoiser_name}'s is {ours}."
-            )
-    factor = 2 ** (len(found.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
-    if factor != backbone.vae_scale_factor:
-        raise DiffTuneError(
-            f"--controlnet_model_name_or_path {name} belongs to another model: it makes control images {factor} times"
-            f" smaller, and the VAE makes images {backbone.vae_scale_factor} times smaller."
-        )
-    if found.get("conditioning_channels", 3) != 3:
-        raise DiffTuneError(
-            f"--controlnet_model_name_or_path {name} takes control images of {found['conditioning_channels']} channels;"
-            " these are of 3."
-        )
+    family = control_family(backbone)
+    if (reason := family.mismatch(found, backbone.empty_denoiser())) is not None:
+        raise DiffTuneError(f"--controlnet_model_name_or_path {name} {reason}.")
     if Path(name).is_dir():
-        try:
+        with errors.flag("--controlnet_model_name_or_path"):
             with torch.device("meta"):
-                empty: Any = backbone.controlnet_class
-                empty = empty.from_config(found)
+                model_class: Any = family.model_class
+                empty = model_class.from_config(found)
             check_tensors(Path(name), tensors_in(Path(name)), empty)
-        except DiffTuneError as error:
-            raise DiffTuneError(f"--controlnet_model_name_or_path: {error}") from error
 
 
 def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:
@@ -219,10 +191,11 @@ def load_controlnet(run: Run, backbone: Backbone) -> torch.nn.Module:
     name = config.controlnet_model_name_or_path
     if name is None:
         torch.manual_seed(run.seed)  # its layers for the control image start at random
-        controlnet = backbone.new_controlnet(backbone.load_denoiser())
+        controlnet = control_family(backbone).new(backbone.load_denoiser())
     else:
         try:
-            controlnet = backbone.controlnet_class.from_pretrained(
+            model_class: Any = control_family(backbone).model_class
+            controlnet = model_class.from_pretrained(
                 name, dtype=torch.float32, use_safetensors=True, cache_dir=config.cache_dir, token=config.hub_token
             )
         except (OSError, ValueError, RuntimeError) as error:

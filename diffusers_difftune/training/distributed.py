@@ -7,10 +7,10 @@ Files do not know which it was: every kind of run goes on from every other, on a
 """
 
 import copy
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from itertools import chain
 from typing import Any
 
 import torch
@@ -128,40 +128,31 @@ class ShardedModel(Replicated):
         return nullcontext()
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's whole `state_dict()` on the main process; call it on every process."""
         from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
         named = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=whole_on_main())
         if not self.accelerator.is_main_process:
             return {"state": {}, "param_groups": []}
-        places = {name: place for place, name in enumerate(chain(*(g["params"] for g in named["param_groups"])))}
-        groups = [group | {"params": [places[name] for name in group["params"]]} for group in named["param_groups"]]
-        return {"state": {places[name]: values for name, values in named["state"].items()}, "param_groups": groups}
+        return renamed(named, {name: place for place, name in enumerate(self.names())})
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Takes what [`optimizer_state`] gave; call it on every process."""
         from torch.distributed.checkpoint.state_dict import set_optimizer_state_dict
 
+        named = renamed(state, dict(enumerate(self.names())))
+        set_optimizer_state_dict(self.model, self.optimizer.optimizer, named, options=whole_on_main())
+
+    def names(self) -> list[str]:
+        """The names of the optimiser's parameters, in its order."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
-        optimizer = self.optimizer.optimizer
-        ordered = [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
-        named = {
-            "state": {ordered[place]: values for place, values in state["state"].items()},
-            "param_groups": [
-                group | {"params": [ordered[place] for place in group["params"]]} for group in state["param_groups"]
-            ],
-        }
-        set_optimizer_state_dict(self.model, optimizer, named, options=whole_on_main())
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     @contextmanager
     def whole_weights(self) -> Iterator[None]:
-        """A context in which what trains has its whole weights on the main process, as a model of its own on the CPU."""
         from torch.distributed.checkpoint.state_dict import get_model_state_dict
 
-        trained, sharded = self.trained, self.trained.model
-        average = trained.ema
-        shards = [] if average is None else average.shadow_params
+        trained, sharded, average = self.trained, self.trained.model, self.trained.ema
         weights = get_model_state_dict(sharded, options=whole_on_main())
+        shards = [] if average is None else average.shadow_params
         averaged = [self.gather(shard) for shard in shards]
         if not self.accelerator.is_main_process:
             yield
@@ -177,10 +168,10 @@ class ShardedModel(Replicated):
             if average is not None:
                 average.shadow_params = shards
 
-    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
-        """A whole tensor in the main process' memory, and an empty one on the others; call it on every process."""
-        gathered = whole(tensor.detach())
-        return gathered.to("cpu", copy=True) if self.accelerator.is_main_process else torch.empty(0)
+    def gather(self, shard: torch.Tensor) -> torch.Tensor | None:
+        """A whole tensor in the main process' memory; call it on every process."""
+        gathered = whole(shard.detach())
+        return gathered.to("cpu", copy=True) if self.accelerator.is_main_process else None
 
 
 class ShardedOptimizer(Replicated):
@@ -200,8 +191,6 @@ class ShardedOptimizer(Replicated):
         self.accelerator, self.trained, self.optimizer = accelerator, trained, optimizer
         self.parameters = list(optimizer.param_groups[0]["params"])
         os.environ.setdefault("DS_ACCELERATOR", accelerator.device.type)  # it would look for a device of its own
-        import logging
-
         import deepspeed
 
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
@@ -248,7 +237,6 @@ class ShardedOptimizer(Replicated):
         return self.optimizer.state.get(self.optimizer.param_groups[0]["params"][0], {})
 
     def optimizer_state(self) -> dict[str, Any]:
-        """The optimiser's whole `state_dict()` on the main process; call it on every process."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         state: dict[int, dict[str, torch.Tensor]] = {}
@@ -262,7 +250,6 @@ class ShardedOptimizer(Replicated):
         return {"state": state, "param_groups": [group]}
 
     def load_optimizer_state(self, state: dict[str, Any]) -> None:
-        """Takes what [`optimizer_state`] gave; call it on every process."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         if state["state"] and not self.shard:
@@ -311,6 +298,16 @@ def whole_on_main() -> Any:
     from torch.distributed.checkpoint.state_dict import StateDictOptions
 
     return StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+def renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:
+    """A `state_dict()` of an optimiser that calls the parameters otherwise."""
+    return {
+        "state": {names[parameter]: values for parameter, values in state["state"].items()},
+        "param_groups": [
+            group | {"params": [names[parameter] for parameter in group["params"]]} for group in state["param_groups"]
+        ],
+    }
 
 
 def blocks(model: torch.nn.Module, names: list[str] | None) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
 
+from ..config.shared import EmaConfig, TrainingConfig
 from ..errors import DiffTuneError, first_sentence
 
 
@@ -59,11 +60,11 @@ def sharded_by() -> str | None:
     return "DeepSpeed" if says("ACCELERATE_USE_DEEPSPEED") else None
 
 
-def check_launch(config: Any) -> None:
+def check_launch(config: TrainingConfig) -> None:
     """Stops on the first flag, of the script or of `accelerate launch`, that cannot work with sharding.
 
     Args:
-        config: The config of a script.
+        config ([`TrainingConfig`]): The config of a task.
 
     Raises:
         DiffTuneError: One cannot, or something else than FSDP2 or DeepSpeed is to shard.
@@ -79,10 +80,8 @@ def check_launch(config: Any) -> None:
     for name, (flag, instead) in UNSUITABLE.items():
         if says(name):
             raise DiffTuneError(f"The accelerate config has {flag}, which these scripts do not support; {instead}.")
-    part = (
-        f"--adapter {config.adapter}" if config.adapter else "--train_parameters" if config.train_parameters else None
-    )
-    if part is not None:
+    if config.adapter or config.train_parameters:
+        part = f"--adapter {config.adapter}" if config.adapter else "--train_parameters"
         raise DiffTuneError(
             f"{by} shards a model of which all weights train, and {part} trains few of them; leave {by} out: plain"
             " multi-GPU training keeps little beside the model itself."
@@ -91,14 +90,9 @@ def check_launch(config: Any) -> None:
         raise DiffTuneError(
             f"--use_8bit_adam does not go with {by}, whose states cannot be sharded; leave one of them out."
         )
-    if by == "FSDP":
-        check_fsdp(config)
-    else:
+    if by == "DeepSpeed":
         check_deepspeed(config)
-
-
-def check_fsdp(config: Any) -> None:
-    """Stops on what FSDP cannot do."""
+        return
     version = os.environ.get("FSDP_VERSION", "1")
     if version != "2":
         raise DiffTuneError(
@@ -114,21 +108,14 @@ def check_fsdp(config: Any) -> None:
         raise DiffTuneError(
             "The accelerate config has fsdp_ignored_modules, whose gradients nobody sums over the processes; leave it out."
         )
-    if getattr(config, "offload_ema", False):
+    if isinstance(config, EmaConfig) and config.offload_ema:
         raise DiffTuneError(
             "--offload_ema does not go with FSDP, and the moving average is sharded already; leave one of them out."
         )
 
 
-def check_deepspeed(config: Any) -> None:
-    """Stops on the first thing in a DeepSpeed config, or among the flags of `accelerate launch`, that cannot be had.
-
-    Args:
-        config: The config of a script.
-
-    Raises:
-        DiffTuneError: There is such a thing, or no DeepSpeed.
-    """
+def check_deepspeed(config: TrainingConfig) -> None:
+    """Stops on the first thing in a DeepSpeed config, or among the flags of `accelerate launch`, that cannot be had."""
     given = deepspeed_config()
     for name, value in given.items():
         is_off = isinstance(value, dict) and value.get("enabled") in (False, "auto")  # as in "bf16", "fp16" and others
@@ -167,11 +154,7 @@ def check_deepspeed(config: Any) -> None:
 
 
 def deepspeed_config() -> dict[str, Any]:
-    """What `accelerate launch` was told about DeepSpeed, by flags or in a file, as a DeepSpeed config.
-
-    Raises:
-        DiffTuneError: There is no such file, or it holds no such config.
-    """
+    """What `accelerate launch` was told about DeepSpeed, by flags or in a file, as a DeepSpeed config."""
     from accelerate.utils import DeepSpeedPlugin
 
     try:

@@ -61,7 +61,7 @@ class QualityEvaluation:
         with errors.flag("--evaluation_features"):
             extractor = make_features(config.evaluation_features, config.cache_dir, config.hub_token)
         rows = drawn_rows(self.held_out, count)
-        size = (config.resolution, config.image_interpolation_mode)
+        size = (self.backbone.resolution, config.image_interpolation_mode)
         others = None
         if isinstance(self.target, TargetData) and len(self.target) >= FEWEST_IMAGES // 2:
             others = read_images(self.target, drawn_rows(self.target, count), *size)

@@ -26,12 +26,10 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 from diffusers.optimization import get_scheduler
 
 from .. import errors
-from ..backbones import Backbone, load_backbone
-from ..backbones.pipeline_files import pipeline_folder
+from ..backbones import Backbone, load_backbone, pipeline_folder
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..console import log_to_terminal
 from ..data.cache.place import difftune_cache_dir
-from ..data.dataset import backbone_resolution
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
@@ -156,21 +154,31 @@ def start_run(config: Any) -> Run:
     return Run(config, accelerator, output_dir, seed, weight_dtype, StopRequests(accelerator), checkpoint)
 
 
-def find_backbone(run: Run) -> Backbone:
-    """Finds (or downloads) the pretrained pipeline and reads its configs, no weights."""
+def find_backbone(run: Run, **settings: Any) -> Backbone:
+    """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
+
+    Args:
+        run ([`Run`]): The run.
+        settings: [`~diffusers_difftune.backbones.base.Settings`] that only some scripts have flags for.
+    """
     config = run.config
     with errors.flag("--pretrained_model_name_or_path"):
         folder = pipeline_folder(
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
         )
-        backbone = load_backbone(folder, config.variant)
+        backbone = load_backbone(
+            folder,
+            config.variant,
+            resolution=config.resolution if config.was_given("resolution") else None,
+            prediction_type=config.prediction_type,
+            **settings,
+        )
     takes = "prompts" if config.label_column is None else "classes"
     if backbone.conditioned_on != takes:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
             f" {backbone.conditioned_on}; this script trains models that are conditioned on {takes}."
         )
-    config.resolution = backbone_resolution(config.resolution, backbone)
     return backbone
 
 
@@ -233,14 +241,12 @@ def make_objective(run: Run, backbone: Backbone) -> DiffTuningObjective:
         input_perturbation=getattr(config, "input_perturbation", 0.0),
         variance_loss=variance_loss if backbone.learned_variance else None,
     )
-    pretrained_type = backbone.noise_scheduler.config.prediction_type
+    pretrained_type = backbone.pretrained_prediction_type
     if config.retention_target == "pretrained" and objective.prediction_type != pretrained_type:
         raise DiffTuneError(
             f"--retention_target pretrained holds source rows to what the pretrained model predicts, {pretrained_type},"
             f" and --prediction_type is {config.prediction_type}; leave one of them out."
         )
-    if config.prediction_type is not None:
-        backbone.set_prediction_type(config.prediction_type)
     if getattr(config, "dream_training", False) and objective.prediction_type != "epsilon":
         raise DiffTuneError(
             f"--dream_training works for models that predict epsilon; this one predicts {objective.prediction_type}."

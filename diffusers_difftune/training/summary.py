@@ -28,6 +28,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
+from .controlnet import control_family
 from .run import Run, make_optimizer
 from .summary_text import summary_rows
 from .validation import validation_steps
@@ -99,7 +100,7 @@ def summarize(
     return {
         "model": model_facts(run, backbone, adapter),
         "objective": objective_facts(run, objective),
-        "data": data_facts(run, target, captions),
+        "data": data_facts(run, backbone, target, captions),
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
         "bank": bank_facts(run, backbone, target, bank, total_steps),
@@ -142,8 +143,8 @@ def empty_controlnet(config: Any, backbone: Backbone, denoiser: torch.nn.Module)
     name = config.controlnet_model_name_or_path
     with torch.device("meta"):
         if name is None:
-            return backbone.new_controlnet(denoiser)
-        controlnet_class: Any = backbone.controlnet_class
+            return control_family(backbone).new(denoiser)
+        controlnet_class: Any = control_family(backbone).model_class
         where = {"cache_dir": config.cache_dir, "token": config.hub_token}
         return controlnet_class.from_config(controlnet_class.load_config(name, **where))
 
@@ -170,7 +171,9 @@ def objective_facts(run: Run, objective: DiffTuningObjective) -> dict[str, Any]:
     return facts
 
 
-def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCaptions | None) -> dict[str, Any]:
+def data_facts(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, captions: CutCaptions | None
+) -> dict[str, Any]:
     """What is trained on, and what is left out."""
     config, report = run.config, getattr(target, "report", None)
     facts: dict[str, Any] = {
@@ -179,7 +182,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
         "files": [] if report is None else [dataclasses.asdict(file) for file in report.files],
         "left_out": [] if report is None else list(report.left_out),
         "max_train_samples": config.max_train_samples,
-        "resolution": config.resolution,
+        "resolution": backbone.resolution,
     }
     if isinstance(target, StreamedTarget):
         return facts | {"streamed": True}
@@ -189,7 +192,7 @@ def data_facts(run: Run, target: TargetData | StreamedTarget, captions: CutCapti
     else:
         facts["distinct_captions"] = len(target.distinct_captions)
         facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
-    sides = image_sides(target.images, config.resolution)
+    sides = image_sides(target.images, backbone.resolution)
     facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
     return facts
 
@@ -279,7 +282,7 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
     if config.bank_prompts == "captions":
         prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions
     elif config.bank_prompts == "classes":
-        prompts = backbone.source_classes()
+        prompts = backbone.classes.pretrained_prompts() if backbone.classes else []
     else:
         prompts = read_prompts(config.bank_prompts)
     return None if prompts is None else min(samples, len(set(prompts)))

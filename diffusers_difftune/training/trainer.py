@@ -179,7 +179,7 @@ def prepare(
     latents, condition = batch.latents, batch.condition
     if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
         mean, std = backbone.encode_images(batch.pixel_values.to(device, non_blocking=True))
-        drawn = backbone.scale_latents(mean + std * batch.posterior_noise.to(device, non_blocking=True))
+        drawn = backbone.to_denoiser(mean + std * batch.posterior_noise.to(device, non_blocking=True))
         target_rows = (~batch.is_source).nonzero().squeeze(1)  # a mask on the device would make everyone wait
         latents = latents.to(device, non_blocking=True)
         latents[target_rows.to(device, non_blocking=True)] = drawn

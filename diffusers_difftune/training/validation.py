@@ -125,7 +125,6 @@ class Validation:
         return found
 
     def sample(self) -> list[Image.Image]:
-        config = self.run.config
         with sampling(self.run, self.backbone, self.trained) as pipeline:
             return [
                 pipeline(
@@ -133,7 +132,8 @@ class Validation:
                     num_inference_steps=SAMPLING_STEPS,
                     generator=torch.Generator().manual_seed(self.run.seed + i),
                     **({} if self.controls is None else {"image": self.controls[i]}),
-                    **self.backbone.size(config.resolution),
+                    height=self.backbone.resolution,
+                    width=self.backbone.resolution,
                 ).images[0]
                 for i, prompt in enumerate(self.prompts)
             ]

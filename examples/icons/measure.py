@@ -143,7 +143,7 @@ class Measurement:
         for name, (images, prompts) in self.data.items():
             means = [self.backbone.encode_images(batch.float() / 127.5 - 1)[0] for batch in images.split(64)]
             condition = self.backbone.encode_prompts(prompts)
-            encoded[name] = (self.backbone.scale_latents(torch.cat(means)), condition)
+            encoded[name] = (self.backbone.to_denoiser(torch.cat(means)), condition)
         self.backbone.release_encoders()
         return encoded
 

@@ -19,7 +19,7 @@ from diffusers import (
 from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.trainables import AdaptedDenoiser
-from diffusers_difftune.trainables.control import ALWAYS_TRAINED, ControlBranch
+from diffusers_difftune.trainables.control import ControlBranch
 from tests.tiny import tiny_condition
 
 
@@ -75,7 +75,8 @@ class Subject:
 
     def settings(self, kind: str) -> AdapterSettings:
         """Those of the kind, with what trains along in this model."""
-        patterns = ALWAYS_TRAINED if self.name == "controlnet" else load_backbone(self.folder).always_trained
+        backbone = load_backbone(self.folder)
+        patterns = (backbone.controlnet if self.name == "controlnet" else backbone).always_trained
         return with_always_trained(KINDS[kind], patterns)
 
     def outputs(self, model: torch.nn.Module, rows: int = 3) -> torch.Tensor:

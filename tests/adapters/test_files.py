@@ -272,8 +272,7 @@ def test_what_diffusers_takes_out_makes_room_for_another(saved: dict[str, Path],
 def test_the_rows_of_new_classes_are_saved_whether_or_not_they_were_trained(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    backbone = load_backbone(folders["transformer"])
-    backbone.set_classes(["ash", "elm", "oak"], reset_seed=0)
+    backbone = load_backbone(folders["transformer"]).with_classes(["ash", "elm", "oak"], reset_seed=0)
     settings = with_always_trained(KINDS["bitfit"], backbone.always_trained)
     trained = AdaptedDenoiser(backbone, backbone.load_denoiser(), settings)
     trained.save_result(tmp_path)
@@ -299,8 +298,7 @@ def test_weight_decay_leaves_rows_and_scales_alone(folders: dict[str, Path]) -> 
 
 
 def test_the_prediction_type_travels_with_the_adapter(folders: dict[str, Path], tmp_path: Path) -> None:
-    backbone = load_backbone(folders["unet"])
-    backbone.set_prediction_type("v_prediction")
+    backbone = load_backbone(folders["unet"], prediction_type="v_prediction")
     AdaptedDenoiser(backbone, backbone.load_denoiser(), KINDS["bitfit"]).save_result(tmp_path)
     pipeline = StableDiffusionPipeline.from_pretrained(folders["unet"], safety_checker=None)
     load_adapter(pipeline, tmp_path)

@@ -321,8 +321,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_old_form(
 def test_the_file_says_the_prediction_type_that_was_trained(
     folders: dict[str, Path], pipelines: Callable[[str], Any], tmp_path: Path
 ) -> None:
-    backbone = load_backbone(folders["unet"])
-    backbone.set_prediction_type("v_prediction")
+    backbone = load_backbone(folders["unet"], prediction_type="v_prediction")
     settings = AdapterSettings("lora", rank=2, target_modules=ATTENTION)
     AdaptedDenoiser(backbone, backbone.load_denoiser(), settings).save_result(tmp_path)
     pipeline = pipelines("unet")

@@ -11,7 +11,8 @@ import torch
 from diffusers import DDPMScheduler, DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tables, ids_by_name
+from diffusers_difftune.backbones.classes import ids_by_name
+from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tables
 from diffusers_difftune.errors import DiffTuneError
 
 
@@ -45,8 +46,8 @@ def samples(backbone: DiTBackbone, prompt: str | list[str], **given):
 def test_what_is_read_from_the_configs(backbone: DiTBackbone) -> None:
     assert (backbone.conditioned_on, backbone.denoiser_name) == ("classes", "transformer")
     assert (backbone.resolution, backbone.latent_shape(16), backbone.learned_variance) == (16, (4, 8, 8), False)
-    assert backbone.id2label == {5: "cat, house cat", 7: "dog", 207: "golden retriever"}
-    assert backbone.source_classes() == ["5", "7", "207"]
+    assert backbone.classes.id2label == {5: "cat, house cat", 7: "dog", 207: "golden retriever"}
+    assert backbone.classes.pretrained_prompts() == ["5", "7", "207"]
     assert all(parameter.is_meta for parameter in backbone.empty_denoiser().parameters())
 
 
@@ -125,7 +126,7 @@ def test_a_whole_name_comes_before_a_part_of_another() -> None:
 
 def test_a_pipeline_without_names_has_all_thousand_classes(tiny_dit: Path, tmp_path: Path) -> None:
     backbone = load_backbone(edited(tiny_dit, tmp_path, "model_index.json", id2label=None))
-    assert backbone.source_classes() == [str(number) for number in range(1000)]
+    assert backbone.classes.pretrained_prompts() == [str(number) for number in range(1000)]
     assert backbone.source_prompts(["7"]) == ["7"]
 
 
@@ -160,7 +161,7 @@ def test_no_block_drops_labels_on_its_own(backbone: DiTBackbone) -> None:
 
 def test_new_rows_are_drawn_in_every_table_and_nowhere_else(backbone: DiTBackbone) -> None:
     before = [table.embedding_table.weight.detach() for table in class_tables(backbone.load_denoiser())]
-    backbone.set_classes(["a", "b", "c"], reset_seed=4)
+    backbone = backbone.with_classes(["a", "b", "c"], reset_seed=4)
     assert backbone.renamed_prompts() == {"0", "1", "2"}
     after = [table.embedding_table.weight.detach() for table in class_tables(backbone.load_denoiser())]
     for old, new in zip(before, after, strict=True):
@@ -169,6 +170,6 @@ def test_new_rows_are_drawn_in_every_table_and_nowhere_else(backbone: DiTBackbon
     assert not torch.equal(after[0][:3], after[1][:3]), "every table has numbers of its own"
     again = [table.embedding_table.weight.detach() for table in class_tables(backbone.load_denoiser())]
     assert all(map(torch.equal, after, again)), "the moving average and the frozen copy begin with the same"
-    backbone.set_classes(["a", "b", "c"])
+    backbone = backbone.with_classes(["a", "b", "c"])
     kept = [table.embedding_table.weight.detach() for table in class_tables(backbone.load_denoiser())]
     assert all(map(torch.equal, before, kept))

@@ -19,8 +19,7 @@ from tests.training.runs import FULL, run
 DOWNLOAD = """
     import sys
     import torch
-    from diffusers_difftune.backbones import load_backbone
-    from diffusers_difftune.backbones.pipeline_files import pipeline_folder
+    from diffusers_difftune.backbones import load_backbone, pipeline_folder
     from diffusers_difftune.errors import DiffTuneError
     try:
         backbone = load_backbone(pipeline_folder("user/tiny", variant="fp16", cache_dir=sys.argv[1]), "fp16")
@@ -77,16 +76,16 @@ def test_of_a_model_on_the_hub_only_what_is_used_is_downloaded(
     assert len(weights) == 3 and all("fp16" in name for name in weights)
 
     hub_server.requests.clear()
-    model["model_index.json"] = json.dumps({"_class_name": "StableDiffusionXLPipeline"}).encode()
+    model["model_index.json"] = json.dumps({"_class_name": "UnCLIPPipeline"}).encode()
     hub_server.repos["models/user/tiny"] = Repo("models", "user/tiny", [model])
     run = hub_server.run(DOWNLOAD, tmp_path / "another-cache")
-    assert "The pipeline is a StableDiffusionXLPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
+    assert "The pipeline is a UnCLIPPipeline; supported pipelines are" in run.stdout, run.stderr[-2000:]
     assert not [request for request in hub_server.requests if "safetensors" in request]
 
 
 FROM_THE_HUB = """
     import sys
-    from diffusers_difftune.backbones.pipeline_files import pipeline_folder
+    from diffusers_difftune.backbones import pipeline_folder
     from diffusers_difftune.errors import DiffTuneError
     for name in sys.argv[1:]:
         try:

@@ -203,10 +203,10 @@ def test_settings_of_sampling_alone_change_nothing(sd: Path) -> None:
 
 
 def test_a_prediction_type_goes_with_the_scheduler_that_is_saved(sd: Path) -> None:
-    backbone = load_backbone(with_scheduler(sd, "PNDMScheduler", STABLE))
+    folder = with_scheduler(sd, "PNDMScheduler", STABLE)
     with pytest.raises(
         DiffTuneError, match="--prediction_type is sample, and the pipeline's PNDMScheduler samples from"
     ):
-        backbone.set_prediction_type("sample")
-    backbone.set_prediction_type("v_prediction")
+        load_backbone(folder, prediction_type="sample")
+    backbone = load_backbone(folder, prediction_type="v_prediction")
     assert isinstance(backbone.pipeline(None, torch.device("cpu"), torch.float32).scheduler, SchedulerMixin)

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from diffusers_difftune.config import DataConfig
-from diffusers_difftune.data.dataset import check_resolution, load_target_data
+from diffusers_difftune.data.dataset import load_target_data
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_images, tiny_image
 
@@ -783,16 +783,6 @@ def test_very_many_bad_rows_are_not_all_listed(tmp_path):
     folder = metadata_lines(tmp_path / "images", *lines)
     with pytest.raises(DiffTuneError, match=r"row 99 99.png \(no such file\) and 30 more; repair"):
         load(tmp_path / "cache", train_data_dir=folder)
-
-
-@pytest.mark.parametrize("resolution, factor, works", [(100, 8, "96 or 104"), (5, 8, "8")])
-def test_resolution_must_be_divisible(resolution, factor, works):
-    with pytest.raises(DiffTuneError) as error:
-        check_resolution(resolution, factor)
-    assert str(error.value) == (
-        f"--resolution is {resolution}; this model's VAE needs a multiple of {factor}, such as {works}."
-    )
-    check_resolution(512, 8)
 
 
 def test_images_of_any_mode_are_served_as_they_are(tmp_path):

@@ -11,8 +11,9 @@ from diffusers import ControlNetModel
 
 from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
 from diffusers_difftune.trainables import AdaptedDenoiser
-from diffusers_difftune.trainables.control import ALWAYS_TRAINED, ControlBranch
+from diffusers_difftune.trainables.control import ControlBranch
 
 
 LORA = AdapterSettings("lora", rank=2, target_modules=("to_k", "to_q", "to_v", "to_out.0"))
@@ -57,7 +58,7 @@ def save_adapter(
     """An adapter on the denoiser, of a class-conditional one for these classes."""
     backbone = load_backbone(pretrained)
     if classes is not None:
-        backbone.set_classes(classes)
+        backbone = backbone.with_classes(classes)
     trained = AdaptedDenoiser(backbone, backbone.load_denoiser(), settings)
     disturb(flat(trained))
     folder.mkdir()
@@ -71,7 +72,7 @@ def save_controlnet(folder: Path, pretrained: Path, settings: AdapterSettings | 
     denoiser = backbone.load_denoiser()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        controlnet: ControlNetModel = backbone.new_controlnet(denoiser)
+        controlnet: ControlNetModel = backbone.controlnet.new(denoiser)
     trained = ControlBranch(backbone, denoiser, controlnet, settings)
     disturb(flat(trained))
     folder.mkdir()
@@ -79,4 +80,6 @@ def save_controlnet(folder: Path, pretrained: Path, settings: AdapterSettings | 
     return folder
 
 
-CONTROL_LORA = AdapterSettings("lora", rank=2, target_modules=LORA.target_modules, always_trained=ALWAYS_TRAINED)
+CONTROL_LORA = AdapterSettings(
+    "lora", rank=2, target_modules=LORA.target_modules, always_trained=StableDiffusionControlNet(2).always_trained
+)

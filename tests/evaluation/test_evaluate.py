@@ -148,7 +148,7 @@ def test_other_prompts_and_a_pretrained_pipeline_beside_it(place, tiny_pipeline,
 
 def test_classes(place, tiny_dit, tmp_path, capsys):
     backbone = load_backbone(tiny_dit)
-    names = [name for names in backbone.id2label.values() for name in names.split(", ")][:2]
+    names = [name for names in backbone.classes.id2label.values() for name in names.split(", ")][:2]
     data = save_tiny_classes(tmp_path / "data", 24)
     for label, name in zip(sorted(path.name for path in data.iterdir()), names):
         (data / label).rename(data / name)

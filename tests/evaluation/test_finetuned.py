@@ -56,7 +56,7 @@ def stock(pretrained: Path, folder: Path, kind: str) -> DiffusionPipeline:
         return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     pipeline = StableDiffusionPipeline.from_pretrained(pretrained, safety_checker=None)
     if kind == "controlnet":
-        controlnet = load_backbone(pretrained).controlnet_class.from_pretrained(folder)
+        controlnet = load_backbone(pretrained).controlnet.model_class.from_pretrained(folder)
         return StableDiffusionControlNetPipeline(
             **pipeline.components, controlnet=controlnet, requires_safety_checker=False
         )
@@ -122,7 +122,7 @@ def test_an_adapter_of_a_controlnet(tiny_pipeline: Path, tmp_path: Path) -> None
     finetuned = loaded(tiny_pipeline, folder)
     assert isinstance(finetuned, FinetunedControlNet) and finetuned.is_adapter and finetuned.num_trained
     pipeline = stock(tiny_pipeline, save_controlnet(tmp_path / "start", tiny_pipeline), "controlnet")
-    pipeline.controlnet = load_backbone(tiny_pipeline).new_controlnet(pipeline.unet)
+    pipeline.controlnet = load_backbone(tiny_pipeline).controlnet.new(pipeline.unet)
     load_adapter(pipeline, folder)
     expected = sample_images(pipeline, PROMPTS, **SAMPLING, image=CONTROL)
     with swapped(finetuned.pipeline, finetuned.stand_in(), 0):

@@ -76,10 +76,14 @@ def test_a_whole_model(
     assert code == 0
     printed = capsys.readouterr().out.splitlines()
     report = json.loads((out / "forgetting.json").read_text())
-    assert printed[:5] == report["words"]
+    (end,) = [number for number, line in enumerate(printed) if line.startswith("The figures are in")]
+    assert printed[0] == "What fine-tuning did" and max(map(len, printed[:end])) <= 80
+    said = " ".join("\n".join(printed[1:]).split())  # the labels, and their texts in lines of their own
+    assert said.startswith(" ".join(text.replace(": ", " ", 1) for text in report["words"]))
+    assert "pictures in forgetting.png and samples.png beside it." in said
     (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
     assert "  samples   10 at each of 3 points, 4 steps" in block
-    assert [line.split(":")[0] for line in printed[:5]] == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
+    assert [text.split(":")[0] for text in report["words"]] == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
     settings = report["settings"]
     assert (settings["kind"], settings["num_images"], settings["source_kind"]) == ("full", 10, "bank")
     assert report["losses"]["source"]["num_rows"] == report["losses"]["target"]["num_rows"] == 3

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The five lines of words and the picture, from figures that were made up."""
+"""The summary in words and the picture, from figures that were made up."""
 
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def swap_line(data: Any, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("data, said", [
-    (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "By KID it is clearly nearer at x = 10, 20, 30."),
+    (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "from x = 70 on; it is clearly nearer at x = 10, 20, 30."),
     (lambda x: -3.0 if 0 < x <= 30 else 5.0 if x > 60 else 0.0, "164 at best (x = 10)"),
     (lambda x: 5.0 if x else 0.0, "By KID it is clearly farther from the target from x = 10 on."),
     (lambda x: 5.0 if x in (30, 100) else 0.0, "By KID it holds up to x = 20, and is clearly farther from the target from x = 30 on"
@@ -112,6 +112,18 @@ def test_what_the_swap_curve_says(data: Any, said: str) -> None:
 
 def test_without_enough_images_for_a_fid_the_curve_is_of_kid() -> None:
     assert "KID to the target is 20 at x = 0 and 25 at x = 100" in swap_line(lambda x: x / 20, fid=False)
+
+
+def test_what_both_curves_say_is_said_once() -> None:
+    level = words(report(swap=curve({"data": lambda x: 0.0, "noise": lambda x: x / 1000})))
+    assert "By KID no x is clearly nearer or farther than the fine-tuned model, the pretrained" in level[2]
+    assert level[3].endswith("give 170. By KID the same holds.")
+    better = words(report(swap=curve({"data": lambda x: -5.0 if x == 30 else 0.0, "noise": lambda x: 0.0})))
+    assert better[2].endswith(
+        "By KID the pretrained model alone is not clearly farther from the target than the fine-tuned one; it is nowhere"
+        " clearly farther from the target than the fine-tuned model; it is clearly nearer at x = 30."
+    )
+    assert all(text.count("By KID") == 1 for text in [*level[2:4], *better[2:4]])
 
 
 def test_no_effect_is_said_to_be_none() -> None:

@@ -18,6 +18,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 
+from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.evaluation.swap import (
@@ -26,7 +27,7 @@ from diffusers_difftune.evaluation.swap import (
     swapped,
     swapped_steps,
     without_class,
-    without_control,
+    without_inputs,
 )
 from tests.tiny import tiny_pipeline
 
@@ -156,7 +157,7 @@ def test_a_pair_gives_way_to_the_bare_denoiser(pretrained) -> None:
     bare, both = sample(pretrained), sample(pair, **control)
     assert not torch.equal(bare, both)
     for percent, expected in ((0, both), (100, bare)):
-        with swapped(pair, without_control(pair.unet), percent):
+        with swapped(pair, without_inputs(pair.unet, StableDiffusionControlNet.inputs), percent):
             assert torch.equal(sample(pair, **control), expected)
 
 

@@ -70,7 +70,7 @@ def make(pipeline, folder, cache_dir, cached: bool = True, **flags) -> Made:
             train_batch_size=8,
             images=images,
             prompts=prompts,
-            scale_latents=backbone.scale_latents if cached else None,
+            to_denoiser=backbone.to_denoiser if cached else None,
             bank=Bank(),
             random_flip=True,
             center_crop=config.center_crop,
@@ -166,7 +166,7 @@ def test_target_rows_are_drawn_from_the_posterior(cached):
         if not slot.is_source:
             flip = random.uniform("flip") < 0.5
             mean, std = batches.images.posterior(slot.row, 0, flip)
-            expected = batches.scale_latents(mean + std * random.normal("posterior", SHAPE))
+            expected = batches.to_denoiser(mean + std * random.normal("posterior", SHAPE))
             assert torch.equal(batch.latents[row], expected)
             flips.add(flip)
     assert flips == {False, True}
@@ -183,7 +183,7 @@ def test_without_flag_nothing_is_flipped(cached):
         slot, random = batches.plan.slot(0, row), RowRandom(7, 0, row)
         if not slot.is_source:
             mean, std = batches.images.posterior(slot.row, 0, False)
-            expected = batches.scale_latents(mean + std * random.normal("posterior", SHAPE))
+            expected = batches.to_denoiser(mean + std * random.normal("posterior", SHAPE))
             assert torch.equal(batches[0].latents[row], expected)
 
 
@@ -228,7 +228,7 @@ def test_uncached_batches_are_the_cached_ones(cached, uncached, tiny_pipeline):
         assert torch.equal(raw.latents[raw.is_source], ours.latents[ours.is_source])
         assert not raw.latents[~raw.is_source].any()
         mean, std = backbone.encode_images(raw.pixel_values)
-        latents = backbone.scale_latents(mean + std * raw.posterior_noise)
+        latents = backbone.to_denoiser(mean + std * raw.posterior_noise)
         torch.testing.assert_close(ours.latents[~ours.is_source], latents)
         encoded = backbone.encode_prompts(raw.prompts)["encoder_hidden_states"]
         torch.testing.assert_close(ours.condition["encoder_hidden_states"], encoded)

@@ -17,10 +17,11 @@ from diffusers_difftune import load_adapter, merge_adapter
 from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.adapters.files import TENSOR_FILE
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
 from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.data.images.decode import ImageTransform, control_image
 from diffusers_difftune.evaluation.convergence import read_curve
-from diffusers_difftune.trainables.control import ALWAYS_TRAINED, NEW_LAYERS, ControlBranch
+from diffusers_difftune.trainables.control import ControlBranch
 from diffusers_difftune.training import trainer
 from tests.tiny import tiny_condition
 
@@ -47,7 +48,7 @@ def inputs(rows: int = 3) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.T
 
 def test_a_new_controlnet_changes_nothing(backbone):
     denoiser = backbone.load_denoiser()
-    trained = ControlBranch(backbone, denoiser, backbone.new_controlnet(denoiser))
+    trained = ControlBranch(backbone, denoiser, backbone.controlnet.new(denoiser))
     sample, timesteps, condition = inputs()
     bare = backbone.predict(denoiser, sample, timesteps, condition)
     controlled = trained.predict(trained.model, sample, timesteps, condition)
@@ -57,9 +58,9 @@ def test_a_new_controlnet_changes_nothing(backbone):
 
 def test_a_trained_controlnet_listens_to_each_row_s_own_control_image(backbone):
     denoiser = backbone.load_denoiser()
-    controlnet = backbone.new_controlnet(denoiser)
+    controlnet = backbone.controlnet.new(denoiser)
     with torch.no_grad():
-        for name in NEW_LAYERS:
+        for name in StableDiffusionControlNet.new_layers:
             for parameter in getattr(controlnet, name).parameters():
                 parameter.normal_(0, 0.1)
     trained = ControlBranch(backbone, denoiser, controlnet)
@@ -157,7 +158,7 @@ def test_each_row_meets_its_own_control_image(flags, tiny_pipeline, tiny_conditi
 def test_the_pipeline_prepares_control_images_as_training_does(backbone):
     denoiser = backbone.load_denoiser()
     backbone.load_encoders(torch.device("cpu"), torch.float32)
-    pipeline = backbone.pipeline(denoiser, torch.device("cpu"), torch.float32, backbone.new_controlnet(denoiser))
+    pipeline = backbone.pipeline(denoiser, torch.device("cpu"), torch.float32, backbone.controlnet.new(denoiser))
     backbone.release_encoders()
     image = tiny_condition(4)
     theirs = pipeline.prepare_image(image, 16, 16, 1, 1, torch.device("cpu"), torch.float32)[0]
@@ -203,7 +204,10 @@ def test_lora_trains_the_new_layers_and_the_matrices(tiny_pipeline, tiny_conditi
     flags = "--adapter lora --rank 2 --lora_target_modules to_q to_v --checkpointing_steps 4 --learning_rate 1e-2"
     folder = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "run", flags)
     for place in (folder, folder / "checkpoint-4"):
-        assert all(".lora_" in name or name.startswith(NEW_LAYERS) for name in load_file(place / TENSOR_FILE))
+        assert all(
+            ".lora_" in name or name.startswith(StableDiffusionControlNet.new_layers)
+            for name in load_file(place / TENSOR_FILE)
+        )
     start = run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path / "start", "--max_train_steps 1 --learning_rate 0")
     controlnet = ControlNetModel.from_pretrained(start)
     pipeline = StableDiffusionControlNetPipeline.from_pretrained(
@@ -214,7 +218,7 @@ def test_lora_trains_the_new_layers_and_the_matrices(tiny_pipeline, tiny_conditi
     before, merged = load_file(start / WEIGHTS), controlnet.state_dict()
     assert before.keys() == merged.keys(), "what is merged is a plain ControlNet"
     changed = {name for name in before if not torch.equal(before[name], merged[name])}
-    new = {name for name in before if name.startswith(NEW_LAYERS)}
+    new = {name for name in before if name.startswith(StableDiffusionControlNet.new_layers)}
     adapted = {name for name in before if "to_q" in name or "to_v" in name}
     assert changed == new | {name for name in adapted if name.endswith("weight")}
 
@@ -255,13 +259,15 @@ def test_mixed_precision_trains_and_validates(tiny_pipeline, tiny_conditions, tm
     assert (folder / "validation" / "step-4" / "0.png").is_file()
 
 
-LORA = AdapterSettings("lora", rank=2, target_modules=("to_q", "to_v"), always_trained=ALWAYS_TRAINED)
+LORA = AdapterSettings(
+    "lora", rank=2, target_modules=("to_q", "to_v"), always_trained=StableDiffusionControlNet(2).always_trained
+)
 
 
 @pytest.mark.parametrize("settings", [None, LORA])
 def test_the_copy_in_half_precision_is_a_copy(settings, backbone):
     denoiser = backbone.load_denoiser(dtype=torch.bfloat16)
-    trained = ControlBranch(backbone, denoiser, backbone.new_controlnet(backbone.load_denoiser()), settings)
+    trained = ControlBranch(backbone, denoiser, backbone.controlnet.new(backbone.load_denoiser()), settings)
     for name, parameter in trained.model.named_parameters():
         if "lora_B" in name:  # it starts at 0
             torch.nn.init.ones_(parameter)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands for `train_controlnet.py` in the README of diffusers' ControlNet example, given to our script.
 
-They are those of the commit in `tests/upstream_flags/train_controlnet.json`. What is changed, and nothing else: the name
+They are those of the commit in `tests/config/upstream_flags/train_controlnet.json`. What is changed, and nothing else: the name
 of the script; a folder in place of the data set's id, with the same columns and ten rows, so that an epoch is short; the
 resolution, because the tiny pipeline's VAE makes images only two times smaller; and where the training runs, for which
 flags of `accelerate launch` are left out.

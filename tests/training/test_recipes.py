@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from diffusers_difftune.cli import make_parser
+from diffusers_difftune.cli.train import SCRIPTS
 from diffusers_difftune.config import (
     ClassConditionalConfig,
     ControlNetConfig,
@@ -64,12 +65,12 @@ def head_of(name: str) -> str:
 
 def command_of(name: str) -> list[str]:
     """The command in it, as words."""
-    (command,) = re.findall(r"^#   (accelerate launch .*)$", head_of(name), re.MULTILINE)
+    (command,) = re.findall(r"^#   (difftune train .*)$", head_of(name), re.MULTILINE)
     return shlex.split(command)
 
 
 def script_of(name: str) -> str:
-    return Path(command_of(name)[2]).stem
+    return SCRIPTS[command_of(name)[2]]
 
 
 def readme_rows() -> dict[str, list[str]]:
@@ -80,13 +81,11 @@ def readme_rows() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_recipe_is_a_whole_run_for_its_script(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    launch, flags = command_of(name)[:3], command_of(name)[3:]
-    assert launch[:2] == ["accelerate", "launch"] and (ROOT / launch[2]).is_file()
-    assert flags == ["--config", f"training_scripts/recipes/{name}.yaml"], "nothing else is needed"
+    flags = command_of(name)[3:]
+    assert flags == ["--config", name], "nothing else is needed"
 
-    monkeypatch.chdir(ROOT)
-    config = parse_config(CONFIGS[script_of(name)], flags)
     monkeypatch.chdir(tmp_path)  # outputs go into the working directory
+    config = parse_config(CONFIGS[script_of(name)], flags)
     check_flags(config)
     if isinstance(config, ControlNetConfig):
         check_control_flags(config)
@@ -121,9 +120,9 @@ def test_a_recipe_says_whether_it_was_run_and_what_it_needs(name: str) -> None:
 def test_the_readme_lists_every_recipe_with_its_script_and_data() -> None:
     rows = readme_rows()
     assert sorted(rows) == NAMES
-    for name, (script, data, sources, was_run) in rows.items():
+    for name, (task, data, sources, was_run) in rows.items():
         values = values_of(name)
-        assert script == f"`{script_of(name)}.py`"
+        assert task == f"`{command_of(name)[2]}`"
         assert f"`{values.get('dataset_name') or values['train_data_dir']}`" in data
         assert sources and was_run == "no"
 
@@ -132,13 +131,11 @@ def test_the_readmes_commands_have_flags_that_exist() -> None:
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", "")
     commands = [shlex.split(line, comments=True) for line in blocks.splitlines() if line]
     for words in commands:
-        if words[0] == "difftune":
+        if words[:2] == ["difftune", "train"]:
+            parse_config(CONFIGS[SCRIPTS[words[2]]], words[3:])
+        elif words[0] == "difftune":
             make_parser().parse_args(words[1:])
-        elif words[0] == "accelerate":
-            parse_config(
-                CONFIGS[Path(words[2]).stem], [str(ROOT / w) if w.endswith(".yaml") else w for w in words[3:]]
-            )
-    assert {"accelerate", "difftune", "hf"} == {words[0] for words in commands}
+    assert {"difftune", "hf"} == {words[0] for words in commands}
 
 
 def test_links_of_the_readme_lead_somewhere() -> None:

@@ -1,8 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The summary at the start of a run, and what is said of flags that have no effect."""
+"""The summary at the start of a run."""
 
-import dataclasses
 import json
 import logging
 import subprocess
@@ -12,12 +11,8 @@ import pytest
 from safetensors.torch import load_file
 
 from diffusers_difftune.config import (
-    ClassConditionalConfig,
-    ControlNetConfig,
     TextToImageConfig,
-    TextToImageLoraConfig,
 )
-from diffusers_difftune.config.idle_flags import RULES, idle_flags
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.console import labelled_block
 from diffusers_difftune.training.summary import moments
@@ -320,109 +315,6 @@ def test_when_validation_images_are_made():
     assert steps("--validation_epochs", "2") == [4, 12, 20], "after the first of every two epochs"
     assert steps("--validation_steps", "7", "--validation_epochs", "2") == [7, 14]
     assert steps("--streaming") == []
-
-
-# Flags that have no effect
-
-
-FLAGS = [
-    (FULL, "--lr_warmup_steps 4", "--lr_warmup_steps 4 has no effect: the constant schedule does not warm up"),
-    (FULL, "--lr_warmup_steps 4 --lr_scheduler linear", None),
-    (
-        CONTROL,
-        "--lr_num_cycles 3 --lr_scheduler cosine",
-        "--lr_num_cycles 3 has no effect: it is for --lr_scheduler cosine_w",
-    ),
-    (
-        CONTROL,
-        "--lr_power 2",
-        "--lr_power 2.0 has no effect: it is for --lr_scheduler polynomial, and that is constant",
-    ),
-    (CONTROL, "--lr_power 2 --lr_scheduler polynomial", None),
-    (LORA, "--num_train_epochs 3 --max_train_steps 9", "--num_train_epochs 3 has no effect: --max_train_steps 9 says"),
-    (
-        FULL,
-        "--validation_epochs 2",
-        "--validation_epochs 2 has no effect: there is nothing to make validation images of",
-    ),
-    (CONTROL, "--num_validation_images 2", "--num_validation_images 2 has no effect: there is nothing to make"),
-    (CLASS, "--validation_classes a --validation_epochs 2", None),
-    (
-        FULL,
-        "--validation_prompts a --validation_epochs 2 --validation_steps 3",
-        "--validation_epochs 2 has no effect: --valid",
-    ),
-    (
-        FULL,
-        "--validation_prompts a --validation_epochs 2 --streaming",
-        "--validation_epochs 2 has no effect: --streaming does",
-    ),
-    (
-        FULL,
-        "--evaluation_samples 9 --evaluation_guidance_scale 2",
-        "--evaluation_samples 9, --evaluation_guidance_scale 2.0 h",
-    ),
-    (CONTROL, "--control_evaluation_samples 9", "--control_evaluation_samples 9 has no effect: nothing is measured"),
-    (
-        FULL,
-        "--objective standard --source_share 0.5",
-        "--source_share 0.5 has no effect: it belongs to --objective difft",
-    ),
-    (
-        CLASS,
-        "--source_share 0 --retention_weight 1",
-        "--retention_weight 1.0 has no effect: the run has no source rows",
-    ),
-    (FULL, "--objective standard --bank_steps 25", "--bank_steps 25 has no effect: the run has no source rows"),
-    (CONTROL, "--source_share 0.5 --retention_weight 0.5 --bank_steps 9", None),
-    (FULL, "--offload_ema", "--offload_ema has no effect: there is no moving average"),
-    (CLASS, "--offload_ema --use_ema", None),
-    (
-        FULL,
-        "--dream_detail_preservation 1.0",
-        "--dream_detail_preservation 1.0 has no effect: it is a setting of --dream",
-    ),
-    (LORA, "--crops_per_image 2 --center_crop", "--crops_per_image 2 has no effect"),
-    (CLASS, "--crops_per_image 2 --no_cache", "--crops_per_image 2 has no effect"),
-    (FULL, "--crops_per_image 2 --streaming", "--crops_per_image 2 has no effect"),
-    (LORA, "--hub_model_id me/it", "--hub_model_id me/it has no effect: nothing is uploaded"),
-    (FULL, "--report_to none --logging_dir here", "--logging_dir here has no effect"),
-]
-CONFIGS = {
-    FULL: TextToImageConfig,
-    LORA: TextToImageLoraConfig,
-    CONTROL: ControlNetConfig,
-    CLASS: ClassConditionalConfig,
-}
-
-
-@pytest.mark.parametrize(("script", "argv", "told"), FLAGS)
-def test_flags_without_effect_are_told(script, argv, told):
-    found = idle_flags(parse_config(CONFIGS[script], argv.split()))
-    if told is None:
-        assert found == []
-    else:
-        (sentence,) = found
-        assert sentence.startswith(told) and sentence.endswith(".")
-
-
-@pytest.mark.parametrize("script", CONFIGS)
-def test_every_rule_can_be_asked_of_every_script_that_has_its_flags(script):
-    config = CONFIGS[script]()
-    names = {field.name for field in dataclasses.fields(config)}
-    for rule in RULES:
-        if names.intersection(rule.flags):
-            assert rule.when(config) in (True, False)
-    assert idle_flags(config) == [], "nothing was given"
-    assert idle_flags(parse_config(CONFIGS[script], ["--objective", "standard"])) == []
-
-
-def test_a_default_that_was_given_counts_as_given(tmp_path):
-    assert len(idle_flags(parse_config(TextToImageConfig, ["--lr_warmup_steps", "500"]))) == 1
-    file = tmp_path / "run.yaml"
-    file.write_text("lr_warmup_steps: 500\n")
-    assert len(idle_flags(parse_config(TextToImageConfig, ["--config", str(file)]))) == 1
-    assert len(idle_flags(TextToImageConfig(offload_ema=True))) == 1, "given in Python"
 
 
 def test_a_warm_up_that_outlasts_the_run_is_told(tiny_pipeline, tiny_images, tmp_path, caplog):

@@ -19,7 +19,6 @@ import pyarrow as pa
 import torch
 
 from ...backbones import Backbone
-from ...backbones.fingerprint import weights_fingerprint
 from ...errors import DiffTuneError
 from ...io.random import counter_generator
 from ...publishing.public import DOWNLOADED
@@ -134,15 +133,15 @@ def build_image_cache(
         DiffTuneError: The VAE's output is not finite in `dtype`, or a file of the cache is damaged.
     """
     cache_dir = difftune_cache_dir(cache_dir)
-    transform = ImageTransform(config.resolution, config.image_interpolation_mode)
-    at_once = max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // config.resolution**2))
+    transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
+    at_once = max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // backbone.resolution**2))
     keys = [row_key(found) for found in target.images.hashes]
     settings = {
         "version": CACHE_VERSION,
         "reader": READER_VERSION,
-        "encoder": weights_fingerprint(backbone.folder, ["vae"], backbone.variant, cache_dir, config.verify_cache),
-        "dtype": str(dtype).removeprefix("torch."),
-        "resolution": config.resolution,
+        "encoder": backbone.fingerprint_of(["vae"], cache_dir, config.verify_cache),
+        "dtype": str(backbone.encoder_dtype("vae", dtype)).removeprefix("torch."),
+        "resolution": backbone.resolution,
         "interpolation": config.image_interpolation_mode,
         "crops": 1 if config.center_crop else config.crops_per_image,
         "center_crop": config.center_crop,
@@ -226,7 +225,7 @@ def build_prompt_cache(
     settings = {
         "version": CACHE_VERSION,
         "pipeline": backbone.pipeline_class.__name__,
-        "encoder": weights_fingerprint(backbone.folder, [*encoders, *tokenizers], backbone.variant, cache_dir, verify),
+        "encoder": backbone.fingerprint_of([*encoders, *tokenizers], cache_dir, verify),
         "tokenizer": backbone.tokenizer_key,
         "dtype": str(dtype).removeprefix("torch."),
     }

@@ -10,7 +10,7 @@ Not run in CI: the JSON files beside this one are its output. To make them again
     curl -O $BASE/text_to_image/train_text_to_image.py
     curl -O $BASE/text_to_image/train_text_to_image_lora.py
     curl -O $BASE/controlnet/train_controlnet.py
-    python tests/upstream_flags/extract.py .
+    python tests/config/upstream_flags/extract.py .
 """
 
 import ast

@@ -15,10 +15,10 @@ from diffusers_difftune.config import (
     TextToImageLoraConfig,
 )
 from diffusers_difftune.config.base import flags_of
+from diffusers_difftune.config.checks import check_flags
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.checks import check_flags
 from training_scripts.train_class_conditional_difftune import main as main_class
 from training_scripts.train_controlnet_difftune import main as main_control
 from training_scripts.train_text_to_image_difftune import main as main_full
