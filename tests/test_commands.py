@@ -27,7 +27,7 @@ from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.controlnet import check_control_flags
+from diffusers_difftune.training.control_flags import check_control_flags
 
 from .commands import PAGES, ROOT, Command, all_commands, commands_in
 from .tiny import tiny_image
@@ -41,8 +41,8 @@ CONFIGS = {
     "train_text_to_image_lora_difftune": TextToImageLoraConfig,
 }
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-# What only somebody imports who asked for it by a flag, whose error says how to install it.
-ASKED_FOR = {"bitsandbytes", "deepspeed", "wandb"}
+# What only somebody imports who asked for it by a flag or a kind of control image, whose error says how to install it.
+ASKED_FOR = {"bitsandbytes", "deepspeed", "opencv-python-headless", "wandb"}
 # Packages that a sentence may tell to install beside those of pyproject.toml.
 OTHERS = ASKED_FOR | {"pre-commit", "pycountry", "torch-fidelity"}
 

@@ -74,7 +74,7 @@ def test_processes_of_one_run_wait_together(tmp_path: Path) -> None:
     said, rest = run.communicate(timeout=120)
     assert run.returncode == 0, told + rest
     assert said.count("has 40 images with their control images") == 1 and (told + rest).count("Another run") == 1
-    assert sorted(os.listdir(out)) == ["conditions.json", "data"]
+    assert sorted(os.listdir(out)) == ["conditions.json", "data", "preview.png"]
 
 
 def test_what_a_failed_run_began_is_open_to_the_next(tmp_path: Path) -> None:

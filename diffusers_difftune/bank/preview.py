@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of what is in a knowledge bank."""
+"""Pictures of what is stored."""
 
 import io
 
@@ -30,8 +30,13 @@ def preview_png(pipeline: DiffusionPipeline, latents: list[torch.Tensor]) -> byt
     images = []
     for sample in latents:  # one by one, so that this never needs more memory than sampling
         decoded = vae.decode(sample[None].to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
-        image = VaeImageProcessor().postprocess(decoded.float(), output_type="pil")[0]
-        images.append(image.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+        images += VaeImageProcessor().postprocess(decoded.float(), output_type="pil")
+    return grid_png(images)
+
+
+def grid_png(images: list[Image.Image]) -> bytes:
+    """A grid of images of any sizes, four in a row, as a PNG file."""
+    images = [image.resize((SIDE, SIDE), Image.Resampling.BICUBIC) for image in images]
     columns = min(COLUMNS, len(images))
     images += [Image.new("RGB", (SIDE, SIDE), "white")] * (-len(images) % columns)
     file = io.BytesIO()

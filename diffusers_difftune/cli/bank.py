@@ -4,7 +4,9 @@
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
@@ -76,18 +78,17 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
-    import torch
 
     from ..backbones.fingerprint import hub_commit
-    from ..bank.build import build_bank
+    from ..bank.build import begun_bank, build_bank
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
-    from ..io.processes import from_main
+    from ..io.processes import from_main, frozen_dtype
 
     # Whatever can be wrong without the model is said before it is downloaded.
-    BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
+    settings = BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
     if arguments.bank_prompts not in (None, "captions", "classes"):
         with errors.flag("--bank_prompts"):
             read_prompts(arguments.bank_prompts)
@@ -98,25 +99,34 @@ def bank_build(arguments: argparse.Namespace) -> int:
     with accelerator.main_process_first():
         with errors.flag("--pretrained_model_name_or_path"):
             backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
-        arguments.bank_prompts = arguments.bank_prompts or own_prompts(backbone)
-        prompts = bank_prompts(arguments, backbone)
+        source = arguments.bank_prompts or own_prompts(backbone)
+        prompts = bank_prompts(arguments, source, backbone)
         weights = fingerprint(backbone, arguments)
+    settings = replace(settings, resolution=backbone.resolution, prompt_source=source)
+    sampled_from: dict[str, Any] = {
+        "latent_shape": backbone.latent_shape(),
+        "model": model,
+        "weights_fingerprint": weights,
+    }
+    folder = Path(arguments.output_dir)
+    from_main(accelerator, lambda: begun_bank(folder, settings, prompts, **sampled_from))
+    different = min(settings.num_samples, len(set(prompts)))
     found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
     if found is not None and found.count:
         logging.getLogger("diffusers_difftune").warning("%s.", found.sentence())
-    precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    precision = frozen_dtype(accelerator)
     show_summary(
         accelerator,
         [
             ("model", f"{model}, {backbone.pipeline_class.__name__}"),
             (
                 "samples",
-                f"{arguments.bank_samples:,} of {backbone.resolution} × {backbone.resolution} pixels,"
-                f" {min(arguments.bank_samples, len(set(prompts))):,} different prompts ({arguments.bank_prompts})",
+                f"{settings.num_samples:,} of {settings.resolution} × {settings.resolution} pixels,"
+                f" {different:,} different prompt{'s' if different > 1 else ''} ({settings.prompt_source})",
             ),
             (
                 "sampler",
-                f"{arguments.bank_solver}, {arguments.bank_steps} steps, guidance {arguments.bank_guidance_scale:g}",
+                f"{settings.solver}, {settings.steps} steps, guidance {settings.guidance_scale:g}",
             ),
             ("computes", machine(accelerator)),
             ("result", str(arguments.output_dir)),
@@ -124,17 +134,17 @@ def bank_build(arguments: argparse.Namespace) -> int:
     )
     bank = build_bank(
         backbone.pipeline(None, accelerator.device, precision),
-        arguments.output_dir,
+        folder,
         prompts,
-        BankSettings.from_flags(arguments, arguments.bank_samples, backbone.resolution, arguments.seed),
-        latent_shape=backbone.latent_shape(),
-        model=model,
-        weights_fingerprint=weights,
+        settings,
+        **sampled_from,
         revision=hub_commit(backbone.folder),
         accelerator=accelerator,
     )
     if accelerator.is_main_process:
-        print(f"The knowledge bank in {bank.folder} has {len(bank)} samples; preview.png shows some of them.")
+        print(
+            f"The knowledge bank in {bank.folder} has {bank.manifest.counted(len(bank))}; preview.png shows some of them."
+        )
     accelerator.end_training()
     if accelerator.is_main_process and repo_id is not None:
         print(push_bank(bank.folder, repo_id, arguments.hub_token))
@@ -154,28 +164,28 @@ def own_prompts(backbone: "Backbone") -> str:
     return "classes" if backbone.conditioned_on == "classes" else "captions"
 
 
-def bank_prompts(arguments: argparse.Namespace, backbone: "Backbone") -> list[str]:
-    """The prompts to draw from, as `--bank_prompts` says."""
+def bank_prompts(arguments: argparse.Namespace, source: str, backbone: "Backbone") -> list[str]:
+    """The prompts to draw from, as `--bank_prompts` says or, where it is not given, the model's own."""
     from ..bank.prompts import read_prompts
     from ..data.dataset import load_target_data
 
     own = own_prompts(backbone)
-    if own == "classes" and arguments.bank_prompts == "captions":
+    if own == "classes" and source == "captions":
         raise DiffTuneError(
             f"--bank_prompts is captions, and a {backbone.pipeline_class.__name__} is conditioned on classes; give classes,"
             " empty, or a text file with an id or a name a line."
         )
-    if own == arguments.bank_prompts == "classes":
+    if own == source == "classes":
         return backbone.classes.pretrained_prompts() if backbone.classes else []
-    if arguments.bank_prompts != "captions":
+    if source != "captions":
         with errors.flag("--bank_prompts"):
-            return backbone.source_prompts(read_prompts(arguments.bank_prompts, own))
+            return backbone.source_prompts(read_prompts(source, own))
     if arguments.dataset_name is None and arguments.train_data_dir is None:
         raise DiffTuneError(
             "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."
         )
-    names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column", "resolution")
-    config = DataConfig(**{name: getattr(arguments, name) for name in names})
+    names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
+    config = DataConfig(**{name: getattr(arguments, name) for name in names}, resolution=backbone.resolution)
     target = load_target_data(config, arguments.seed, arguments.cache_dir)
     target.report.tell(logging.getLogger(__name__))
     return target.distinct_captions

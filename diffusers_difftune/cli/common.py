@@ -4,15 +4,23 @@
 
 import argparse
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
+
+from ..errors import DiffTuneError
 
 
 logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
     from ..backbones import Backbone
+
+
+def refuse(message: str) -> NoReturn:
+    """What a parser does with a mistake, in place of its usage and its exit."""
+    raise DiffTuneError(f"{message[:1].upper()}{message[1:]}.")
 
 
 def new_accelerator(mixed_precision: str | None = None) -> "Accelerator":
@@ -94,3 +102,18 @@ def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     from ..data.cache.place import difftune_cache_dir
 
     return backbone.fingerprint(difftune_cache_dir(arguments.cache_dir))
+
+
+def precision(accelerator: "Accelerator") -> "torch.dtype":
+    """The type that a command samples in."""
+    from ..io.processes import frozen_dtype
+
+    return frozen_dtype(accelerator)
+
+
+def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
+    """The side of the images that all pipelines are to make, in pixels: the one that is wanted, or the first one's own."""
+    resolution = wanted or pipelines[0].native_resolution
+    for backbone in pipelines:
+        backbone.image_side(resolution)
+    return resolution

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import DataConfig, ModelConfig, RunConfig
-from ..controls import DRAWING, KINDS, check_kind
+from ..controls import DRAWING, KINDS, check_kind, check_libraries
 from ..errors import DiffTuneError
 from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
 from .flags import add_flags
@@ -93,6 +93,8 @@ def conditions_build(arguments: argparse.Namespace) -> int:
             " their size; leave it out."
         )
 
+    check_libraries(arguments.kind, arguments.model)
+
     from ..controls import make_extractor
 
     accelerator = new_accelerator()
@@ -163,7 +165,7 @@ def build_of_data(
         batch_size=arguments.batch_size,
         accelerator=accelerator,
     )
-    return f"{out} has {built.num_rows} images with their control images; train on it with --train_data_dir {out}"
+    return f"{out} has {built.counted(len(built))} with their control images (preview.png shows some); train on it with --train_data_dir {out}"
 
 
 def condition_words(arguments: argparse.Namespace) -> str:
@@ -177,7 +179,7 @@ def build_of_bank(
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import bank_conditions
-    from ..training.controlnet import sample_decoder
+    from ..training.control_images import sample_decoder
 
     with errors.flag("DATASET"):
         bank = KnowledgeBank.load(arguments.dataset).check()

@@ -6,14 +6,18 @@ import argparse
 import logging
 from pathlib import Path
 
+import torch
+
 from ..backbones import Backbone
 from ..config import ClassConditionalConfig, ControlNetConfig, DataConfig
 from ..data.dataset import TargetData, load_target_data
 from ..data.source import ANY, HELD_OUT
 from ..errors import DiffTuneError
+from ..evaluation import FEWEST_IMAGES
 from ..evaluation.finetuned import Finetuned
+from ..evaluation.real_images import drawn_rows, read_images
 from .conditions import LIKE_HUB_ID
-from .flags import DATA_FLAGS
+from .flags import DATA_FLAGS, MOST_IMAGES
 
 
 def open_data(
@@ -44,3 +48,46 @@ def open_data(
     data = load_target_data(config, 0, arguments.cache_dir, HELD_OUT if flag == "DATA" else ANY, flag)
     data.report.tell(logging.getLogger(__name__))
     return data
+
+
+def num_compared(arguments: argparse.Namespace, data: TargetData) -> int:
+    """How many held-out images are compared with as many samples."""
+    count = arguments.num_images or min(len(data), MOST_IMAGES)
+    if count > len(data):
+        raise DiffTuneError(
+            f"--num_images is {count}, and DATA {arguments.data} has {len(data)} rows; give at most as many."
+        )
+    return count
+
+
+def floor_images(
+    arguments: argparse.Namespace,
+    backbone: Backbone,
+    data: TargetData,
+    rows: list[int],
+    count: int,
+    resolution: int,
+    interpolation: str = "lanczos",
+) -> torch.Tensor | None:
+    """Other real images, for the floor: those of `--floor_data`, or the rest of the held-out data if there is enough of it.
+
+    Args:
+        arguments (`argparse.Namespace`): With `--floor_data`, and how data are read.
+        backbone ([`Backbone`]): The pipeline.
+        data ([`TargetData`]): The held-out data.
+        rows (`list[int]`): All its rows in the order they are drawn in, of which the first `count` are compared.
+        count (`int`): How many images are wanted.
+        resolution (`int`): Their side in pixels.
+        interpolation (`str`, *optional*, defaults to `"lanczos"`): How they are resized.
+
+    Returns:
+        `torch.Tensor` or `None`: The images, uint8; `None` where there are too few.
+    """
+    if arguments.floor_data is not None:
+        more = open_data(arguments, "--floor_data", arguments.floor_data, backbone)
+        if len(more) < FEWEST_IMAGES // 2:
+            raise DiffTuneError(
+                f"--floor_data {arguments.floor_data} has {len(more)} rows; give at least {FEWEST_IMAGES // 2}."
+            )
+        return read_images(more, drawn_rows(more, min(count, len(more))), resolution, interpolation)
+    return read_images(data, rows[count : 2 * count], resolution, interpolation) if len(rows) >= 2 * count else None

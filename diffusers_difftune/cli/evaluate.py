@@ -3,27 +3,22 @@
 """`difftune evaluate`"""
 
 import argparse
-import json
-import math
-import tempfile
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
-from ..errors import DiffTuneError
-from .common import machine, new_accelerator, open_pipeline, show_log, show_summary
-from .flags import DATA_FLAGS, add_flags, add_sampling_flags
-from .results import check_is_free, labelled
+from ..evaluation import FEWEST_IMAGES
+from .candidates import Candidate, find_candidates, find_prompts
+from .common import find_resolution, machine, new_accelerator, precision, show_log, show_summary
+from .flags import DATA_FLAGS, MOST_IMAGES, add_flags, add_sampling_flags, check_sampling_flags
+from .results import check_is_free, check_output, picture_beside, write_results
 
 
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from ..backbones import Backbone
-    from ..data.dataset import TargetData
     from ..evaluation.clip_score import ClipScore
     from ..evaluation.sample_quality import Measurement
 
@@ -33,7 +28,6 @@ class-conditional one for their classes), all from the same noise, and compares 
 KID, precision and recall, and samples with captions by the CLIP score. Beside every figure is its floor: what real images
 score against other real images. docs/evaluation.md says what the figures mean.
 """
-MOST_IMAGES = 1000  # if --num_images is not given
 SHOWN = 8  # samples in a row of the picture
 
 
@@ -87,39 +81,11 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     parser.set_defaults(run=evaluate)
 
 
-@dataclass
-class Candidate:
-    """A pipeline to measure, and what to put on it.
-
-    Attributes:
-        name (`str`): What the command line calls it.
-        backbone ([`Backbone`]): The pipeline.
-        adapter (`str`, *optional*): The adapter.
-        adapter_folder (`Path`, *optional*): Where it is; one on the Hub was downloaded to there.
-        class_ids (`dict[str, int]`, *optional*): The classes by their names, of a class-conditional pipeline.
-        prompts (`list[str]`): What to sample.
-        is_baseline (`bool`): Whether it is there for comparison, and may lack the classes of the data.
-    """
-
-    name: str
-    backbone: "Backbone"
-    adapter: str | None = None
-    adapter_folder: Path | None = None
-    class_ids: dict[str, int] | None = None
-    prompts: list[str] = field(default_factory=list)
-    is_baseline: bool = False
-
-    @property
-    def label(self) -> str:
-        return labelled(self.name, self.adapter)
-
-
 def evaluate(arguments: argparse.Namespace) -> int:
     """`difftune evaluate`"""
-    check_arguments(arguments)
+    check_sampling_flags(arguments, num_images=FEWEST_IMAGES)
+    check_output(arguments.output)
     candidates = find_candidates(arguments)
-
-    import torch
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
@@ -127,7 +93,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     accelerator = new_accelerator(arguments.mixed_precision)
     show_log(accelerator)
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    dtype = precision(accelerator)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)
     facts["precision"] = str(dtype).removeprefix("torch.")
     check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])
@@ -135,124 +101,20 @@ def evaluate(arguments: argparse.Namespace) -> int:
     of_first: torch.Tensor | None = None
     pictures = {"real images": real_images}
     for candidate in candidates:
-        pipeline = load_pipeline(candidate, accelerator.device, dtype)
+        pipeline = candidate.load(accelerator.device, dtype)
         measured = measurement.measure(pipeline, candidate.prompts, candidate.label)
         del pipeline  # before the next one is loaded
-        found.append(of_candidate(candidate) | measured.figures)
+        found.append(candidate.record() | measured.figures)
         if of_first is None:
             of_first = measured.features
         else:
             difference, error = kid_difference(measurement.real.features, measured.features, of_first)
             found[-1] |= {"kid_difference": difference, "kid_difference_standard_error": error}
         pictures[candidate.label] = measured.images[:SHOWN]
-        write_results(arguments, {"settings": facts, "results": found}, contact_sheet(pictures, titles))
+        write_results(arguments.output, {"settings": facts, "results": found}, contact_sheet(pictures, titles))
     print(table([candidate.label for candidate in candidates], found, facts))
-    print(f"The figures are in {arguments.output}, and the first samples in {picture(arguments)}.")
+    print(f"The figures are in {arguments.output}, and the first samples in {picture_beside(arguments.output)}.")
     return 0
-
-
-def of_candidate(candidate: Candidate) -> dict[str, Any]:
-    """What was measured, for the record."""
-    from ..backbones.fingerprint import hub_commit
-
-    return {
-        "pipeline": candidate.name,
-        "commit": hub_commit(candidate.backbone.folder),
-        "adapter": candidate.adapter,
-        "without_class": not any(candidate.prompts),
-    }
-
-
-def picture(arguments: argparse.Namespace) -> Path:
-    """Where the picture of samples goes."""
-    return arguments.output.with_suffix(".png")
-
-
-def write_results(arguments: argparse.Namespace, content: dict[str, Any], sheet: bytes) -> None:
-    """Writes the figures, and the picture beside them."""
-    from ..io.atomic import write_bytes_atomic
-
-    try:
-        write_bytes_atomic(arguments.output, (json.dumps(content, indent=2) + "\n").encode())
-        write_bytes_atomic(picture(arguments), sheet)
-    except OSError as error:
-        raise unwritable(arguments, error) from error
-
-
-def unwritable(arguments: argparse.Namespace, error: OSError) -> DiffTuneError:
-    """What is said of an `--output` that the system does not write."""
-    return DiffTuneError(
-        f"--output {arguments.output} cannot be written: {error.strerror}; name a file in a folder that you can write to"
-        " and that has room."
-    )
-
-
-def check_arguments(arguments: argparse.Namespace) -> None:
-    """Stops on the first flag that cannot work."""
-    for name, least in (("num_images", 8), ("steps", 1), ("resolution", 1), ("batch_size", 1), ("seed", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise DiffTuneError(f"--{name} is {value}; it must be at least {least}.")
-    if not 1 <= arguments.guidance_scale < math.inf:
-        raise DiffTuneError(f"--guidance_scale is {arguments.guidance_scale}; it must be at least 1.0 and finite.")
-    if arguments.output.suffix != ".json":
-        raise DiffTuneError(f"--output is {arguments.output}; it must be the name of a .json file.")
-    check_output(arguments)
-
-
-def check_output(arguments: argparse.Namespace) -> None:
-    """Stops if what is found after hours of sampling could not be written."""
-    folder = arguments.output.absolute().parent
-    if not folder.is_dir():
-        raise DiffTuneError(f"--output {arguments.output} cannot be written, because its folder does not exist.")
-    try:  # to write there: permissions alone do not tell, least of all the administrator
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{arguments.output.name}."):
-            pass
-        for file in (arguments.output, picture(arguments)):
-            if file.is_dir():
-                raise DiffTuneError(f"--output {arguments.output} cannot be written, because {file} is a folder.")
-    except OSError as error:
-        raise unwritable(arguments, error) from error
-
-
-def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
-    """The pipelines to measure, by their configs, and the adapter, if it fits; loads no weights."""
-    from ..evaluation.finetuned import open_finetuned
-
-    named = [(name, "PIPELINE", arguments.adapter) for name in arguments.pipelines]
-    if arguments.pretrained is not None:
-        named.insert(0, (arguments.pretrained, "--pretrained", None))
-    candidates = []
-    for name, flag, adapter in named:
-        with errors.flag(flag):
-            backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution)
-        candidate = Candidate(
-            name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
-        )
-        if adapter is not None:
-            with errors.flag("--adapter"):
-                finetuned = open_finetuned(backbone, adapter, arguments.cache_dir, arguments.hub_token)
-            if finetuned.num_trained is None:
-                raise DiffTuneError(f"--adapter {adapter} is no adapter; name a whole pipeline as PIPELINE.")
-            candidate.adapter_folder = finetuned.folder
-            candidate.class_ids = finetuned.class_ids or candidate.class_ids
-        candidates.append(candidate)
-    if len({candidate.class_ids is None for candidate in candidates}) > 1:
-        raise DiffTuneError("Some of the pipelines are class-conditional and some take text; compare them separately.")
-    return candidates
-
-
-def class_ids(backbone: "Backbone") -> dict[str, int] | None:
-    """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
-    return backbone.classes.ids if backbone.classes else None
-
-
-def find_resolution(arguments: argparse.Namespace, candidates: list[Candidate]) -> int:
-    """The size of images that all pipelines are to make."""
-    resolution = arguments.resolution or candidates[0].backbone.native_resolution
-    for candidate in candidates:
-        candidate.backbone.image_side(resolution)
-    return resolution
 
 
 def make_measurement(
@@ -265,15 +127,12 @@ def make_measurement(
     from ..evaluation.features import make_features
     from ..evaluation.real_images import drawn_rows, read_images
     from ..evaluation.sample_quality import Measurement
-    from .data import open_data
+    from .data import floor_images, num_compared, open_data
 
-    resolution, first, device = find_resolution(arguments, candidates), candidates[0].backbone, accelerator.device
+    first, device = candidates[0].backbone, accelerator.device
+    resolution = find_resolution(arguments.resolution, *(candidate.backbone for candidate in candidates))
     data = open_data(arguments, "DATA", arguments.data, first)
-    count = arguments.num_images or min(len(data), MOST_IMAGES)
-    if count > len(data):
-        raise DiffTuneError(
-            f"--num_images is {count}, and {arguments.data} has {len(data)} rows; give at most as many."
-        )
+    count = num_compared(arguments, data)
     show_summary(
         accelerator,
         [
@@ -291,12 +150,7 @@ def make_measurement(
     rows = drawn_rows(data, len(data))
     for candidate in candidates:
         candidate.prompts = find_prompts(arguments, candidate, data, rows[:count])
-    others = None
-    if arguments.floor_data is not None:
-        more = open_data(arguments, "--floor_data", arguments.floor_data, first)
-        others = read_images(more, drawn_rows(more, min(count, len(more))), resolution)
-    elif len(rows) >= 2 * count:
-        others = read_images(data, rows[count : 2 * count], resolution)
+    others = floor_images(arguments, first, data, rows, count, resolution)
     with errors.flag("--features"):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
     captions = [data.captions(row)[0] for row in rows[:count]]
@@ -334,29 +188,6 @@ def make_measurement(
     return measurement, facts, images[:SHOWN], captions[:SHOWN]
 
 
-def find_prompts(
-    arguments: argparse.Namespace, candidate: Candidate, data: "TargetData", rows: list[int]
-) -> list[str]:
-    """A prompt for each row: its caption or class, or what `--prompts` names."""
-    from ..bank.prompts import draw_prompts, read_prompts
-    from ..evaluation.real_images import row_prompts
-
-    if arguments.prompts == "captions":
-        ids = candidate.class_ids or {name: number for number, name in enumerate(data.class_names or ())}
-        if candidate.is_baseline and not set(data.class_names or ()) <= set(ids):
-            print(f"{candidate.name} does not have the classes of {arguments.data}; it is sampled without a class.")
-            return [""] * len(rows)
-        with errors.flag("DATA"):
-            return row_prompts(data, rows, ids, candidate.name)
-    with errors.flag("--prompts"):
-        prompts = draw_prompts(read_prompts(arguments.prompts), len(rows), arguments.seed)
-        ids, classes = candidate.class_ids, candidate.backbone.classes
-        if not ids or classes is None:
-            return candidate.backbone.source_prompts(prompts)
-        # The classes are the adapter's, where it has its own: by the pretrained model's it would be sampled under another.
-        return classes.prompts(prompts, candidate.label, ids)
-
-
 def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":
     """What compares samples with captions, unless `--clip_model none` leaves it out."""
     from ..evaluation.clip_score import ClipScore
@@ -365,13 +196,3 @@ def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "C
         return None
     with errors.flag("--clip_model"):
         return ClipScore(arguments.clip_model, device, arguments.cache_dir, arguments.hub_token)
-
-
-def load_pipeline(candidate: Candidate, device: "torch.device", dtype: "torch.dtype") -> Any:
-    """The whole pipeline to sample from."""
-    pipeline = candidate.backbone.pipeline(None, device, dtype)
-    if candidate.adapter_folder is not None:
-        from ..adapters.loading import load_adapter
-
-        load_adapter(pipeline, candidate.adapter_folder)
-    return pipeline

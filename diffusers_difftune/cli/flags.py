@@ -3,10 +3,13 @@
 """Flags of the command that the training scripts have too, or that several of its rooms have."""
 
 import argparse
+import math
 
 from ..config.base import Config, flags_of
+from ..errors import DiffTuneError
 
 
+MOST_IMAGES = 1000  # that are compared, if --num_images is not given
 # What says how data are read, beside their place.
 DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 
@@ -47,3 +50,18 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise. Default: 0.")
     parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
+
+
+def check_sampling_flags(arguments: argparse.Namespace, **least: int) -> None:
+    """Stops on the first flag of [`add_sampling_flags`], and of those beside it, that cannot work.
+
+    Args:
+        arguments (`argparse.Namespace`): The arguments.
+        least (`int`): The smallest values of a command's own flags, by their names.
+    """
+    for name, smallest in (least | {"steps": 1, "resolution": 1, "batch_size": 1, "seed": 0}).items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            raise DiffTuneError(f"--{name} is {value}; it must be at least {smallest}.")
+    if not 1 <= arguments.guidance_scale < math.inf:
+        raise DiffTuneError(f"--guidance_scale is {arguments.guidance_scale}; it must be at least 1.0 and finite.")

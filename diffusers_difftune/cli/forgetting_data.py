@@ -21,13 +21,13 @@ from ..evaluation.real_images import drawn_rows, read_images, row_prompts
 from ..io.random import seeded_order
 from .common import fingerprint
 from .conditions import holds_bank
-from .data import open_data
+from .data import floor_images, num_compared, open_data
+from .flags import MOST_IMAGES
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MOST_IMAGES = 1000  # if --num_images is not given
 # Training runs have small seeds; a bank of this one has no sample in common with theirs.
 BANK_SEED = 2**31
 
@@ -59,26 +59,13 @@ class Images:
 def open_target(arguments: argparse.Namespace, backbone: Backbone, finetuned: Finetuned, resolution: int) -> Images:
     """The held-out target images that are measured by; the rest of DATA is for the floor, if there is enough of it."""
     data = open_data(arguments, "DATA", arguments.data, backbone, finetuned)
-    count = arguments.num_images or min(len(data), MOST_IMAGES)
-    if count > len(data):
-        raise DiffTuneError(
-            f"--num_images is {count}, and DATA {arguments.data} has {len(data)} rows; give at most as many."
-        )
+    count = num_compared(arguments, data)
     if count < FEWEST_IMAGES:
         raise DiffTuneError(
             f"DATA {arguments.data} has {len(data)} rows; figures of fewer than {FEWEST_IMAGES} images say nothing, give more."
         )
     rows, interpolation = drawn_rows(data, len(data)), interpolation_of(finetuned)
-    others = None
-    if arguments.floor_data is not None:
-        more = open_data(arguments, "--floor_data", arguments.floor_data, backbone)
-        if len(more) < FEWEST_IMAGES // 2:
-            raise DiffTuneError(
-                f"--floor_data {arguments.floor_data} has {len(more)} rows; give at least {FEWEST_IMAGES // 2}."
-            )
-        others = read_images(more, drawn_rows(more, min(count, len(more))), resolution, interpolation)
-    elif len(rows) >= 2 * count:
-        others = read_images(data, rows[count : 2 * count], resolution, interpolation)
+    others = floor_images(arguments, backbone, data, rows, count, resolution, interpolation)
     rows = rows[:count]
     controls = None
     if data.conditions is not None:

@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
 from ..errors import DiffTuneError
+from .common import refuse
 
 
 # Where torch's launcher says that a worker has ended, which the worker has said better.
@@ -35,7 +36,7 @@ def launch(words: Sequence[str], written: dict[str, Any]) -> int:
         `int`: The exit code: that of the script, of the first process that failed.
     """
     parser = launch_command_parser()
-    parser.prog = "difftune train"
+    parser.error = refuse
     arguments = parser.parse_args(words)
     if not written:  # without a word about each
         for name, value in DEFAULTS.items():

@@ -3,6 +3,7 @@
 """Files of figures that commands write: those of another measurement are not written over."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,53 @@ def check_is_free(flag: str, file: Path, settings: dict[str, Any], pipelines: li
 def labelled(pipeline: str, adapter: str | None) -> str:
     """How a pipeline is called in a comparison, with the adapter on it."""
     return pipeline if adapter is None else f"{pipeline} + {adapter}"
+
+
+def picture_beside(output: Path) -> Path:
+    """Where the picture goes that belongs to a file of figures."""
+    return output.with_suffix(".png")
+
+
+def write_results(output: Path, content: dict[str, Any], sheet: bytes) -> None:
+    """Writes the figures, and the picture beside them.
+
+    Args:
+        output (`Path`): The file of figures, as `--output` names it.
+        content (`dict`): The figures.
+        sheet (`bytes`): The picture, a PNG.
+
+    Raises:
+        DiffTuneError: The system does not write there.
+    """
+    from ..io.atomic import write_bytes_atomic
+
+    try:
+        write_bytes_atomic(output, (json.dumps(content, indent=2) + "\n").encode())
+        write_bytes_atomic(picture_beside(output), sheet)
+    except OSError as error:
+        raise unwritable(output, error) from error
+
+
+def check_output(output: Path) -> None:
+    """Stops if what is found after hours of sampling could not be written to `--output`."""
+    if output.suffix != ".json":
+        raise DiffTuneError(f"--output is {output}; it must be the name of a .json file.")
+    folder = output.absolute().parent
+    if not folder.is_dir():
+        raise DiffTuneError(f"--output {output} cannot be written, because its folder does not exist.")
+    try:  # to write there: permissions alone do not tell, least of all the administrator
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{output.name}."):
+            pass
+        for file in (output, picture_beside(output)):
+            if file.is_dir():
+                raise DiffTuneError(f"--output {output} cannot be written, because {file} is a folder.")
+    except OSError as error:
+        raise unwritable(output, error) from error
+
+
+def unwritable(output: Path, error: OSError) -> DiffTuneError:
+    """What is said of an `--output` that the system does not write."""
+    return DiffTuneError(
+        f"--output {output} cannot be written: {error.strerror}; name a file in a folder that you can write to and that has"
+        " room."
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiffTuneError
+from .common import refuse
 
 
 SCRIPTS = {
@@ -109,6 +110,7 @@ def launch_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.error = refuse  # type: ignore[method-assign]
     group = parser.add_argument_group("launch flags", "and every other flag of `accelerate launch`")
     group.add_argument("--config_file", metavar="FILE", help="A file that `accelerate config` wrote.")
     group.add_argument("--num_processes", type=int, help="Processes in all; 1 if nothing says otherwise.")

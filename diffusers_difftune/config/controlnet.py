@@ -7,7 +7,7 @@ from functools import partial
 from typing import ClassVar, Literal
 
 from .base import fixed, flag
-from .shared import TrainingConfig
+from .shared import Interpolation, TrainingConfig
 
 
 condition = partial(flag, group="control conditions")
@@ -30,7 +30,7 @@ class ControlNetConfig(TrainingConfig):
     # Images and control images are resized and cropped as in diffusers' script, which has no flags for it.
     center_crop: bool = fixed(True)
     random_flip: bool = fixed(False)
-    image_interpolation_mode: str = fixed("bilinear")  # type: ignore[assignment]
+    image_interpolation_mode: Interpolation = fixed("bilinear")
     crops_per_image: int = fixed(1)
 
     controlnet_model_name_or_path: str | None = flag(

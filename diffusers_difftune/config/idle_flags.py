@@ -118,5 +118,5 @@ def idle_flags(config: TrainingConfig) -> list[str]:
         if given and rule.when(config):
             names = ", ".join(f"--{name} {getattr(config, name)}".removesuffix(" True") for name in given)
             verb = "has" if len(given) == 1 else "have"
-            found.append(f"{names} {verb} no effect: {rule.why.format_map(vars(config))}.")
+            found.append(f"{names} {verb} no effect: {rule.why.format_map(config.flags())}.")
     return found

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from .base import Config, fixed, flag
 
 
+Interpolation = Literal["bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"]
 AdapterKind = Literal["lora", "dora", "loha", "lokr", "oft", "boft", "difffit", "bitfit"]
 # The flags of a bank's sampling, and what its manifest calls them.
 BANK_FLAGS = {
@@ -65,9 +66,7 @@ class DataConfig(Config):
     )
     center_crop: bool = flag("Crop in the centre instead of at random.", False)
     random_flip: bool = flag("Flip images horizontally at random.", False)
-    image_interpolation_mode: Literal[
-        "bicubic", "bilinear", "box", "hamming", "lanczos", "nearest", "nearest_exact"
-    ] = flag("How images are resized.", "lanczos")
+    image_interpolation_mode: Interpolation = flag("How images are resized.", "lanczos")
     crops_per_image: int = flag("How many seeded random crops of an image that is not square are cached.", 4, least=1)
     dataloader_num_workers: int = flag(
         "Processes that prepare batches; 0 prepares them in the main process.", 0, least=0

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ..bank.bank import KnowledgeBank
+from ..bank.preview import grid_png
 from ..data.cache.place import difftune_cache_dir
 from ..io.processes import from_main
 from ..io.shards import StoredRows, build_shards
@@ -108,7 +109,13 @@ def bank_conditions(
         found = [png_bytes(image) for image in extractor(images)]
         return table_bytes({"index": list(indices), "conditioning_image": found})
 
-    return BankConditions(path, build_shards(path, manifest, make_shard, accelerator=accelerator, progress=progress))
+    def finish(begun: ConditionManifest) -> dict[str, bytes]:
+        """A picture as the bank has one, of the control images of the same samples."""
+        found = BankConditions(path, begun)
+        return {"preview.png": grid_png([Image.fromarray(found[index]) for index in range(min(16, len(found)))])}
+
+    built = build_shards(path, manifest, make_shard, accelerator=accelerator, progress=progress, finish=finish)
+    return BankConditions(path, built)
 
 
 def place_for(bank: KnowledgeBank, name: str, cache_dir: str | None = None) -> Path:

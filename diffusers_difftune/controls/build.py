@@ -2,12 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data for ControlNet training from any target data: images, captions, and control images extracted from them."""
 
-import logging
+from io import BytesIO
 from pathlib import Path
 
+import pyarrow.parquet as pq
 from accelerate import Accelerator
 from PIL import ExifTags, Image
 
+from ..bank.preview import grid_png
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform, load_rgb
 from ..data.images.profiles import profile_note
@@ -16,9 +18,6 @@ from ..io.shards import build_shards
 from .extractor import Extractor
 from .manifest import ConditionManifest
 from .write import library_versions, png_bytes, table_bytes
-
-
-logger = logging.getLogger(__name__)
 
 
 def build_conditions(
@@ -35,7 +34,7 @@ def build_conditions(
     """Builds a data set that `--train_data_dir` of the ControlNet script takes as it is.
 
     It is a folder of Parquet files in `data/` with the columns `image`, `text` and `conditioning_image`, which
-    `datasets` opens, too. An image that is plain RGB keeps its file; one that is not becomes a PNG file of what
+    `datasets` opens, too; `preview.png` shows some of them. An image that is plain RGB keeps its file; one that is not becomes a PNG file of what
     training would see of it: upright, 8 bits a channel, in sRGB, transparency on white. A caption is a string, or a list of
     strings if any row has several.
 
@@ -73,6 +72,7 @@ def build_conditions(
         libraries=library_versions(),
     )
     transform = None if resolution is None else ImageTransform(resolution, "bilinear")
+    path = Path(folder)
     several = any(len(target.captions(row)) > 1 for row in range(len(target)))
 
     def make_shard(rows: range) -> bytes:
@@ -84,7 +84,13 @@ def build_conditions(
         captions = [target.captions(row) if several else target.captions(row)[0] for row in rows]
         return table_bytes({"image": images, "text": captions, "conditioning_image": controls})
 
-    return build_shards(Path(folder), manifest, make_shard, accelerator=accelerator, progress=progress)
+    def finish(begun: ConditionManifest) -> dict[str, bytes]:
+        """A picture of the first images, each with its control image beside it."""
+        rows = pq.read_table(path / begun.place / begun.shard_name(0)).slice(0, 8).to_pylist()
+        files = [row[column]["bytes"] for row in rows for column in ("image", "conditioning_image")]
+        return {"preview.png": grid_png([load_rgb(Image.open(BytesIO(file))) for file in files])}
+
+    return build_shards(path, manifest, make_shard, accelerator=accelerator, progress=progress, finish=finish)
 
 
 def opened(target: TargetData, row: int, transform: ImageTransform | None) -> tuple[bytes, Image.Image]:

@@ -92,4 +92,4 @@ def check_libraries(kind: str, model: str | None = None) -> None:
         DiffTuneError: It is not; the message says how to install it.
     """
     if kind not in MODEL_KINDS or model == DRAWING:
-        from . import opencv  # noqa: F401
+        from .opencv import cv2  # noqa: F401

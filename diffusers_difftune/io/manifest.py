@@ -64,6 +64,10 @@ class ShardManifest:
         """The name of a shard."""
         raise NotImplementedError
 
+    def counted(self, number: int) -> str:
+        """A number of rows, in words."""
+        return f"{number:,} {self.unit.removesuffix('s') if number == 1 else self.unit}"
+
     @property
     def num_shards(self) -> int:
         """The number of shards."""

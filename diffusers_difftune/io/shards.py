@@ -80,7 +80,7 @@ def build_shards(
     if damage := begun.damage(folder):
         raise DiffTuneError(f"{folder} {damage}.")
     if place_among(accelerator)[0] == 0:
-        logger.info(f"{folder} is there already, with {len(begun):,} {begun.unit}.")
+        logger.info(f"{folder} is there already, with {begun.counted(len(begun))}.")
     return begun
 
 
@@ -176,7 +176,7 @@ def make_missing(
     there = len(manifest) - sum(len(rows[number]) for number in missing)
     if rank == 0:
         already = f"; {there:,} are there already" if there else ""
-        logger.info(f"{manifest.title}: {len(manifest):,} {manifest.unit} in {folder}{already}.")
+        logger.info(f"{manifest.title}: {manifest.counted(len(manifest))} in {folder}{already}.")
     with progress_bar(
         hidden=not (progress and rank == 0),
         desc=manifest.title,
@@ -268,7 +268,9 @@ class StoredRows(Generic[Manifest, Shard]):
     def find(self, index: int) -> tuple[Shard, int]:
         """The shard that has a row, and the place of the row in it."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.folder} has {len(self)} {self.manifest.unit}, and number {index} was asked for.")
+            raise IndexError(
+                f"{self.folder} has {self.manifest.counted(len(self))}, and number {index} was asked for."
+            )
         number, row = divmod(index, self.manifest.shard_size)
         if number in self._shards:
             self._shards.move_to_end(number)

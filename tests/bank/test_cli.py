@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from diffusers import DiTTransformer2DModel
+from diffusers import DiTTransformer2DModel, UNet2DConditionModel
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.fingerprint import weights_fingerprint
@@ -50,6 +50,23 @@ def test_build_and_inspect(
     assert lines["images"] == "16 × 16, latents [4, 8, 8]"
     assert lines["prompts"] == "captions" and lines["guidance"] == "3.0" and lines["seed"] == "5"
     assert lines["state"] == "complete, and every shard is as it was written"
+
+
+def test_a_bank_that_is_there_is_said_to_be_and_another_refused_before_weights_are_loaded(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture, monkeypatch
+) -> None:
+    one = [*flags, "--bank_samples", "1", "--bank_prompts", "empty"]
+    assert main(one) == 0
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert "  samples   1 of 16 × 16 pixels, 1 different prompt (empty)\n" in told and "there already" not in told
+    assert "has 1 sample; preview.png" in capsys.readouterr().out
+    assert main(one) == 0
+    assert f"{tmp_path / 'bank'} is there already, with 1 sample." in [
+        record.getMessage() for record in caplog.records
+    ]
+    monkeypatch.setattr(UNet2DConditionModel, "from_pretrained", None)
+    assert main([*one, "--bank_steps", "3"]) == 2
+    assert "holds a knowledge bank of other settings: --bank_steps is 3, not 2; delete" in capsys.readouterr().err
 
 
 def test_inspect_says_what_is_wrong(bank: KnowledgeBank, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

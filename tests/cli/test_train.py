@@ -128,6 +128,8 @@ def test_the_file_that_accelerate_config_writes_counts(tmp_path: Path, monkeypat
         ("--config_file nowhere.yaml lora", "--config_file nowhere.yaml cannot be read"),
         ("--config_file list.yaml lora", "is not a file that `accelerate config` wrote"),
         ("--use_fsdp --use_deepspeed lora", "You can only use one of"),
+        ("--mixed_precision half lora", "Argument --mixed_precision: invalid choice: 'half'"),
+        ("--nothing 2 lora", "Unrecognized arguments: --nothing"),
     ],
 )
 def test_a_mistake_before_the_script_is_one_sentence(

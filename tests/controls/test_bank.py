@@ -91,6 +91,13 @@ def test_they_lie_beside_the_bank_and_are_found_again(own_bank: KnowledgeBank, d
     assert {name: data for name, data in contents(own_bank.folder).items() if "conditions" not in name} == before
 
 
+def test_the_preview_shows_the_control_images(own_bank: KnowledgeBank, decode: Decode) -> None:
+    conditions = bank_conditions(own_bank, make_extractor("edge"), decode)
+    preview = Image.open(conditions.folder / "preview.png")
+    expected = Image.fromarray(conditions[5]).resize((128, 128), Image.Resampling.BICUBIC)
+    assert preview.crop((128, 128, 256, 256)).tobytes() == expected.tobytes()
+
+
 def test_the_bank_does_not_mind(own_bank: KnowledgeBank, decode: Decode) -> None:
     bank_conditions(own_bank, make_extractor("edge"), decode)
     again = KnowledgeBank.load(own_bank.folder).check()

@@ -128,6 +128,20 @@ def test_rows_in_use_alone_are_built(images: Path, tmp_path: Path) -> None:
     assert build_conditions(target, tmp_path / "out", make_extractor("edge"), progress=False).num_rows == 6
 
 
+def test_the_preview_shows_images_beside_their_control_images(
+    images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    build(images, tmp_path / "out")
+    preview = Image.open(tmp_path / "out" / "preview.png")
+    assert preview.size == (4 * 128, 2 * 128)  # of the three rows in the first shard, and two white places
+    image = tiny_image(1, (20, 16))[0]
+    for column, expected in ((2, image), (3, make_extractor("edge")([image])[0])):
+        shown = preview.crop((128 * column, 0, 128 * (column + 1), 128))
+        assert shown.tobytes() == expected.resize((128, 128), Image.Resampling.BICUBIC).tobytes()
+    opened(tmp_path / "out")
+    assert "Not read" not in caplog.text, "it is no image of the data"
+
+
 def test_equal_builds_have_equal_bytes(images: Path, tmp_path: Path) -> None:
     build(images, tmp_path / "one")
     build(images, tmp_path / "two")
@@ -135,14 +149,15 @@ def test_equal_builds_have_equal_bytes(images: Path, tmp_path: Path) -> None:
     assert sorted(contents(tmp_path / "one")) == [
         "conditions.json",
         *(f"data/train-0000{k}-of-00003.parquet" for k in range(3)),
+        "preview.png",
     ]
 
 
-@pytest.mark.parametrize("count", range(5))
+@pytest.mark.parametrize("count", range(6))
 def test_a_stopped_build_is_no_data_and_goes_on(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """Stopped before each of the five files: the manifest, three shards and the whole manifest."""
+    """Stopped before each of the six files: the manifest, three shards, the preview and the whole manifest."""
     build(images, tmp_path / "whole")
     out = tmp_path / "out"
     with monkeypatch.context() as patch, pytest.raises(Stop):
@@ -155,7 +170,7 @@ def test_a_stopped_build_is_no_data_and_goes_on(
     extractor = make_extractor("edge")
     counted = type(extractor)(extractor.settings, lambda found: (extracted.append(len(found)), extractor(found))[1])
     build_conditions(opened(images), out, counted, shard_size=3, batch_size=2, progress=False)
-    assert sum(extracted) == (7, 7, 4, 1, 0)[count]
+    assert sum(extracted) == (7, 7, 4, 1, 0, 0)[count]
     assert contents(out) == contents(tmp_path / "whole")
 
 

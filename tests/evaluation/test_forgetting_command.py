@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +19,8 @@ from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main
-from diffusers_difftune.cli.forgetting import features_key
+from diffusers_difftune.cli.forgetting_comparison import features_key
+from diffusers_difftune.cli.forgetting_data import Images
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.finetuned import open_finetuned
 from diffusers_difftune.evaluation.metrics import extract_features
@@ -283,16 +283,21 @@ def test_features_are_kept_for_what_they_are_of(tiny_pipeline: Path, full: Path,
     network = tmp_path / "projection.safetensors"
 
     def key(
-        folder: Path = full, data: str = "data", prompt: str = "", projection: bytes = b"", **settings: object
+        folder: Path = full,
+        data: str = "data",
+        prompt: str = "",
+        projection: bytes = b"",
+        pretrained: str = "a",
+        **settings: object,
     ) -> str:
         network.write_bytes(projection)
-        arguments = SimpleNamespace(features=str(network), cache_dir=str(tmp_path / "cache"), variant=None)
-        target = SimpleNamespace(key=data, prompts=[prompt])
-        finetuned = open_finetuned(backbone, str(folder))
-        return features_key(arguments, dict.fromkeys(names, 1) | settings, backbone, finetuned, target)
+        target = Images(torch.zeros(1), [prompt], key=data)
+        files = open_finetuned(backbone, str(folder)).files()
+        return features_key(dict.fromkeys(names, 1) | settings, pretrained, files, target, network)
 
     assert key() == key()
     others = [key(folder=tiny_pipeline), key(data="other"), key(prompt="other"), key(projection=b"other")]
+    others.append(key(pretrained="b"))
     others += [key(**{name: 2}) for name in names]
     assert len({key(), *others}) == 1 + len(others)
 

@@ -20,8 +20,9 @@ from diffusers_difftune.config import (
     TextToImageLoraConfig,
 )
 from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config.recipes import flags_file
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.controlnet import check_control_flags
+from diffusers_difftune.training.control_flags import check_control_flags
 from tests.tiny import tiny_image
 
 from .runs import CLASS, FULL, LORA, ROOT, load_script, log
@@ -71,6 +72,14 @@ def command_of(name: str) -> list[str]:
 
 def script_of(name: str) -> str:
     return SCRIPTS[command_of(name)[2]]
+
+
+def test_a_file_comes_before_a_recipe_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert flags_file("sd15_lora").samefile(FOLDER / "sd15_lora.yaml")
+    assert flags_file("nothing") == Path("nothing")
+    Path("sd15_lora").write_text("rank: 1")
+    assert flags_file("sd15_lora") == Path("sd15_lora")
 
 
 def readme_rows() -> dict[str, list[str]]:

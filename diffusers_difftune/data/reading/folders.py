@@ -25,6 +25,8 @@ SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
 DOCUMENT_SUFFIXES = frozenset(
     (".md", ".rst", ".json", ".yaml", ".yml", ".toml", ".log", ".py", ".sh", ".html", ".xml")
 )
+# What `difftune conditions build` puts beside its data: a picture of the first rows, and how they were made.
+PREVIEW, PREVIEWED_BY = "preview.png", "conditions.json"
 DOCUMENT_STEMS = frozenset(("readme", "license", "licence", "copying", "citation", "changelog"))
 
 
@@ -72,7 +74,10 @@ class Folder:
             self.files += [
                 Path(parent, name)
                 for name in names
-                if not name.startswith(".") and name.lower() not in SYSTEM_FILES and Path(parent, name).is_file()
+                if not name.startswith(".")
+                and name.lower() not in SYSTEM_FILES
+                and not (name == PREVIEW and PREVIEWED_BY in names)
+                and Path(parent, name).is_file()
             ]
         self.files.sort()
         self.folders.sort()
