@@ -347,11 +347,13 @@ def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:
     )
     folder = str(images(tmp_path / "data", "test", "train"))
     for flag, split in (("DATA", "test"), ("--floor_data", "train"), ("--source", "train")):
-        assert captions_of(open_data(arguments, flag, folder, None)) == rows_of(split), flag
-        assert captions_of(open_data(arguments, flag, f"{folder}/test", None)) == rows_of("test"), flag
+        assert captions_of(open_data(arguments, flag, folder, SimpleNamespace(classes=None))) == rows_of(split), flag
+        assert captions_of(open_data(arguments, flag, f"{folder}/test", SimpleNamespace(classes=None))) == rows_of(
+            "test"
+        ), flag
     images(tmp_path / "data", "val")
     with pytest.raises(DiffTuneError, match="^DATA: .* has the splits test, validation; give the folder"):
-        open_data(arguments, "DATA", folder, None)
+        open_data(arguments, "DATA", folder, SimpleNamespace(classes=None))
 
 
 # --- folders of classes ---
