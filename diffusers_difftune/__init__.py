@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from .errors import DiffTuneError
     from .objective import DiffTuningLoss, DiffTuningObjective, NoiseDraws, NoisyBatch
     from .objective.noise_levels import NoiseLevels
+    from .training.callbacks import Callback
+    from .training.class_conditional import ClassConditionalTrainer
+    from .training.controlnet import ControlNetTrainer
+    from .training.lora import TextToImageLoraTrainer
+    from .training.text_to_image import TextToImageTrainer
 
 
 _HOMES = {
@@ -32,6 +37,11 @@ _HOMES = {
     "data.plan": ("BatchPlan", "RowRandom", "Slot"),
     "errors": ("DiffTuneError",),
     "objective": ("DiffTuningLoss", "DiffTuningObjective", "NoiseDraws", "NoiseLevels", "NoisyBatch"),
+    "training.callbacks": ("Callback",),
+    "training.class_conditional": ("ClassConditionalTrainer",),
+    "training.controlnet": ("ControlNetTrainer",),
+    "training.lora": ("TextToImageLoraTrainer",),
+    "training.text_to_image": ("TextToImageTrainer",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -39,6 +49,9 @@ __all__ = [
     "Backbone",
     "BankManifest",
     "BatchPlan",
+    "Callback",
+    "ClassConditionalTrainer",
+    "ControlNetTrainer",
     "DiffTuneError",
     "DiffTuningLoss",
     "DiffTuningObjective",
@@ -48,6 +61,8 @@ __all__ = [
     "NoisyBatch",
     "RowRandom",
     "Slot",
+    "TextToImageLoraTrainer",
+    "TextToImageTrainer",
     "__version__",
     "build_bank",
     "load_adapter",

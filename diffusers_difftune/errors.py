@@ -82,8 +82,8 @@ class StopNow(BaseException):
     """Work that can be made again gives way to a request to stop."""
 
 
-class Stopped(SystemExit):
-    """A run that was asked to stop has done so, with everything saved.
+class Stopped(KeyboardInterrupt):
+    """A run that was asked to stop has done so, with everything saved. Programs print its sentence and exit with its code.
 
     Args:
         sentence (`str`, *optional*): What to say; `None` if another process says it.
@@ -91,8 +91,8 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, sentence: str | None, code: int) -> None:
-        super().__init__(code)
-        self.sentence = sentence
+        super().__init__(sentence or "")
+        self.sentence, self.code = sentence, code
 
 
 def first_sentence(error: BaseException) -> str:

@@ -131,7 +131,7 @@ def reports_mistakes(main: Callable) -> Callable:
         except Stopped as stopped:
             if stopped.sentence is not None:
                 print(f"\n{stopped.sentence}", file=sys.stderr)
-            raise
+            raise SystemExit(stopped.code) from None
         except KeyboardInterrupt as error:
             number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
             print(

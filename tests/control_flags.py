@@ -13,7 +13,8 @@ from transformers import CLIPTokenizer
 
 from diffusers_difftune import controls as conditions
 from diffusers_difftune.backbones.stable_diffusion import StableDiffusionControlNet
-from diffusers_difftune.training import control_evaluation, trainer
+from diffusers_difftune.training import control_evaluation
+from diffusers_difftune.training.controlnet import ControlNetTrainer
 from tests.flag_lab import CONTROL, Lab, Result, images, row, same
 from tests.tiny import byte_tokenizer, save_tiny_conditions, tiny_condition
 
@@ -165,9 +166,9 @@ def an_adapter_on_the_control_branch(lab: Lab) -> None:
 
 def source_controls(lab: Lab, **given) -> torch.Tensor:
     """The control images of the source rows of a run of one step, in a batch of four of which three are source rows."""
-    calls = lab.spy(trainer, "prepare")
+    calls = lab.spy(ControlNetTrainer, "training_step")
     lab.tuned(source_share=0.75, train_batch_size=4, max_train_steps=1, **given)
-    batch = calls[-1][0][0]
+    batch = calls[-1][0][1]
     assert batch.is_source.sum() == 3
     return batch.control[batch.is_source]
 

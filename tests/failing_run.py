@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+from diffusers_difftune.trainables import Trainable
 from diffusers_difftune.training.control_evaluation import ControlEvaluation
 from tests.training.runs import load_script
 
@@ -20,7 +21,7 @@ from tests.training.runs import load_script
 PATIENCE = 30  # seconds
 
 
-def fail(evaluation: ControlEvaluation) -> list:
+def fail(evaluation: ControlEvaluation, trainable: Trainable) -> list:
     raise MemoryError("no memory left to draw with")
 
 

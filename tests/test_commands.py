@@ -27,7 +27,7 @@ from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.controlnet import check_control_flags
+from diffusers_difftune.training.control_flags import check_control_flags
 
 from .commands import PAGES, ROOT, Command, all_commands, commands_in
 from .tiny import tiny_image

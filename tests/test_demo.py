@@ -11,6 +11,8 @@ import torch
 from diffusers import ControlNetModel, DiffusionPipeline
 from PIL import Image
 
+from diffusers_difftune.evaluation.forgetting import LossByLevel
+
 
 ICONS = Path(__file__).parents[1] / "examples" / "icons"
 
@@ -78,3 +80,17 @@ def test_the_controlnet_demo_writes_what_it_promises(monkeypatch, tmp_path, caps
         ControlNetModel.from_pretrained(tmp_path / "out" / method)
     assert Image.open(tmp_path / "out" / "samples.png").height > 1000, "six rows"
     assert "Obeying" in capsys.readouterr().out
+
+
+def test_plot_is_a_picture_as_wide_as_a_readme(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ICONS)
+    from forgetting_plot import plot_forgetting
+
+    def curve(*rows):
+        levels = torch.linspace(0.1, 0.9, len(rows))
+        return LossByLevel(torch.arange(len(rows)), levels, torch.tensor(rows, dtype=torch.float64)[:, None])
+
+    panel = {"pretrained": curve(1.0, 0.5, 0.25), "standard": curve(1.5, 0.6, 0.2), "difftune": curve(1.1, 0.5, 0.2)}
+    plot_forgetting({"target": panel, "source": panel}, tmp_path / "forgetting.png")
+    with Image.open(tmp_path / "forgetting.png") as picture:
+        assert picture.width > 1200 and len(picture.convert("RGB").getcolors(2**20)) > 20

@@ -25,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusers_difftune.training import checkpoint
 from diffusers_difftune.training.batches import PlannedBatches
+from diffusers_difftune.training.trainer import Trainer
 from tests.tiny import save_tiny_conditions
 from tests.training.runs import FULL, LORA, ROOT, arguments, load_script, log, losses, run
 
@@ -216,12 +217,12 @@ def test_no_step_waits_for_the_device(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Upstream gathers the loss and calls `.item()` on it in every step."""
-    module, fetches = load_script(script), Fetches(monkeypatch)
-    train, getitem = module.train, PlannedBatches.__getitem__
+    fetches = Fetches(monkeypatch)
+    train, getitem = Trainer.train, PlannedBatches.__getitem__
 
-    def watched_train(*args, **kwargs) -> None:
+    def watched_train(trainer: Trainer) -> None:
         with fetches:
-            train(*args, **kwargs)
+            train(trainer)
         fetches.watching = False
 
     def made_on_the_cpu(batches: PlannedBatches, index: int):
@@ -230,9 +231,9 @@ def test_no_step_waits_for_the_device(
         fetches.watching = True  # from the first batch on
         return batch
 
-    monkeypatch.setattr(module, "train", watched_train)
+    monkeypatch.setattr(Trainer, "train", watched_train)
     monkeypatch.setattr(PlannedBatches, "__getitem__", made_on_the_cpu)
     # AdamW counts its steps in tensors that stay on the CPU whatever the parameters do.
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda optimizer, closure=None: None)
-    module.main(arguments(tiny_pipeline, tiny_conditions, tmp_path, f"--max_train_steps 20 {flags}"))
+    load_script(script).main(arguments(tiny_pipeline, tiny_conditions, tmp_path, f"--max_train_steps 20 {flags}"))
     assert [where.split(",")[0] for where in fetches.by] == ["log.flush", "log.by_level"] * 2, fetches.by

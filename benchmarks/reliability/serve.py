@@ -50,7 +50,7 @@ def runner() -> Callable[[Path], object]:
         if not order["watched"]:
             return script.main(order["argv"])
         watch = Watch(folder / "notes.jsonl", order["kill"])
-        watch.install(script)
+        watch.install()
         script.main(order["argv"])
         watch.note({"events": watch.events})
         sys.stdout.flush()

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from torch.nn.modules.module import register_module_forward_pre_hook
@@ -31,6 +30,7 @@ from diffusers_difftune.data.cache import encodings as cache
 from diffusers_difftune.training import bank
 from diffusers_difftune.training.checkpoint import TrainingState
 from diffusers_difftune.training.publish import Publisher
+from diffusers_difftune.training.trainer import Trainer
 from diffusers_difftune.training.validation import Validation
 
 
@@ -97,18 +97,18 @@ class Watch:
 
         setattr(owner, name, inside)
 
-    def install(self, script: ModuleType) -> None:
+    def install(self) -> None:
         """Watches a run of a training script, which is to be made in this process."""
         self.wrap(cache, "find_or_encode", "caching")
         self.wrap(bank, "build_bank", "bank")
         self.wrap(bank_conditions, "bank_conditions", "bank")
-        self.wrap(script, "train", "step")
+        self.wrap(Trainer, "train", "step")
         self.wrap(TrainingState, "write", "checkpoint_write")
         self.wrap(Validation, "write", "validation")
         self.wrap(Publisher, "saved", "upload")
         self.wrap(Publisher, "upload_stage", "upload")  # in a thread of its own
         self.wrap(Publisher, "finish", "upload")
-        self.wrap(script, "finish_run", "result")
+        self.wrap(Trainer, "finish", "result")
         self.watch_renames()
         self.count(os, "fsync", "files")
         for name in SOCKET_CALLS:

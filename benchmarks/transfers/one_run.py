@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -33,6 +34,7 @@ from benchmarks.transfers.measure_source import source_figures  # noqa: E402
 from benchmarks.transfers.methods import METHODS  # noqa: E402
 from benchmarks.transfers.settings import Places, Recipe, Run, Size  # noqa: E402
 from benchmarks.transfers.splits import SOURCE  # noqa: E402
+from diffusers_difftune import ClassConditionalTrainer  # noqa: E402
 from diffusers_difftune.adapters import load_adapter, merge_adapter  # noqa: E402
 from diffusers_difftune.backbones import load_backbone  # noqa: E402
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
@@ -139,9 +141,11 @@ def train(folder: Path, settings: dict[str, Any], argv: list[str]) -> bool:
     """Runs the training script, from its last checkpoint if there is one; returns whether there was."""
     resumed = begin_run(folder, settings)
     script = load_script("train_class_conditional_difftune")
+    load = ClassConditionalTrainer.load_trainable
     if settings["pull"]:
-        script.load_trained = with_pull(script.load_trained, settings["pull"] * settings["flags"]["learning_rate"])
-    script.main(argv + (["--resume_from_checkpoint", "latest"] if resumed else ["--overwrite_output_dir"]))
+        load = with_pull(load, settings["pull"] * settings["flags"]["learning_rate"])
+    with mock.patch.object(ClassConditionalTrainer, "load_trainable", load):
+        script.main(argv + (["--resume_from_checkpoint", "latest"] if resumed else ["--overwrite_output_dir"]))
     return resumed
 
 

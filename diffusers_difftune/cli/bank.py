@@ -78,7 +78,6 @@ def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
 
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
-    import torch
 
     from ..backbones.fingerprint import hub_commit
     from ..bank.build import begun_bank, build_bank
@@ -86,7 +85,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
     from ..data.cut import cut_prompts
-    from ..io.processes import from_main
+    from ..io.processes import from_main, frozen_dtype
 
     # Whatever can be wrong without the model is said before it is downloaded.
     settings = BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
@@ -115,7 +114,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
     if found is not None and found.count:
         logging.getLogger("diffusers_difftune").warning("%s.", found.sentence())
-    precision = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    precision = frozen_dtype(accelerator)
     show_summary(
         accelerator,
         [

@@ -106,9 +106,9 @@ def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
 
 def precision(accelerator: "Accelerator") -> "torch.dtype":
     """The type that a command samples in."""
-    import torch
+    from ..io.processes import frozen_dtype
 
-    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
+    return frozen_dtype(accelerator)
 
 
 def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:

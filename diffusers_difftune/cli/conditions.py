@@ -177,7 +177,7 @@ def build_of_bank(
     """Extracts the control images of a knowledge bank; returns what to tell the user."""
     from ..bank.bank import KnowledgeBank
     from ..controls.bank import bank_conditions
-    from ..training.controlnet import sample_decoder
+    from ..training.control_images import sample_decoder
 
     with errors.flag("DATASET"):
         bank = KnowledgeBank.load(arguments.dataset).check()

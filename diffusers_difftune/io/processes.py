@@ -1,10 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Work that the main process does for all processes of a run."""
+"""The processes of a run: the precision that they have in common, and work that the main one does for all."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
@@ -45,3 +46,8 @@ def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Fou
     if failure is not None or refusal is not None:
         raise failure or refusal
     return found
+
+
+def frozen_dtype(accelerator: Accelerator) -> torch.dtype:
+    """The precision of what does not train, by that of the run."""
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""From the flags that say what trains to what trains."""
+"""From the flags that say what trains to the settings of an adapter."""
 
 import logging
 from typing import Any
@@ -12,9 +12,6 @@ from ..adapters import Adapter, AdapterSettings
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
 from ..adapters.stock_lora import check_stock_reads, is_stock_lora
 from ..backbones import Backbone
-from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
-from ..trainables.full import EMA_DECAY
-from .run import Run, load_denoiser
 
 
 logger = logging.getLogger(__name__)
@@ -48,11 +45,11 @@ def adapter_settings(
     )
 
 
-def find_adapter(run: Run, backbone: Backbone) -> AdapterSettings | None:
+def find_adapter(config: Any, backbone: Backbone) -> AdapterSettings | None:
     """The adapter that the flags ask for, if it fits the denoiser; loads no weights.
 
     Args:
-        run ([`Run`]): The run.
+        config: The config of a task.
         backbone ([`Backbone`]): The pretrained pipeline.
 
     Returns:
@@ -62,10 +59,10 @@ def find_adapter(run: Run, backbone: Backbone) -> AdapterSettings | None:
         DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
             would not read all of the file that the run is to write for it.
     """
-    settings = adapter_settings(run.config, backbone)
+    settings = adapter_settings(config, backbone)
     if settings is not None:
         stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
-        check_fit(run.config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
+        check_fit(config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
     return settings
 
 
@@ -101,32 +98,3 @@ def warn_of_small_scale(settings: AdapterSettings) -> None:
             " leave --lora_alpha out for a scale of 1, or give an alpha nearer to the rank.",
             settings.rank, settings.scale_numerator, settings.kind, settings.scale,
         )  # fmt: skip
-
-
-def load_trained(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> Trainable:
-    """Loads the denoiser and makes it train: all of it, in float32, or an adapter on it.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        adapter ([`AdapterSettings`], *optional*): What [`find_adapter`] found.
-
-    Returns:
-        [`Trainable`]: What trains.
-    """
-    config = run.config
-    keep_pretrained = config.retention_target == "pretrained"
-    if adapter is not None:
-        denoiser = load_denoiser(run, backbone, run.weight_dtype)
-        torch.manual_seed(run.seed)  # some layers start at random
-        return AdaptedDenoiser(backbone, denoiser, adapter, keep_pretrained)
-    return FullDenoiser(
-        backbone,
-        load_denoiser(run, backbone),
-        use_ema=getattr(config, "use_ema", False),
-        ema_decay=EMA_DECAY if (decay := getattr(config, "ema_decay", None)) is None else decay,
-        ema_warmup=getattr(config, "ema_warmup", "ramp"),
-        foreach_ema=getattr(config, "foreach_ema", False),
-        offload_ema=getattr(config, "offload_ema", False),
-        keep_pretrained=keep_pretrained,
-    )

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run makes once before it trains: the knowledge bank, the cached encodings, and from them the batches."""
+"""The knowledge bank of a run: the one that a flag names, the one that the run sampled before, or a new one."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import errors
 from ..backbones import Backbone
@@ -17,58 +16,22 @@ from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
-from ..data.cache.encodings import CROPS_DRAWN_FROM, ImageCache, build_image_cache, build_prompt_cache, data_name
-from ..data.cut import CutCaptions, cut_captions, cut_prompts
-from ..data.dataset import TargetData, load_target_data
-from ..data.images.decode import READER_VERSION, ImageTransform
+from ..data.cut import cut_prompts
+from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..io.processes import from_main
-from ..objective import DiffTuningObjective
-from ..trainables.full import EMA_DECAY
-from .batches import PlannedBatches
 from .checkpoint_files import read_settings
-from .checks import uses_bank
 from .differences import FACTS, counted
 from .run import Run
 
-
-if TYPE_CHECKING:
-    from ..controls.bank import BankConditions
-    from .quality_evaluation import QualityEvaluation
 
 logger = logging.getLogger(__name__)
 LARGEST_DEFAULT_BANK = 1000
 BANK_FOLDER = "knowledge_bank"
 OWN_BANK = "own_bank"  # in the facts of a checkpoint: how the run that wrote it sampled its bank
 OWN_PROMPTS = {"captions", "classes", "empty"}  # these are no files, and change with the data and the model alone
-# The flags that decide the course of a run, beside its seed, model, data and bank.
-DECISIVE_FLAGS = """
-    resolution center_crop random_flip crops_per_image image_interpolation_mode no_cache streaming
-    proportion_empty_prompts class_dropout_prob class_embeddings variance_loss
-    objective retention_weight reconsolidation_power retention_power coefficients retention_target retention_prompts
-    prediction_type snr_gamma noise_offset input_perturbation dream_training dream_detail_preservation
-    learning_rate scale_lr lr_scheduler lr_warmup_steps lr_num_cycles lr_power
-    adam_beta1 adam_beta2 adam_weight_decay adam_epsilon use_8bit_adam max_grad_norm skip_nonfinite_steps
-    use_ema ema_decay ema_warmup mixed_precision
-    adapter rank lora_alpha lora_dropout lora_target_modules train_parameters
-""".split()  # noqa: SIM905 (a list of forty words would fill forty lines)
-
-
-def open_target(run: Run) -> TargetData | StreamedTarget:
-    """Opens and checks the target data, as a stream with `--streaming`."""
-    if run.config.streaming:
-        return StreamedTarget(run.config, run.seed, run.config.cache_dir)
-    return load_target_data(run.config, run.seed, run.config.cache_dir)
-
-
-def tell_cut_captions(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> CutCaptions | None:
-    """Counts the captions that are longer than the model reads, and says so; `None` on other than the main process."""
-    found = cut_captions(target, backbone) if run.accelerator.is_main_process else None
-    if found is not None and found.count:
-        logger.warning("%s.", found.sentence())
-    return found
 
 
 def bank_size(run: Run, total_steps: int) -> int:
@@ -79,9 +42,11 @@ def bank_size(run: Run, total_steps: int) -> int:
     return max(1, min(LARGEST_DEFAULT_BANK, plan.num_source_rows(total_steps * run.global_batch_size)))
 
 
-def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> KnowledgeBank | None:
+def open_bank(
+    run: Run, backbone: Backbone, target: TargetData | StreamedTarget
+) -> tuple[KnowledgeBank | None, dict[str, Any]]:
     """Opens the bank that `--knowledge_bank` names, or that a resumed run built, and checks that it belongs to the model;
-    loads no weights. Afterwards the `--bank_…` flags of the config say how the run's bank is sampled, whoever sampled it.
+    loads no weights.
 
     A resumed run takes the bank it built before, also if it is made longer than was planned.
 
@@ -91,7 +56,8 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
         target: Its captions are the prompts of a bank of the run's own, unless `--bank_prompts` says otherwise.
 
     Returns:
-        [`KnowledgeBank`] or `None`: The bank; `None` if one is to be built, or none is used.
+        `tuple[KnowledgeBank | None, dict[str, Any]]`: The bank, `None` if one is to be built, or none is used; and what the
+            `--bank_…` flags are by which the run's bank is sampled, whoever sampled it.
 
     Raises:
         DiffTuneError: The bank is incomplete, damaged, was made from another model or resolution, or was sampled
@@ -99,13 +65,12 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
     """
     config = run.config
     if not run.source_share:
-        return None
+        return None, {}
     place: str | Path | None = config.knowledge_bank
     if place is None:
-        place, sampled = from_main(run.accelerator, lambda: own_bank(run, backbone, target))
-        vars(config).update(sampled)
+        place, flags = from_main(run.accelerator, lambda: own_bank(run, backbone, target))
         if place is None:
-            return None
+            return None, flags
     with errors.flag("--knowledge_bank"):
         bank = KnowledgeBank.load(place, token=config.hub_token, cache_dir=config.cache_dir)
     if backbone.tokenizer_key is not None and bank.manifest.weights_fingerprint == backbone.fingerprint_of(
@@ -118,10 +83,10 @@ def open_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
     with errors.flag("--knowledge_bank"):
         bank.check(backbone.fingerprint(run.cache_dir), backbone.latent_shape())
     if config.knowledge_bank is not None:
-        if unused := other_flags(config, bank.manifest.flags()):
+        flags = bank.manifest.flags()
+        if unused := other_flags(config, flags):
             logger.warning("%s: this has no use with --knowledge_bank, whose samples are there.", "; ".join(unused))
-        vars(config).update(bank.manifest.flags())
-    return bank
+    return bank, flags
 
 
 def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> tuple[Path | None, dict[str, Any]]:
@@ -248,160 +213,3 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
         return backbone.classes.pretrained_prompts() if backbone.classes else []
     with errors.flag("--bank_prompts"):
         return backbone.source_prompts(read_prompts(source))
-
-
-def make_batches(
-    run: Run,
-    backbone: Backbone,
-    objective: DiffTuningObjective,
-    target: TargetData | StreamedTarget,
-    bank: KnowledgeBank | None,
-    with_control: bool = False,
-    source_controls: "BankConditions | None" = None,
-) -> PlannedBatches:
-    """Encodes images and prompts once (unless told not to) and lays out the batches of this process.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): Its encoders are loaded if something is to be encoded; with caches they leave memory.
-        objective ([`DiffTuningObjective`]): Says which random numbers a row needs.
-        target: The target data.
-        bank ([`KnowledgeBank`], *optional*): The source rows.
-        with_control (`bool`, *optional*, defaults to `False`): Rows have control images.
-        source_controls ([`BankConditions`], *optional*): Those of the source rows; blank without it.
-
-    Returns:
-        [`PlannedBatches`]: The batch of each micro-step.
-    """
-    config, accelerator = run.config, run.accelerator
-    cached = not (config.no_cache or config.streaming)
-    images = prompts = None
-    if cached:
-        device, dtype = accelerator.device, run.weight_dtype
-        images = build_image_cache(target, backbone, config, config.cache_dir, device, dtype)
-        check_crops(run, images)
-        wanted = target.distinct_captions()
-        if bank is not None:
-            wanted = [*wanted, *(bank.prompts() if config.retention_prompts == "sampled" else [""])]
-        if config.unconditional_share or backbone.renamed_prompts():
-            wanted = [*wanted, ""]
-        prompts = build_prompt_cache(wanted, backbone, config.cache_dir, device, dtype, data_name(config))
-        backbone.release_encoders()
-    else:
-        backbone.load_encoders(accelerator.device, run.weight_dtype)
-    return PlannedBatches(
-        plan=BatchPlan(
-            seed=run.seed,
-            batch_size=run.global_batch_size,
-            source_share=run.source_share,
-            num_target=len(target),
-            num_source=0 if bank is None else len(bank),
-        ),
-        target=target,
-        latent_shape=backbone.latent_shape(),
-        transform=ImageTransform(backbone.resolution, config.image_interpolation_mode),
-        train_batch_size=config.train_batch_size,
-        accumulation=config.gradient_accumulation_steps,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        images=images,
-        prompts=prompts,
-        to_denoiser=backbone.to_denoiser if cached else None,  # workers must not get the encoders in memory
-        bank=bank,
-        empty_source_prompts=config.retention_prompts == "empty",
-        renamed_prompts=backbone.renamed_prompts(),
-        empty_prompts=config.unconditional_share,
-        random_flip=config.random_flip,
-        center_crop=config.center_crop,
-        with_offset=objective.noise_offset > 0,
-        with_perturbation=objective.input_perturbation > 0,
-        with_control=with_control,
-        source_controls=source_controls,
-    )
-
-
-def check_crops(run: Run, images: ImageCache) -> None:
-    """Raises a [`DiffTuneError`] if a run would go on with other crops of its images than it began with."""
-    if run.checkpoint is None or "crops_drawn_from" in read_settings(run.checkpoint):
-        return
-    if drawn := sum(images.has_drawn_crops(row) for row in range(len(images))):
-        raise DiffTuneError(
-            f"--resume_from_checkpoint: {run.checkpoint} was written by an older version, which cropped the {drawn} images that"
-            " are not square at other places; resume with that version, or start anew."
-        )
-
-
-def run_settings(
-    run: Run,
-    backbone: Backbone,
-    target: TargetData | StreamedTarget,
-    bank: KnowledgeBank | None,
-    quality: "QualityEvaluation | None" = None,
-) -> dict[str, Any]:
-    """What decides the course of a run, so that a checkpoint is only resumed where it means the same.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        target: The target data.
-        bank ([`KnowledgeBank`], *optional*): The source rows, if they are there already.
-        quality ([`QualityEvaluation`], *optional*): What measures samples; a run may begin or cease to measure.
-
-    Returns:
-        `dict[str, Any]`: The settings, and what a person knows of those that are hashes.
-    """
-    config = run.config
-    flags = config.flags()
-    if flags.get("use_ema") and flags["ema_decay"] is None:
-        flags["ema_decay"] = EMA_DECAY
-    unused = (
-        set()
-        if uses_bank(config)
-        else {"retention_weight", "retention_power", "retention_target", "retention_prompts"}
-    )
-    if config.objective == "standard":
-        unused |= {"reconsolidation_power", "coefficients"}
-    return {
-        "seed": run.seed,
-        "global_batch_size": run.global_batch_size,
-        "source_share": run.source_share,
-        "controlnet": "conditioning_image_column" in flags,
-        "model": backbone.fingerprint(run.cache_dir),
-        "image_reader": READER_VERSION,
-        "target_data": None if config.streaming else target.content_key,
-        "crops_drawn_from": CROPS_DRAWN_FROM,
-        "knowledge_bank": None
-        if config.knowledge_bank is None
-        else hashlib.sha256(bank.manifest.to_bytes()).hexdigest(),
-        **{name: flags[name] for name in DECISIVE_FLAGS if name in flags and name not in unused},
-        "resolution": backbone.resolution,
-        **({} if quality is None else {"evaluation": quality.settings}),
-        FACTS: run_facts(run, backbone, target, bank),
-    }
-
-
-def run_facts(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None
-) -> dict[str, dict[str, Any]]:
-    """What a person knows of what [`run_settings`] has hashes of. It is kept to be told, and decides nothing."""
-    config = run.config
-    data = {"source": config.dataset_name or config.train_data_dir}
-    if isinstance(target, TargetData):
-        called = "caption" if target.class_names is None else "class"
-        data = {"rows": len(target), "captions": len(target.distinct_captions()), "called": called, **data}
-    facts = {
-        "model": {
-            "name": config.pretrained_model_name_or_path,
-            "revision": hub_commit(backbone.folder) or config.revision,
-        },
-        "target_data": data,
-    }
-    if config.knowledge_bank is not None and bank is not None:
-        facts["knowledge_bank"] = {
-            "samples": len(bank),
-            "model": bank.manifest.model,
-            "source": config.knowledge_bank,
-        }
-    elif run.source_share:
-        facts[OWN_BANK] = {name: getattr(config, name) for name in BANK_FLAGS}
-    return facts

@@ -10,7 +10,7 @@ from ..config.shared import TrainingConfig
 from .launch import check_launch
 
 
-__all__ = ["check_flags", "check_output_dir", "uses_bank"]
+__all__ = ["check_flags", "check_output_dir"]
 
 
 def check_flags(config: TrainingConfig) -> None:
@@ -28,7 +28,3 @@ def check_flags(config: TrainingConfig) -> None:
     if config.bank_prompts != own:
         with errors.flag("--bank_prompts"):
             read_prompts(config.bank_prompts, own)
-
-
-def uses_bank(config: TrainingConfig) -> bool:
-    return config.uses_bank

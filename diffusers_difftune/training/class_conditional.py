@@ -1,46 +1,75 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""What class-conditional training has of its own: the new label space, and the classes of validation images."""
+"""Fine-tuning a class-conditional model on labelled images: the new label space, and the classes of validation images."""
+
+from typing import Any
 
 from .. import errors
 from ..backbones.dit import DiTBackbone
 from ..bank.prompts import read_prompts
+from ..config import ClassConditionalConfig
 from ..data.dataset import TargetData
 from ..errors import DiffTuneError
-from .run import Run
+from ..objective import DiffTuningObjective
+from .trainer import Trainer
+from .validation import ValidationInputs
 
 
-def use_classes(run: Run, backbone: DiTBackbone, target: TargetData) -> tuple[DiTBackbone, list[str]]:
-    """Makes the classes of the target data the model's own, and checks the classes that the flags name.
+class ClassConditionalTrainer(Trainer):
+    """Fine-tunes a class-conditional model on labelled images, every weight or an adapter; see [`Trainer`].
 
     Args:
-        run ([`Run`]): The run.
-        backbone ([`DiTBackbone`]): The pretrained pipeline.
-        target ([`TargetData`]): Has them.
-
-    Returns:
-        `tuple[DiTBackbone, list[str]]`: The pipeline with these classes, and the ids of `--validation_classes`, as prompts.
-
-    Raises:
-        DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have, or
-            `--bank_prompts` one that the pretrained model does not have.
+        config ([`ClassConditionalConfig`], *optional*): The settings of the run.
+        callbacks (`Iterable[Callback]`, *optional*): What else is to happen while it trains.
+        settings: The fields of [`ClassConditionalConfig`] as keyword arguments, in place of `config`.
     """
-    names = target.class_names or []
-    used = {target.captions(row)[0] for row in range(len(target))}
-    if len(used) < 2:
-        raise DiffTuneError(
-            f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data ({len(target)} in"
-            " use); a class-conditional model needs two."
-        )
-    wanted = run.config.validation_classes or []
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise DiffTuneError(
-            f"--validation_classes: there is no class {unknown[0]} in the target data; the classes are"
-            f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
-        )
-    if run.source_share and run.config.bank_prompts != "classes":
-        with errors.flag("--bank_prompts"):
-            backbone.source_prompts(read_prompts(run.config.bank_prompts, "classes"))
-    own = backbone.with_classes(names, run.seed if run.config.class_embeddings == "reset" else None)
-    return own, [str(names.index(name)) for name in wanted]
+
+    config_class = ClassConditionalConfig
+    conditioned_on = "classes"
+    config: ClassConditionalConfig
+    backbone: DiTBackbone
+    target: TargetData
+
+    def make_objective(self, **settings: Any) -> DiffTuningObjective:
+        learned, variance_loss = self.backbone.learned_variance, self.config.variance_loss
+        if variance_loss != "both" and not learned:
+            raise DiffTuneError(
+                f"--variance_loss is {variance_loss}, and this model does not learn its variance; leave the flag out."
+            )
+        return super().make_objective(variance_loss=variance_loss if learned else None, **settings)
+
+    def check_target(self) -> None:
+        """Makes the classes of the target data the model's own, and checks the classes that the flags name.
+
+        Raises:
+            DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have,
+                or `--bank_prompts` one that the pretrained model does not have.
+        """
+        names, target = self.target.class_names or [], self.target
+        used = {target.captions(row)[0] for row in range(len(target))}
+        if len(used) < 2:
+            raise DiffTuneError(
+                f"--label_column: of {len(names)} classes only {names[int(used.pop())]} has rows in the target data"
+                f" ({len(target)} in use); a class-conditional model needs two."
+            )
+        unknown = [name for name in self.config.validation_classes or [] if name not in names]
+        if unknown:
+            raise DiffTuneError(
+                f"--validation_classes: there is no class {unknown[0]} in the target data; the classes are"
+                f" {', '.join(names[:20])}{' …' if len(names) > 20 else ''}."
+            )
+        if self.context.source_share and self.config.bank_prompts != "classes":
+            with errors.flag("--bank_prompts"):
+                self.backbone.source_prompts(read_prompts(self.config.bank_prompts, "classes"))
+        seed = self.context.seed if self.config.class_embeddings == "reset" else None
+        self.backbone = self.backbone.with_classes(names, seed)
+
+    def find_validation_inputs(self) -> ValidationInputs | None:
+        titles = self.config.validation_classes
+        if not titles:
+            return None
+        names = self.target.class_names or []
+        return ValidationInputs([str(names.index(name)) for name in titles], titles=titles)
+
+    def record(self) -> dict[str, Any]:
+        return {"id2label": dict(enumerate(self.target.class_names or []))}

@@ -4,7 +4,7 @@
 found in them are compared with those that were asked for."""
 
 import statistics
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,41 +26,55 @@ if TYPE_CHECKING:
     from ..controls import Extractor
 
 
-class ControlEvaluation:
-    """Measures, always on the same held-out (control image, prompt, noise).
+class ControlEvaluation(Evaluation):
+    """How far the conditions in images are from those that were asked for, always for the same held-out (control image,
+    prompt, noise).
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        trained ([`Trainable`]): What trains; builds the pipeline.
         extractor ([`Extractor`]): Finds conditions in images.
         held_out ([`TargetData`]): The held-out rows.
     """
 
-    def __init__(
-        self, run: Run, backbone: Backbone, trained: Trainable, extractor: "Extractor", held_out: TargetData
-    ) -> None:
-        self.run, self.backbone, self.trained, self.extractor = run, backbone, trained, extractor
+    name, flags = "condition_error", "control_evaluation"
+
+    def __init__(self, run: Run, backbone: Backbone, extractor: "Extractor", held_out: TargetData) -> None:
+        super().__init__(run, held_out)
         config = run.config
+        self.data, self.samples = config.control_evaluation_data, config.control_evaluation_samples
+        self.every = config.control_evaluation_steps or config.validation_steps
+        self.backbone, self.extractor = backbone, extractor
         transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
-        rows = range(config.control_evaluation_samples)
+        rows = range(self.samples)
         self.prompts = [held_out.captions(row)[0] for row in rows]
         self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
         self.given = (self.controls * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
-    def mean_errors(self) -> dict[str, float]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the figures beside the weights and the extractor: those of one log must be of one kind."""
+        config = self.run.config
+        return {
+            "data": self.held_out.content_key,
+            "samples": self.samples,
+            "guidance_scale": config.control_evaluation_guidance_scale,
+            "inference_steps": config.control_evaluation_inference_steps,
+        }
+
+    def figures(self, trainable: Trainable) -> dict[str, float]:
         """The mean over the held-out rows of each measure of dissimilarity; see [`condition_error`]."""
-        found = self.extractor(self.sample())
+        found = self.extractor(self.sample(trainable))
         self.extractor.release()  # a model that measures must not take memory from the training
         per_image = condition_error(self.run.config.condition_kind, self.given, found)
         return {name: statistics.fmean(values) for name, values in per_image.items()}
 
-    def sample(self) -> list:
+    def sample(self, trainable: Trainable) -> list:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
         config, device = self.run.config, self.run.accelerator.device
         shape = self.backbone.latent_shape()
         images = []
-        with sampling(self.run, self.backbone, self.trained) as pipeline:
+        with sampling(self.run, self.backbone, trainable) as pipeline:
             batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
             for rows in tqdm(batches, "Measuring", leave=False, delay=5):
                 noise = [
@@ -79,33 +93,27 @@ class ControlEvaluation:
         return images
 
 
-def open_control_evaluation(run: Run) -> TargetData | None:
+def open_control_evaluation(run: Run, backbone: Backbone, extractor: "Extractor | None") -> ControlEvaluation | None:
     """Opens and checks `--control_evaluation_data`, if it is given; loads no weights.
 
     Args:
         run ([`Run`]): The run.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        extractor ([`Extractor`], *optional*): Finds conditions in images; needed if the flag is given.
 
     Returns:
-        [`TargetData`] or `None`: The held-out rows.
+        [`ControlEvaluation`] or `None`: What measures; `None` without the flag.
 
     Raises:
-        DiffTuneError: The data cannot be opened, or have too few rows.
+        DiffTuneError: The data cannot be opened, or have too few rows, or nothing can measure this kind of condition.
     """
     config = run.config
-    if config.control_evaluation_data is None:
+    if config.control_evaluation_data is None or extractor is None:
         return None
-    blank = np.zeros((1, config.resolution, config.resolution, 3), np.uint8)
+    blank = np.zeros((1, backbone.resolution, backbone.resolution, 3), np.uint8)
     with errors.flag("--control_evaluation_data"):
         condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
-    return open_held_out(run, "control_evaluation")
-
-
-def control_evaluation(
-    run: Run, backbone: Backbone, trained: Trainable, extractor: "Extractor | None", held_out: TargetData | None
-) -> Evaluation | None:
-    """What measures the condition error while the run trains, if it is asked for; see [`ControlEvaluation`]."""
-    if extractor is None or held_out is None:
-        return None
-    measured = ControlEvaluation(run, backbone, trained, extractor, held_out)
-    every = run.config.control_evaluation_steps or run.config.validation_steps
-    return Evaluation(run, "condition_error", every, measured.mean_errors)
+    held_out = open_held_out(
+        run, "control_evaluation", config.control_evaluation_data, config.control_evaluation_samples
+    )
+    return ControlEvaluation(run, backbone, extractor, held_out)

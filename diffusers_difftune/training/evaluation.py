@@ -5,12 +5,14 @@
 import copy
 import json
 import logging
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 from ..data.dataset import TargetData, load_target_data
 from ..data.reading.splits import HELD_OUT
 from ..errors import DiffTuneError
 from ..io.processes import from_main
+from ..trainables import Trainable
 from .run import Run
 
 
@@ -27,37 +29,59 @@ SHOWN = {
 }
 
 
-class Evaluation:
-    """Figures that are measured before the first step, every so many steps, and after the last.
+class Evaluation(ABC):
+    """Figures of the weights that would be saved now, which are measured before the first step, every so many steps, and
+    after the last, always on the same held-out rows.
 
     Args:
         run ([`Run`]): The run.
+        held_out ([`TargetData`]): The held-out rows.
+
+    Attributes:
         name (`str`): What the figures are called in the log.
+        flags (`str`): What the names of its flags begin with.
+        data (`str`): Where the held-out rows are, as the flag says.
+        samples (`int`): How many are used.
         every (`int`): How many optimiser steps lie between two measurements.
-        figures (`Callable`): Measures on the main process alone, and returns numbers by their names.
     """
 
-    def __init__(self, run: Run, name: str, every: int, figures: Callable[[], dict[str, float]]) -> None:
-        self.run, self.name, self.every, self.figures = run, name, every, figures
+    name: ClassVar[str]
+    flags: ClassVar[str]
+    data: str
+    samples: int
+    every: int
+
+    def __init__(self, run: Run, held_out: TargetData) -> None:
+        self.run, self.held_out = run, held_out
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What decides the figures beside the weights: those of one log must be of one kind."""
+
+    @abstractmethod
+    def figures(self, trainable: Trainable) -> dict[str, float]:
+        """The figures of now, on this process alone."""
 
     def due(self, step: int) -> bool:
         """Whether to measure after this many steps."""
         return step % self.every == 0
 
-    def measure(self, step: int) -> dict[str, dict[str, float]]:
-        """The figures of now, under their name, which the main process prints; call it on every process.
+    def measure(self, step: int, trainable: Trainable) -> dict[str, float]:
+        """The figures of now, which the main process prints; call it on every process.
 
         Args:
             step (`int`): How many steps were done.
+            trainable ([`Trainable`]): What trains.
 
         Returns:
-            `dict[str, dict[str, float]]`: The figures.
+            `dict[str, float]`: The figures.
         """
         with self.run.whole_weights():
-            figures = from_main(self.run.accelerator, self.run.stop.giving_way(self.figures))
+            figures = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.figures(trainable)))
         if self.run.accelerator.is_main_process:
             logger.info(self.in_words(step, figures))
-        return {self.name: figures}
+        return figures
 
     def in_words(self, step: int, figures: dict[str, float]) -> str:
         """The figures in a line, with those of the start behind them."""
@@ -81,23 +105,21 @@ def shown(name: str, figures: dict[str, float], named: bool = True) -> str:
     return f"{words} ± {figures[spread]:.{digits}f}" if named and spread in figures else words
 
 
-def open_held_out(run: Run, flag: str) -> TargetData | None:
+def open_held_out(run: Run, flag: str, folder: str, samples: int) -> TargetData:
     """Opens and checks held-out data, as the target data are opened; loads no weights.
 
     Args:
         run ([`Run`]): The run.
-        flag (`str`): The flag that names them, `"evaluation"` for `--evaluation_data`. How many rows are needed is what
-            `--evaluation_samples` says.
+        flag (`str`): What the names of the flags begin with: `"evaluation"` for `--evaluation_data`.
+        folder (`str`): What that flag says.
+        samples (`int`): What `--evaluation_samples` says.
 
     Returns:
-        [`TargetData`] or `None`: The held-out rows; `None` without the flag.
+        [`TargetData`]: The held-out rows.
 
     Raises:
         DiffTuneError: The data cannot be opened, or have too few rows.
     """
-    folder, samples = getattr(run.config, f"{flag}_data"), getattr(run.config, f"{flag}_samples")
-    if folder is None:
-        return None
     config = copy.copy(run.config)
     config.dataset_name = config.dataset_config_name = config.max_train_samples = None
     config.train_data_dir = folder

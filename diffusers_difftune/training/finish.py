@@ -6,65 +6,32 @@ import logging
 import os
 import shutil
 import time
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
-from ..backbones import Backbone
 from ..io.atomic import fsync_path, fsync_tree
-from ..io.processes import from_main
 from ..publishing.card import inherited_license, write_run_card
 from ..trainables import Trainable
-from .batches import PlannedBatches
-from .checkpoint import TrainingState
-from .publish import Publisher, card_facts, write_facts
+from .publish import write_facts
 from .run import Run
-from .validation import Validation
 
 
 logger = logging.getLogger(__name__)
 
 
-def finish_run(
-    run: Run,
-    backbone: Backbone,
-    state: TrainingState,
-    batches: PlannedBatches,
-    validation: Validation,
-    publisher: Publisher | None,
-) -> None:
-    """Saves the result, makes the last validation images, writes the model card and uploads.
+def write_card(run: Run, facts: dict[str, Any]) -> None:
+    """Writes the model card, and what it says into `run_config.json`; the last thing that a run writes down.
 
     Args:
         run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        state ([`TrainingState`]): The trained weights.
-        batches ([`PlannedBatches`]): What was trained on.
-        validation ([`Validation`]): Makes the images of the model card.
-        publisher ([`Publisher`], *optional*): Uploads the result, if that is asked for.
-
-    Raises:
-        UploadError: The upload failed. The result is in the run folder.
+        facts (`dict[str, Any]`): What the model card says, see [`Trainer.card_facts`], and the names of the result's `files`.
     """
-    accelerator, config, output_dir = run.accelerator, run.config, run.output_dir
-    with run.whole_weights():
-        files = from_main(accelerator, partial(save_result, state.trained, output_dir))
-    validation.make(state.total_steps)
-
-    def write_card() -> None:
-        repo_id = publisher and publisher.repo_id
-        facts = card_facts(run, backbone, state, batches, validation, repo_id)
-        facts["files"] = files
-        facts["license"] = inherited_license(config.flags(), config.hub_token)
-        write_facts(output_dir, output_dir, facts)
-        write_run_card(output_dir, repo_id)
-        logger.info("Wrote %s, which has code that uses the result", output_dir / "README.md")
-
-    from_main(accelerator, write_card)
-    end_training(accelerator)  # before the upload, so that trackers are closed if that fails
-    if publisher is not None:
-        publisher.finish()
+    license = inherited_license(run.config.flags(), run.config.hub_token)
+    write_facts(run.output_dir, run.output_dir, facts | {"license": license})
+    write_run_card(run.output_dir, facts["repo_id"])
+    logger.info("Wrote %s, which has code that uses the result", run.output_dir / "README.md")
 
 
 def end_training(accelerator: Accelerator) -> None:

@@ -58,11 +58,12 @@ class EarlierRun:
         return f"a run that stopped after checkpoint-{self.checkpoint}"
 
 
-def take_output_dir(config: Any) -> Path | None:
+def take_output_dir(config: Any, result_files: tuple[str, ...] = ()) -> Path | None:
     """Makes the run folder, keeps other runs out of it, and removes what one that was killed left half-written.
 
     Args:
-        config: The config of the script.
+        config: The config of a task.
+        result_files (`tuple[str, ...]`, *optional*): Names of files that its results have beside those of all tasks.
 
     Returns:
         `Path` or `None`: The checkpoint to resume from.
@@ -77,7 +78,9 @@ def take_output_dir(config: Any) -> Path | None:
     except OSError as error:
         raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
     if config.resume_from_checkpoint is None:
-        check_is_free(config, output_dir, None)  # at once, where waiting for another run would not change it
+        check_is_free(
+            config, output_dir, None, result_files
+        )  # at once, where waiting for another run would not change it
     with flag(f"--output_dir {output_dir}"):
         keep_for_this_run(output_dir, waits=not config.overwrite_output_dir)
     clean_leftovers(output_dir / VALIDATION, "step-*")
@@ -87,22 +90,23 @@ def take_output_dir(config: Any) -> Path | None:
         if leftover.is_file():
             leftover.unlink()
     checkpoint = find_checkpoint(config.resume_from_checkpoint, output_dir)
-    check_is_free(config, output_dir, checkpoint)
+    check_is_free(config, output_dir, checkpoint, result_files)
     return checkpoint
 
 
-def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None) -> None:
+def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None, result_files: tuple[str, ...] = ()) -> None:
     """Refuses to write over an earlier run, or over files that are nobody's run.
 
     Args:
         config: The config of the script.
         output_dir (`Path`): The run folder.
         checkpoint (`Path`, *optional*): The checkpoint to resume from.
+        result_files (`tuple[str, ...]`, *optional*): Names of files that the task's results have beside those of all tasks.
 
     Raises:
         DiffTuneError: It would be written over.
     """
-    if foreign := foreign_files(output_dir, config.conditioning_image_column is not None):
+    if foreign := foreign_files(output_dir, result_files):
         raise DiffTuneError(
             f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run wrote there and this one would overwrite;"
             " take another --output_dir."
@@ -138,11 +142,11 @@ def is_inside(checkpoint: Path, output_dir: Path) -> bool:
     return checkpoint.resolve().parent == output_dir.resolve()
 
 
-def foreign_files(output_dir: Path, is_controlnet: bool) -> list[str]:
+def foreign_files(output_dir: Path, result_files: tuple[str, ...]) -> list[str]:
     """What has the name of something that a run writes, in a folder that no run has written to."""
     if (output_dir / RECORD).is_file() or list_checkpoints(output_dir):
         return []
-    written = (*RESULT, CARD_FILE, *((CONTROLNET_CONFIG,) if is_controlnet else ()))
+    written = (*RESULT, CARD_FILE, *result_files)
     return sorted(path.name for path in output_dir.iterdir() if any(fnmatch(path.name, each) for each in written))
 
 

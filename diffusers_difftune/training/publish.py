@@ -8,31 +8,26 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub.utils import disable_progress_bars
 
 from .. import errors
-from ..backbones import Backbone
 from ..errors import DiffTuneError, first_sentence
 from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
-from ..publishing.card import OF_THE_BANK, inherited_license, write_run_card
-from .batches import PlannedBatches
+from ..publishing.card import inherited_license, write_run_card
+from .checkpoint import TrainingState
 from .checkpoint_files import list_checkpoints
+from .run import Run
 
-
-if TYPE_CHECKING:
-    from .checkpoint import TrainingState
-    from .run import Run
-    from .validation import Validation
 
 logger = logging.getLogger(__name__)
 STAGE = ".upload.tmp"
 
 
-def begin_publishing(run: "Run") -> "Publisher | None":
+def begin_publishing(run: Run) -> "Publisher | None":
     """With `--push_to_hub`, makes the repository before training, so that a bad token or name is known at once.
 
     Trouble of the Hub's own stops a new run, too, after half a minute; one that is resumed goes on, and tries again when
@@ -76,7 +71,7 @@ class Publisher:
         repo_id (`str`, *optional*): What [`create_repo`] returned; `None` to make the repository before the next upload.
     """
 
-    def __init__(self, run: "Run", repo_id: str | None) -> None:
+    def __init__(self, run: Run, repo_id: str | None) -> None:
         self.run, self.repo_id = run, repo_id
         self.stage = run.output_dir / STAGE
         self.license: dict[str, str] | None = None
@@ -84,23 +79,14 @@ class Publisher:
         if run.config.hub_strategy != "end":
             disable_progress_bars()  # they would write over the bar of the training
 
-    def saved(
-        self,
-        step: int,
-        backbone: Backbone,
-        state: "TrainingState",
-        batches: PlannedBatches,
-        validation: "Validation",
-    ) -> None:
+    def saved(self, step: int, state: TrainingState, facts: dict[str, Any]) -> None:
         """Uploads what there is after a checkpoint, if `--hub_strategy` says so and no earlier upload is under way: then it
         is left to the next checkpoint. Nothing that goes wrong stops the run.
 
         Args:
             step (`int`): Optimiser steps done; `checkpoint-{step}` is whole.
-            backbone ([`Backbone`]): The pretrained pipeline.
             state ([`TrainingState`]): The trained weights.
-            batches ([`PlannedBatches`]): What was trained on.
-            validation ([`Validation`]): Has the newest images.
+            facts (`dict[str, Any]`): What the model card says, see [`Trainer.card_facts`].
         """
         if self.run.config.hub_strategy == "end" or step == state.total_steps:  # the last upload comes at once
             return
@@ -108,7 +94,7 @@ class Publisher:
             logger.info("Step %d is not uploaded, because an earlier upload is still under way.", step)
             return
         try:
-            self.set_aside(step, card_facts(self.run, backbone, state, batches, validation, self.repo_id), state)
+            self.set_aside(step, facts, state)
         except Exception as error:  # a full disk, above all
             logger.warning("Step %d is not uploaded: %s.", step, first_sentence(error))
             shutil.rmtree(self.stage, ignore_errors=True)
@@ -116,7 +102,7 @@ class Publisher:
         self.thread = threading.Thread(target=self.upload_stage, args=(step,), name="upload", daemon=True)
         self.thread.start()
 
-    def set_aside(self, step: int, facts: dict[str, Any], state: "TrainingState") -> None:
+    def set_aside(self, step: int, facts: dict[str, Any], state: TrainingState) -> None:
         """Puts what is to be uploaded where neither training nor `--checkpoints_total_limit` touches it."""
         output_dir = self.run.output_dir
         shutil.rmtree(self.stage, ignore_errors=True)
@@ -185,29 +171,6 @@ class Publisher:
             raise UploadError(str(error), output_dir, config.hub_model_id or output_dir.resolve().name) from error
         address = upload(output_dir, repo_id, config.hub_token, checkpoint=checkpoint)
         logger.info("Uploaded the result: %s", address)
-
-
-def card_facts(
-    run: "Run",
-    backbone: Backbone,
-    state: "TrainingState",
-    batches: PlannedBatches,
-    validation: "Validation",
-    repo_id: str | None,
-) -> dict[str, Any]:
-    """What the model card says and no other file of the run folder has."""
-    bank = batches.bank
-    images = validation.images_by_prompt()
-    return {
-        "repo_id": repo_id,
-        "result": state.trained.result,
-        "pipeline_class": backbone.pipeline_class.__name__,
-        "num_rows": None if run.config.streaming else len(batches.target),
-        "knowledge_bank": None if bank is None else {name: getattr(bank.manifest, name) for name in OF_THE_BANK},
-        "images": {
-            prompt: [path.relative_to(run.output_dir).as_posix() for path in paths] for prompt, paths in images.items()
-        },
-    }
 
 
 def write_facts(source: Path, target: Path, facts: dict[str, Any]) -> None:

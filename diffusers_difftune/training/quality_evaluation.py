@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from ..evaluation.sample_quality import Measurement
 
 
-class QualityEvaluation:
-    """Measures the weights that would be saved now, always by the same held-out images, prompts and noise.
+class QualityEvaluation(Evaluation):
+    """FID, KID, precision and recall of samples against held-out images, always for the same prompts and from the same noise.
 
     The floor beside each figure is that of held-out images against images that are trained on, as many as
     `--evaluation_samples`, or as there are. Of a stream, of which nobody can draw, and of fewer than 4 target rows, it is that
@@ -41,10 +41,17 @@ class QualityEvaluation:
         DiffTuneError: The features, or the CLIP model, cannot be had.
     """
 
+    name, flags = "quality", "evaluation"
+
     def __init__(
-        self, run: Run, backbone: Backbone, target: TargetData | StreamedTarget, held_out: TargetData
+        self,
+        run: Run,
+        backbone: Backbone,
+        target: TargetData | StreamedTarget,
+        held_out: TargetData,
     ) -> None:
-        self.run, self.backbone, self.target, self.held_out = run, backbone, target, held_out
+        super().__init__(run, held_out)
+        self.backbone, self.target = backbone, target
         self.measurement: Measurement  # on the main process
         self.prompts: list[str] = []
         from_main(run.accelerator, self.prepare)
@@ -84,27 +91,36 @@ class QualityEvaluation:
         )
 
     @property
+    def data(self) -> str:  # type: ignore[override]
+        return self.run.config.evaluation_data
+
+    @property
+    def samples(self) -> int:  # type: ignore[override]
+        return self.run.config.evaluation_samples
+
+    @property
+    def every(self) -> int:  # type: ignore[override]
+        return self.run.config.evaluation_steps or self.run.config.checkpointing_steps
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides the figures beside the weights: those of one log must be of one kind."""
         config = self.run.config
-        numbers = {
-            name: getattr(config, f"evaluation_{name}") for name in ("samples", "guidance_scale", "inference_steps")
-        }
         networks = {"features": config.evaluation_features, "clip_model": config.evaluation_clip_model}
-        # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
-        named = {name: network and Path(network).name for name, network in networks.items()}
-        return {"data": self.held_out.content_key, **numbers, **named}
+        return {
+            "data": self.held_out.content_key,
+            "samples": config.evaluation_samples,
+            "guidance_scale": config.evaluation_guidance_scale,
+            "inference_steps": config.evaluation_inference_steps,
+            # By their last names: they may be moved, and a checkpoint that was uploaded has no paths.
+            **{name: network and Path(network).name for name, network in networks.items()},
+        }
 
-    def figures(self, trained: Trainable) -> dict[str, float]:
+    def figures(self, trainable: Trainable) -> dict[str, float]:
         """The figures of now, on this process alone; without a FID where there are not more images than features."""
-        with sampling(self.run, self.backbone, trained) as pipeline:
+        with sampling(self.run, self.backbone, trainable) as pipeline:
             figures = self.measurement.measure(pipeline, self.prompts, "Measuring").figures
         return {name: value for name, value in figures.items() if value is not None}
-
-    def while_training(self, trained: Trainable) -> Evaluation:
-        """What [`train`] calls."""
-        every = self.run.config.evaluation_steps or self.run.config.checkpointing_steps
-        return Evaluation(self.run, "quality", every, lambda: self.figures(trained))
 
 
 def class_ids(target: TargetData | StreamedTarget) -> dict[str, int] | None:
@@ -129,5 +145,8 @@ def open_quality_evaluation(
     Raises:
         DiffTuneError: The data cannot be opened or have too few rows, or the features cannot be had.
     """
-    held_out = open_held_out(run, "evaluation")
-    return None if held_out is None else QualityEvaluation(run, backbone, target, held_out)
+    config = run.config
+    if config.evaluation_data is None:
+        return None
+    held_out = open_held_out(run, "evaluation", config.evaluation_data, config.evaluation_samples)
+    return QualityEvaluation(run, backbone, target, held_out)

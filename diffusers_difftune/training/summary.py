@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from ..adapters import Adapter, AdapterSettings
+from ..adapters import Adapter
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
@@ -28,8 +28,7 @@ from ..io.processes import from_main
 from ..objective import DiffTuningObjective
 from .bank import bank_size
 from .checkpoint import TrainingState
-from .controlnet import control_family
-from .run import Run, make_optimizer
+from .run import Run
 from .summary_text import summary_rows
 from .validation import validation_steps
 
@@ -40,27 +39,11 @@ OUTPUTS_PER_TRAINED_ROW = 3
 FIRST_CLASSES = 5  # that are named
 
 
-def tell_summary(
-    run: Run,
-    backbone: Backbone,
-    adapter: AdapterSettings | None,
-    objective: DiffTuningObjective,
-    target: TargetData | StreamedTarget,
-    bank: KnowledgeBank | None,
-    state: TrainingState,
-    captions: CutCaptions | None = None,
-) -> dict[str, Any]:
+def tell_summary(trainer: Any) -> dict[str, Any]:
     """Prints, on the main process, what the run is about to do, and warns of flags that have no effect. Loads no weights.
 
     Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        adapter ([`AdapterSettings`], *optional*): What trains, if not all.
-        objective ([`DiffTuningObjective`]): The losses.
-        target: The target data.
-        bank ([`KnowledgeBank`], *optional*): The bank that is there, if the run has no need to build one.
-        state ([`TrainingState`]): Where the run starts and ends.
-        captions ([`CutCaptions`], *optional*): How many captions are longer than the model reads, if that is known.
+        trainer ([`Trainer`]): The trainer, all of whose checks are done.
 
     Returns:
         `dict[str, Any]`: The same, JSON-able, for `run_config.json`.
@@ -68,43 +51,34 @@ def tell_summary(
 
     def tell() -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
-            summary = summarize(run, backbone, adapter, objective, target, bank, state, captions)
+            summary = summarize(trainer)
         width = terminal_width()
         logger.info(labelled_block("Summary of this run", summary_rows(summary, width), width))
         for note in summary["notes"]:
             logger.warning(note)
         return summary
 
-    return from_main(run.accelerator, tell)
+    return from_main(trainer.context.accelerator, tell)
 
 
-def summarize(
-    run: Run,
-    backbone: Backbone,
-    adapter: AdapterSettings | None,
-    objective: DiffTuningObjective,
-    target: TargetData | StreamedTarget,
-    bank: KnowledgeBank | None,
-    state: TrainingState,
-    captions: CutCaptions | None = None,
-) -> dict[str, Any]:
+def summarize(trainer: Any) -> dict[str, Any]:
     """The facts, by what they are about; see [`tell_summary`]."""
-    config, total_steps = run.config, state.total_steps
-    learning_rate = learning_rate_curve(run, total_steps)
+    run, config, target, state = trainer.context, trainer.config, trainer.target, trainer.state
+    learning_rate = learning_rate_curve(trainer)
     notes = [*config.notes, *idle_flags(config)]
-    if learning_rate["warmup_steps"] >= total_steps:
+    if learning_rate["warmup_steps"] >= trainer.total_steps:
         notes.append(
             f"The run ends before the learning rate has warmed up: it reaches {learning_rate['highest']:.3g}, because"
-            f" --lr_warmup_steps is {config.lr_warmup_steps} and the run has {total_steps} steps."
+            f" --lr_warmup_steps is {config.lr_warmup_steps} and the run has {trainer.total_steps} steps."
         )
     return {
-        "model": model_facts(run, backbone, adapter),
-        "objective": objective_facts(run, objective),
-        "data": data_facts(run, backbone, target, captions),
+        "model": model_facts(trainer),
+        "objective": objective_facts(run, trainer.objective),
+        "data": data_facts(run, trainer.backbone, target, trainer.captions),
         "steps": step_facts(run, target, state),
         "learning_rate": learning_rate,
-        "bank": bank_facts(run, backbone, target, bank, total_steps),
-        "events": event_facts(run, target, state),
+        "bank": bank_facts(run, trainer.backbone, target, trainer.bank, trainer.total_steps),
+        "events": event_facts(trainer),
         "machine": machine_facts(run.accelerator),
         "output_dir": str(run.output_dir),
         "report_to": config.tracker or "none",
@@ -113,40 +87,25 @@ def summarize(
     }
 
 
-def model_facts(run: Run, backbone: Backbone, adapter: AdapterSettings | None) -> dict[str, Any]:
+def model_facts(trainer: Any) -> dict[str, Any]:
     """What the pretrained model is, and what of it trains, counted on models without weights."""
-    config = run.config
+    backbone, adapter = trainer.backbone, trainer.adapter
     denoiser = backbone.empty_denoiser()
     facts: dict[str, Any] = {
-        "name": config.pretrained_model_name_or_path,
+        "name": trainer.config.pretrained_model_name_or_path,
         "pipeline": backbone.pipeline_class.__name__,
         "denoiser": type(denoiser).__name__,
         "parameters": num_parameters(denoiser),
-        "trained": backbone.denoiser_name,
     }
-    trained, what = denoiser, backbone.denoiser_name
-    if hasattr(config, "controlnet_model_name_or_path"):
-        trained, what = empty_controlnet(config, backbone, denoiser), "ControlNet"
-        facts |= {"trained": what, "controlnet": config.controlnet_model_name_or_path}
-    facts["trained_of"] = num_parameters(trained)
+    trainable, name, more = trainer.empty_trainable(denoiser)
+    facts |= {"trained": name, **more, "trained_of": num_parameters(trainable)}
     if adapter is not None:
-        Adapter(trained, adapter, what)
+        Adapter(trainable, adapter, name)
         facts |= {"adapter": adapter.kind, "rank": adapter.rank, "modules": list(adapter.target_modules)}
         facts["train_parameters"] = list(adapter.train_parameters)
-    facts["trainable_parameters"] = num_parameters(trained, only_trainable=adapter is not None)
-    facts["ema"] = bool(getattr(config, "use_ema", False))
+    facts["trainable_parameters"] = num_parameters(trainable, only_trainable=adapter is not None)
+    facts["ema"] = trainer.average_settings().get("use_ema", False)
     return facts
-
-
-def empty_controlnet(config: Any, backbone: Backbone, denoiser: torch.nn.Module) -> torch.nn.Module:
-    """The ControlNet that is to be trained, without its weights."""
-    name = config.controlnet_model_name_or_path
-    with torch.device("meta"):
-        if name is None:
-            return control_family(backbone).new(denoiser)
-        controlnet_class: Any = control_family(backbone).model_class
-        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
-        return controlnet_class.from_config(controlnet_class.load_config(name, **where))
 
 
 def num_parameters(model: torch.nn.Module, only_trainable: bool = False) -> int:
@@ -215,17 +174,17 @@ def step_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingSta
     }
 
 
-def learning_rate_curve(run: Run, total_steps: int) -> dict[str, Any]:
+def learning_rate_curve(trainer: Any) -> dict[str, Any]:
     """The learning rate of the first, the highest and the last step, by the schedule that the run will have."""
-    nothing = torch.nn.Parameter(torch.zeros(1))
-    _, schedule = make_optimizer(run, [nothing], total_steps)
+    config, total_steps = trainer.config, trainer.total_steps
+    _, schedule = trainer.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     base, factor = schedule.base_lrs[0], schedule.lr_lambdas[0]
     every = max(1, total_steps // 100_000)  # a million steps are not worth a second
     rates = {step + 1: base * factor(step) for step in [*range(0, total_steps, every), total_steps - 1]}
     highest = max(rates, key=lambda step: rates[step])
     return {
-        "schedule": run.config.lr_scheduler,
-        "warmup_steps": 0 if run.config.lr_scheduler == "constant" else run.config.lr_warmup_steps,
+        "schedule": config.lr_scheduler,
+        "warmup_steps": 0 if config.lr_scheduler == "constant" else config.lr_warmup_steps,
         "first": rates[1],
         "highest": rates[highest],
         "highest_step": highest,
@@ -288,31 +247,28 @@ def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTa
     return None if prompts is None else min(samples, len(set(prompts)))
 
 
-def event_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingState) -> dict[str, Any]:
+def event_facts(trainer: Any) -> dict[str, Any]:
     """When the run, from where it starts, saves, makes images and measures, beside the end."""
-    config, start, total_steps = run.config, state.start_step, state.total_steps
-    images = config.validation_images
-    per_epoch = run.steps_per_epoch(len(target))
+    run, config, start, total_steps = trainer.context, trainer.config, trainer.state.start_step, trainer.total_steps
+    inputs, evaluation = trainer.validation_inputs, trainer.evaluation
     facts: dict[str, Any] = {
         "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps), start),
         "checkpoints_total_limit": config.checkpoints_total_limit,
         "validation": None,
         "evaluation": None,
     }
-    if images is not None:
-        facts["validation"] = {"images": images}
-        if images:
-            facts["validation"] |= moments(validation_steps(config, per_epoch, total_steps), start)
-    for name, default in (("evaluation", "checkpointing_steps"), ("control_evaluation", "validation_steps")):
-        data = getattr(config, f"{name}_data", None)
-        if data is not None:
-            every = getattr(config, f"{name}_steps") or getattr(config, default)
-            facts["evaluation"] = {
-                "name": name,
-                "data": data,
-                "samples": getattr(config, f"{name}_samples"),
-                **moments(range(every, total_steps + 1, every), start),
-            }
+    if inputs is not None:
+        facts["validation"] = {"images": len(inputs.prompts)}
+        if inputs.prompts:
+            steps = validation_steps(config, run.steps_per_epoch(len(trainer.target)), total_steps)
+            facts["validation"] |= moments(steps, start)
+    if evaluation is not None:
+        facts["evaluation"] = {
+            "name": evaluation.flags,
+            "data": evaluation.data,
+            "samples": evaluation.samples,
+            **moments(range(evaluation.every, total_steps + 1, evaluation.every), start),
+        }
     return facts
 
 

@@ -1,229 +1,343 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop. There is one, for every script and both objectives."""
+"""The trainer: the steps of a run in their order, the training loop, and the training step. There is one for every task and
+both objectives; the files beside this one say what is particular to a task."""
 
-import math
-from contextlib import nullcontext
+import copy
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
-from diffusers.training_utils import compute_dream_and_update_latents
 from torch.utils.data import DataLoader
 
-from ..backbones import Backbone
-from ..console import progress_bar
-from ..errors import Stopped
+from ..data.cache.encodings import build_image_cache, build_prompt_cache, data_name
+from ..errors import DiffTuneError
 from ..io.processes import from_main
-from ..objective import DiffTuningObjective, NoisyBatch
-from ..trainables import Trainable
-from .batches import Batch, PlannedBatches
+from ..objective import DiffTuningLoss, NoisyBatch
+from ..publishing.card import OF_THE_BANK
+from .bank import make_bank, open_bank
+from .batches import Batch
+from .callbacks import Callback, with_default_callbacks
 from .checkpoint import TrainingState
-from .finish import end_training
-from .log import NotFinite, TrainingLog
-from .not_finite import LeftOutSteps, not_finite_error
-from .publish import Publisher
-from .run import Run
+from .finish import end_training, save_result, write_card
+from .log import TrainingLog
+from .not_finite import LeftOutSteps
+from .publish import begin_publishing
+from .record import begin_records
+from .run import start_run
+from .run_identity import check_crops
+from .summary import tell_summary
+from .target import open_target
+from .task import Task
 from .validation import Validation
 
 
-if TYPE_CHECKING:
-    from .evaluation import Evaluation
+STEPS = ("check", "sample_bank", "prepare_data", "build", "train", "finish")
 
 
-def train(
-    run: Run,
-    backbone: Backbone,
-    objective: DiffTuningObjective,
-    batches: PlannedBatches,
-    state: TrainingState,
-    validation: Validation,
-    evaluation: "Evaluation | None" = None,
-    publisher: Publisher | None = None,
-) -> None:
-    """Trains from where `state` is to the end of the run, with checkpoints, validation and the loss log.
+class Trainer(Task):
+    """Trains a model with Diff-Tuning, or with plain fine-tuning.
+
+    A run is six steps: [`check`], [`sample_bank`], [`prepare_data`], [`build`], [`train`] and [`finish`]. [`run`] does them
+    all. A trainer runs once; more than one may run in a process, one after another.
+
+    ```python
+    trainer = TextToImageTrainer(
+        pretrained_model_name_or_path="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        train_data_dir="images",
+        max_train_steps=1000,
+        output_dir="sd-images",
+    )
+    trainer.run()
+    ```
 
     Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): Calls the denoiser; encodes images and prompts that were not cached.
-        objective ([`DiffTuningObjective`]): The losses.
-        batches ([`PlannedBatches`]): The batch of each micro-step of this process.
-        state ([`TrainingState`]): What trains, the optimiser and the learning rate schedule.
-        validation ([`Validation`]): Makes images every now and then.
-        evaluation ([`Evaluation`], *optional*): Measures before the first step, every now and then, and at the end.
-        publisher ([`Publisher`], *optional*): Uploads in the background after checkpoints, on the main process.
+        config ([`TextToImageConfig`] or another config, *optional*): The settings of the run, those of the command line.
+        callbacks (`Iterable[Callback]`, *optional*): What else is to happen while it trains; see [`Callback`].
+        settings: The same as keyword arguments, in place of `config`.
+
+    Attributes:
+        config: The settings, a copy; [`check`] fills in what they leave open.
+        context ([`Run`]): The processes, devices and precision, the run folder, the seed. Made by [`check`].
+        backbone ([`Backbone`]): The pretrained pipeline. Made by [`check`].
+        objective ([`DiffTuningObjective`]): The losses. Made by [`check`].
+        target ([`TargetData`] or [`StreamedTarget`]): The target data. Opened by [`check`].
+        bank ([`KnowledgeBank`] or `None`): The source data. Opened by [`check`] or made by [`sample_bank`].
+        batches ([`PlannedBatches`]): Item k is the batch of micro-step k. Made by [`prepare_data`].
+        trainable ([`Trainable`]): What trains. Made by [`build`].
+        state ([`TrainingState`]): What a checkpoint holds: what trains, the optimiser, the schedule. Filled by [`build`].
+        log ([`TrainingLog`]): The losses. Made by [`train`].
+        step (`int`): Optimiser steps that are done, those before a resumed start included.
+        total_steps (`int`): Optimiser steps of the whole run.
+
+    Raises:
+        DiffTuneError: Each step raises it for a mistake of the user's, most of them in [`check`].
+        Stopped: [`train`] raises it when the run was asked to stop and has saved where it was.
     """
-    trained, distributed, lr_scheduler = state.trained, state.distributed, state.lr_scheduler
-    model = distributed.model
-    start_step, total_steps = state.start_step, state.total_steps
-    config, accelerator = run.config, run.accelerator
-    accumulation = config.gradient_accumulation_steps
-    log = TrainingLog(
-        run.output_dir / "training_log.jsonl",
-        accelerator,
-        run.global_batch_size,
-        config.retention_weight,
-        start_step,
-        state.log,
-    )
-    # The loss of a micro-step is a part of the global batch's, so the parts add up; accelerate divides by the
-    # accumulation steps and distributed training by the processes, which this cancels.
-    gradient_scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
-    micro_batches = iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start_step * accumulation, total_steps * accumulation),
-            num_workers=config.dataloader_num_workers,
-            pin_memory=accelerator.device.type == "cuda",
+
+    def __init__(self, config: Any = None, *, callbacks: Iterable[Callback] = (), **settings: Any) -> None:
+        if config is None:
+            config = self.config_class(**settings)
+        elif settings:
+            raise TypeError(f"give a config or {', '.join(settings)}, not both")
+        self.config = copy.copy(config)
+        self.callbacks = list(callbacks)
+        self.done: list[str] = []
+
+    def run(self) -> Path:
+        """Does all steps, and returns the run folder."""
+        self.check()
+        self.sample_bank()
+        self.prepare_data()
+        self.build()
+        self.train()
+        self.finish()
+        return self.context.output_dir
+
+    def check(self) -> None:
+        """Finds out everything that can be wrong without loading weights: flags, run folder, pipeline, data, bank and
+        checkpoint; says what the run is about to do, and begins its record."""
+        self.begin("check")
+        self.check_flags()
+        self.context = start_run(self.config, self.result_files)
+        self.backbone = self.find_backbone()
+        self.adapter = self.find_adapter()
+        self.objective = self.make_objective()
+        self.target = open_target(self.context)
+        self.captions = self.check_target()
+        self.validation_inputs = self.find_validation_inputs()
+        self.evaluation = self.open_evaluation()
+        self.bank, bank_flags = open_bank(self.context, self.backbone, self.target)
+        self.fill_in(**bank_flags)
+        self.total_steps = self.context.total_steps(len(self.target))
+        self.state = TrainingState(self.context, self.run_settings(), self.total_steps)
+        self.publisher = begin_publishing(self.context)
+        summary = tell_summary(self)
+        begin_records(
+            self.context,
+            {"total_steps": self.total_steps, "settings": self.state.settings, **self.record(), "summary": summary},
         )
-    )
-    progress = progress_bar(
-        hidden=not accelerator.is_local_main_process,
-        total=total_steps,
-        initial=start_step,
-        desc="Training",
-        unit="step",
-    )
-    left_out = LeftOutSteps(config.skip_nonfinite_steps and accelerator.scaler is None)
-    stop = run.stop
-    with stop, progress:
-        stop.unless_asked(lambda: catch_up(state, log, validation, evaluation))
-        if stop.code:
-            leave(run, start_step)
-        model.train()
-        for step in range(start_step, total_steps):
-            for micro in range(accumulation):
-                # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
-                torch.manual_seed(hash((run.seed, step, micro, accelerator.process_index)))
-                batch = next(micro_batches)
-                with distributed.accumulating() if micro < accumulation - 1 else nullcontext():
-                    noisy, condition = prepare(batch, backbone, objective, accelerator)
-                    if getattr(config, "dream_training", False):
-                        noisy = dream(noisy, condition, model, backbone, config.dream_detail_preservation)
-                    prediction = trained.predict(model, noisy.sample, noisy.timesteps, condition)
-                    pretrained = None
-                    if config.retention_target == "pretrained":
-                        pretrained = pretrained_prediction(trained, backbone, noisy, condition, accelerator)
-                    losses = objective.loss(prediction, noisy, pretrained, run.global_batch_size)
-                    distributed.backward(losses.total * gradient_scale)
-                log.add(losses, noisy)
-            norm = distributed.clip_grad_norm_(config.max_grad_norm)
-            is_left_out = left_out.next(norm)
-            log.end_step(lr_scheduler.get_last_lr()[0], norm, is_left_out)
-            if not is_left_out:
-                distributed.step()
-                if not accelerator.optimizer_step_was_skipped:
-                    lr_scheduler.step()
-                    trained.after_step()
-            distributed.zero_grad(set_to_none=getattr(config, "set_grads_to_none", True))
 
-            done = step + 1
-            progress.update()
-            saving, validating = done % config.checkpointing_steps == 0, validation.due(done)
-            measuring = evaluation is not None and (evaluation.due(done) or done == total_steps)
-            stop.asked()
-            if measuring:
-                with log.pause():
-                    stop.unless_asked(lambda step=done: log.note(evaluation.measure(step)))
-            has_levels = saving or validating or log.due() or done == total_steps
-            if has_levels or stop.code:
-                try:
-                    line = log.flush(has_levels)
-                except NotFinite as error:
-                    raise not_finite_error(error, run, batches) from None
-                progress.set_postfix(loss=f"{line['loss'] or math.nan:.4f}", lr=f"{line['lr']:.1e}")
-            with log.pause():
-                if is_saved := saving or bool(stop.code):
-                    state.save(done, log.pending())
-                if validating:
-                    stop.unless_asked(partial(validation.make, done))
-                if stop.code and not is_saved:
-                    state.save(done, log.pending())
-                if saving and not stop.code and config.hub_strategy != "end":
-                    with run.whole_weights():
-                        if publisher is not None:
-                            publisher.saved(done, backbone, state, batches, validation)
-            if stop.code:
-                leave(run, done)
+    def sample_bank(self) -> None:
+        """Samples the untouched pipeline into a knowledge bank, unless the run has one or needs none."""
+        self.begin("sample_bank")
+        if self.bank is None and self.context.source_share:
+            self.bank = make_bank(self.context, self.backbone, self.target, self.total_steps)
 
+    def prepare_data(self) -> None:
+        """Encodes images and prompts once, after which the encoders leave memory; without caches, loads the encoders."""
+        self.begin("prepare_data")
+        config, device, dtype = self.config, self.context.accelerator.device, self.context.weight_dtype
+        if config.no_cache or config.streaming:
+            self.backbone.load_encoders(device, dtype)
+            self.batches = self.plan_batches()
+            return
+        images = build_image_cache(self.target, self.backbone, config, config.cache_dir, device, dtype)
+        check_crops(self.context, images)
+        wanted = self.target.distinct_captions()
+        if self.bank is not None:
+            wanted = [*wanted, *(self.bank.prompts() if config.retention_prompts == "sampled" else [""])]
+        if config.unconditional_share or self.backbone.renamed_prompts():
+            wanted = [*wanted, ""]
+        prompts = build_prompt_cache(wanted, self.backbone, config.cache_dir, device, dtype, data_name(config))
+        self.backbone.release_encoders()
+        # Workers must not get the encoders in memory, so the batches are told how to scale.
+        self.batches = self.plan_batches(images=images, prompts=prompts, to_denoiser=self.backbone.to_denoiser)
 
-def catch_up(state: TrainingState, log: TrainingLog, validation: Validation, evaluation: "Evaluation | None") -> None:
-    """Measures before the first step, and on resuming makes up for what the stop left out after the last one."""
-    step, on_main = state.start_step, partial(from_main, state.run.accelerator)
-    if evaluation is not None and step == 0:
-        log.write_start(evaluation.measure(step))
-    elif evaluation is not None and (evaluation.due(step) or step == state.total_steps):
-        if on_main(lambda: log.lacks(step, evaluation.name)):
-            log.add_to(step, evaluation.measure(step))
-    if step and validation.due(step) and not on_main(lambda: validation.is_made(step)):
-        validation.make(step)
+    def build(self) -> None:
+        """Loads what trains, makes its optimiser and schedule, and reads the checkpoint if the run is resumed."""
+        self.begin("build")
+        self.trainable = self.load_trainable()
+        self.state.prepare(self.trainable, *self.make_optimizer(self.trainable.parameters()))
+        self.validation = Validation(
+            self.context,
+            self.backbone,
+            self.trainable,
+            self.validation_inputs,
+            self.context.steps_per_epoch(len(self.target)),
+        )
 
+    def train(self) -> None:
+        """Trains to the end of the run. What happens before the first step and after every one is what callbacks do."""
+        self.begin("train")
+        run, config, state = self.context, self.config, self.state
+        self.all_callbacks = with_default_callbacks(self, self.callbacks)
+        self.log = TrainingLog(
+            run.output_dir / "training_log.jsonl",
+            run.accelerator,
+            run.global_batch_size,
+            config.retention_weight,
+            state.start_step,
+            state.log,
+        )
+        self.left_out = LeftOutSteps(config.skip_nonfinite_steps and run.accelerator.scaler is None)
+        self.step, self.saved_step = state.start_step, None
+        accumulation = config.gradient_accumulation_steps
+        batches = iter(self.data_loader(range(self.step * accumulation, self.total_steps * accumulation)))
+        with run.stop, ExitStack() as self.until_end:
+            self.tell("on_train_begin")
+            state.distributed.model.train()
+            while self.step < self.total_steps:
+                for micro_step in range(accumulation):
+                    # Dropout inside the model is the one draw that is torch's own: seeded here, so that resuming repeats it.
+                    torch.manual_seed(hash((run.seed, self.step, micro_step, run.accelerator.process_index)))
+                    batch = next(batches)
+                    with state.distributed.accumulating() if micro_step < accumulation - 1 else nullcontext():
+                        losses, noisy = self.training_step(batch)
+                        self.backward(losses.total)
+                    self.log.add(losses, noisy)
+                self.optimizer_step()
+                self.step += 1
+                run.stop.asked()  # one of the processes may have been
+                self.tell("on_step_end")
+            self.tell("on_train_end")
 
-def leave(run: Run, step: int) -> None:
-    """Ends the process of a run that was asked to stop, its checkpoint being written."""
-    end_training(run.accelerator)
-    state = f"checkpoint-{step} is saved" if step else "there is nothing to save yet"
-    again = " and --resume_from_checkpoint latest" if step else ""
-    reason = run.stop.reason or "a signal to another process"
-    sentence = f"Stopped by {reason} after step {step}: {state}; go on with the same command{again}."
-    raise Stopped(sentence if run.accelerator.is_main_process else None, run.stop.code)
+    def training_step(self, batch: Batch) -> tuple[DiffTuningLoss, NoisyBatch]:
+        """A batch, forwards: encodes it if it is not cached, adds noise, predicts, and takes the losses.
 
+        Args:
+            batch ([`Batch`]): What this process trains on in a micro-step.
 
-def prepare(
-    batch: Batch, backbone: Backbone, objective: DiffTuningObjective, accelerator: Accelerator
-) -> tuple[NoisyBatch, dict[str, torch.Tensor]]:
-    """Brings a batch to the device, encodes what was not cached, and adds noise."""
-    device = accelerator.device
-    latents, condition = batch.latents, batch.condition
-    if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
-        mean, std = backbone.encode_images(batch.pixel_values.to(device, non_blocking=True))
-        drawn = backbone.to_denoiser(mean + std * batch.posterior_noise.to(device, non_blocking=True))
-        target_rows = (~batch.is_source).nonzero().squeeze(1)  # a mask on the device would make everyone wait
-        latents = latents.to(device, non_blocking=True)
-        latents[target_rows.to(device, non_blocking=True)] = drawn
-    if condition is None:
-        condition = backbone.encode_prompts(batch.prompts)
-    if batch.control is not None:
-        condition = condition | {"control": batch.control}
-    condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}
-    return objective.add_noise(latents.to(device, non_blocking=True), batch.is_source, batch.draws), condition
+        Returns:
+            `tuple[DiffTuningLoss, NoisyBatch]`: The losses, whose micro-steps and processes add up, and what they are of.
+        """
+        latents, condition = self.to_device(batch)
+        noisy = self.add_noise(latents, condition, batch)
+        prediction = self.trainable.predict(self.state.distributed.model, noisy.sample, noisy.timesteps, condition)
+        pretrained = self.pretrained_prediction(noisy, condition) if self.keeps_pretrained else None
+        return self.objective.loss(prediction, noisy, pretrained, self.context.global_batch_size), noisy
 
+    def to_device(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Clean latents, and what the denoiser is conditioned on, on the device; encodes what was not cached."""
+        device = self.context.accelerator.device
+        latents, condition = batch.latents, batch.condition
+        if batch.pixel_values is not None and len(batch.pixel_values):  # there may be source rows only
+            mean, std = self.backbone.encode_images(batch.pixel_values.to(device, non_blocking=True))
+            drawn = self.backbone.to_denoiser(mean + std * batch.posterior_noise.to(device, non_blocking=True))
+            target_rows = (~batch.is_source).nonzero().squeeze(1)  # a mask on the device would make everyone wait
+            latents = latents.to(device, non_blocking=True)
+            latents[target_rows.to(device, non_blocking=True)] = drawn
+        if condition is None:
+            condition = self.backbone.encode_prompts(batch.prompts)
+        if batch.control is not None:
+            condition = condition | {"control": batch.control}
+        condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}
+        return latents.to(device, non_blocking=True), condition
 
-def dream(
-    noisy: NoisyBatch,
-    condition: dict[str, torch.Tensor],
-    model: torch.nn.Module,
-    backbone: Backbone,
-    preservation: float,
-) -> NoisyBatch:
-    """DREAM (Zhou et al., 2023) on the target rows: moves x_t and the target towards the model's own answer."""
-    sample, target = compute_dream_and_update_latents(
-        model,
-        backbone.noise_scheduler,
-        noisy.timesteps,
-        noisy.noise,
-        noisy.sample,
-        noisy.target,
-        condition["encoder_hidden_states"],
-        preservation,
-    )
-    per_row = noisy.is_source.view(-1, *[1] * (sample.ndim - 1))
-    noisy.sample = torch.where(per_row, noisy.sample, sample)
-    noisy.target = torch.where(per_row, noisy.target, target)
-    return noisy
+    def add_noise(self, latents: torch.Tensor, condition: dict[str, torch.Tensor], batch: Batch) -> NoisyBatch:
+        """x_t, t and what is to be predicted."""
+        return self.objective.add_noise(latents, batch.is_source, batch.draws)
 
+    @torch.no_grad()
+    def pretrained_prediction(self, noisy: NoisyBatch, condition: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What the pretrained denoiser answers to a batch."""
+        model, context = self.trainable.pretrained_model()
+        with context, self.context.accelerator.autocast():
+            return self.backbone.predict(model, noisy.sample, noisy.timesteps, condition)
 
-@torch.no_grad()
-def pretrained_prediction(
-    trained: Trainable,
-    backbone: Backbone,
-    noisy: NoisyBatch,
-    condition: dict[str, torch.Tensor],
-    accelerator: Accelerator,
-) -> torch.Tensor:
-    """What the pretrained denoiser answers to this batch."""
-    model, context = trained.pretrained_model()
-    with context, accelerator.autocast():
-        return backbone.predict(model, noisy.sample, noisy.timesteps, condition)
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of a micro-step. Its loss is a part of the global batch's, so the parts add up; accelerate
+        divides by the accumulation steps and distributed training by the processes, which this cancels."""
+        accelerator = self.context.accelerator
+        scale = accelerator.gradient_accumulation_steps * accelerator.num_processes
+        self.state.distributed.backward(loss * scale)
+
+    def optimizer_step(self) -> None:
+        """Clips the gradients and takes a step, unless the gradients are not finite and such steps are to be left out."""
+        run, state = self.context, self.state
+        norm = state.distributed.clip_grad_norm_(self.config.max_grad_norm)
+        is_left_out = self.left_out.next(norm)
+        self.log.end_step(state.lr_scheduler.get_last_lr()[0], norm, is_left_out)
+        if not is_left_out:
+            state.distributed.step()
+            if not run.accelerator.optimizer_step_was_skipped:  # by a loss scaler
+                state.lr_scheduler.step()
+                self.trainable.after_step()
+        state.distributed.zero_grad(set_to_none=self.config.set_grads_to_none)
+
+    def data_loader(self, micro_steps: range) -> DataLoader:
+        """The batches of so many micro-steps of the run."""
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=micro_steps,
+            num_workers=self.config.dataloader_num_workers,
+            pin_memory=self.context.accelerator.device.type == "cuda",
+        )
+
+    def finish(self) -> None:
+        """Saves the result, makes the last validation images, writes the model card and uploads.
+
+        Raises:
+            UploadError: The upload failed. The result is in the run folder.
+        """
+        self.begin("finish")
+        accelerator = self.context.accelerator
+        with self.context.whole_weights():
+            files = from_main(accelerator, partial(save_result, self.trainable, self.context.output_dir))
+        self.validation.make(self.total_steps)
+        from_main(accelerator, lambda: write_card(self.context, self.card_facts() | {"files": files}))
+        end_training(accelerator)  # before the upload, so that trackers are closed if that fails
+        if self.publisher is not None:
+            self.publisher.finish()
+
+    # What callbacks use.
+
+    def tell(self, event: str, *facts: Any) -> None:
+        """Calls a method of every callback."""
+        for callback in self.all_callbacks:
+            getattr(callback, event)(self, *facts)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is due after this step."""
+        return self.step % self.config.checkpointing_steps == 0
+
+    @property
+    def is_validating(self) -> bool:
+        """Whether validation images are due after this step."""
+        return self.validation.due(self.step)
+
+    def save(self) -> None:
+        """Writes a checkpoint, if there is none of this step yet."""
+        if self.saved_step == self.step:
+            return
+        with self.log.pause():
+            self.state.save(self.step, self.log.pending())
+        self.saved_step = self.step
+        self.tell("on_save", self.context.output_dir / f"checkpoint-{self.step}")
+
+    def card_facts(self) -> dict[str, Any]:
+        """What the model card says and no other file of the run folder has; call it on the main process."""
+        manifest = None if self.bank is None else self.bank.manifest
+        return {
+            "repo_id": None if self.publisher is None else self.publisher.repo_id,
+            "result": self.trainable.result,
+            "pipeline_class": self.backbone.pipeline_class.__name__,
+            "num_rows": None if self.config.streaming else len(self.target),
+            "knowledge_bank": None if manifest is None else {name: getattr(manifest, name) for name in OF_THE_BANK},
+            "images": {
+                title: [path.relative_to(self.context.output_dir).as_posix() for path in paths]
+                for title, paths in self.validation.images_by_prompt().items()
+            },
+        }
+
+    # What the steps have in common.
+
+    def begin(self, step: str) -> None:
+        """Makes sure that the steps are called in their order."""
+        if step != (expected := next((name for name in STEPS if name not in self.done), None)):
+            what = f"the next one is {expected}()" if expected else "the run is over; make another trainer"
+            raise DiffTuneError(
+                f"{type(self).__name__}.{step}() is called out of turn: {what}. (run() calls all steps.)"
+            )
+        self.done.append(step)
+
+    def fill_in(self, **settings: Any) -> None:
+        """Says what the config leaves open, in a copy of it."""
+        self.config = copy.copy(self.config)
+        vars(self.config).update(settings)
+        self.context.config = self.config

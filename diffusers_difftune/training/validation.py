@@ -5,6 +5,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> ran
     return range(steps_per_epoch, total_steps + 1, steps_per_epoch * config.validation_epochs)
 
 
+@dataclass
+class ValidationInputs:
+    """What validation images are made of.
+
+    Attributes:
+        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
+        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
+    """
+
+    prompts: list[str]
+    controls: list[Image.Image] | None = None
+    titles: list[str] | None = None
+
+
 class Validation:
     """When to make validation images, and making them with the weights that would be saved now.
 
@@ -49,10 +65,8 @@ class Validation:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
         trained ([`Trainable`]): What trains; builds the pipeline.
-        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        inputs ([`ValidationInputs`], *optional*): What to make images of; `None` is nothing.
         steps_per_epoch (`int`): Optimiser steps of an epoch.
-        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
-        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
 
     Attributes:
         images (`list[Path]`): The newest images.
@@ -63,14 +77,13 @@ class Validation:
         run: Run,
         backbone: Backbone,
         trained: Trainable,
-        prompts: list[str],
+        inputs: ValidationInputs | None,
         steps_per_epoch: int,
-        controls: list[Image.Image] | None = None,
-        titles: list[str] | None = None,
     ) -> None:
-        self.run, self.backbone, self.trained, self.prompts = run, backbone, trained, prompts
-        self.titles = prompts if titles is None else titles
-        self.steps_per_epoch, self.controls = steps_per_epoch, controls
+        self.run, self.backbone, self.trained, self.steps_per_epoch = run, backbone, trained, steps_per_epoch
+        inputs = inputs or ValidationInputs([])
+        self.prompts, self.controls = inputs.prompts, inputs.controls
+        self.titles = inputs.prompts if inputs.titles is None else inputs.titles
         self.images: list[Path] = []
         self.last_step: int | None = None
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import torch
 from finetune import BANK, DATA, PIPELINE, RECIPE, STEPS, TARGETS, build_bank, finetune, quiet, target_file
+from forgetting_plot import plot_forgetting
 from measure import Measurement, load_pipeline, read_drawings, sample_images
 from picture import samples_picture
 
 from diffusers_difftune.evaluation.forgetting import LossByLevel, forgetting_difference
-from diffusers_difftune.evaluation.plots import plot_forgetting
 
 
 SEED = 0

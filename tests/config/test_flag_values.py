@@ -16,7 +16,7 @@ from diffusers_difftune.config.parser import Parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.controlnet import check_control_flags
+from diffusers_difftune.training.control_flags import check_control_flags
 from tests.flag_lab import SCRIPTS
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from diffusers_difftune.backbones import load_backbone
-from diffusers_difftune.training.controlnet import to_images
+from diffusers_difftune.training.control_images import to_images
 
 
 def decoder(pipeline: Path) -> Callable[[torch.Tensor], list[Image.Image]]:

@@ -325,14 +325,13 @@ def test_a_data_set_is_measured_by_its_held_out_split(tmp_path: Path) -> None:
 def test_evaluation_data_are_the_held_out_ones_of_the_training_folder(tmp_path: Path) -> None:
     folder = images(tmp_path / "data", "test", "train")
     config = DataConfig(train_data_dir=str(folder))
-    config.evaluation_data, config.evaluation_samples, config.cache_dir = str(folder), 2, str(tmp_path / "cache")
+    config.cache_dir = str(tmp_path / "cache")
     run = SimpleNamespace(config=config, seed=0)
-    assert captions_of(open_held_out(run, "evaluation")) == rows_of("test")
+    assert captions_of(open_held_out(run, "evaluation", str(folder), 2)) == rows_of("test")
     images(folder, "val")
     with pytest.raises(DiffTuneError, match="^--evaluation_data: .* has the splits test, validation; give the folder"):
-        open_held_out(run, "evaluation")
-    config.evaluation_data = str(folder / "val")
-    assert captions_of(open_held_out(run, "evaluation")) == rows_of("val")
+        open_held_out(run, "evaluation", str(folder), 2)
+    assert captions_of(open_held_out(run, "evaluation", str(folder / "val"), 2)) == rows_of("val")
 
 
 def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
-from PIL import Image
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.forgetting import (
@@ -19,7 +18,6 @@ from diffusers_difftune.evaluation.forgetting import (
     increase_error,
     relative_increase,
 )
-from diffusers_difftune.evaluation.plots import plot_forgetting
 from diffusers_difftune.objective import DiffTuningObjective
 
 
@@ -151,11 +149,3 @@ def test_a_prompt_per_row_is_asked_for():
         denoising_loss_by_level(
             Denoiser(), SimpleNamespace(), DiffTuningObjective(DDPM), LATENTS, {"prompt": LATENTS[:2]}
         )
-
-
-def test_plot_is_a_picture_as_wide_as_a_readme(tmp_path):
-    base = curves([[1.0], [0.5], [0.25]])
-    panel = {"pretrained": base, "standard": curves([[1.5], [0.6], [0.2]]), "difftune": curves([[1.1], [0.5], [0.2]])}
-    plot_forgetting({"target": panel, "source": panel}, tmp_path / "forgetting.png")
-    with Image.open(tmp_path / "forgetting.png") as picture:
-        assert picture.width > 1200 and len(picture.convert("RGB").getcolors(2**20)) > 20

@@ -19,6 +19,7 @@ from diffusers_difftune.backbones.dit import NULL_CLASS, DiTBackbone, class_tabl
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main as difftune
 from diffusers_difftune.training.batches import PlannedBatches
+from diffusers_difftune.training.class_conditional import ClassConditionalTrainer
 from tests.tiny import save_tiny_dit_pipeline
 
 from .runs import CLASS, arguments, load_script, log, losses, run, run_on_processes, transformer
@@ -37,10 +38,10 @@ def whole(tiny_dit: Path, tiny_classes: Path, tmp_path_factory: pytest.TempPathF
 
 def planned(dit: Path, classes: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, flags: str) -> PlannedBatches:
     """The batches of a run that stops before its first step."""
-    script, caught = load_script(CLASS), []
-    monkeypatch.setattr(script, "train", lambda run, backbone, objective, batches, *rest: caught.append(batches))
-    monkeypatch.setattr(script, "finish_run", lambda *_: None)
-    script.main(arguments(dit, classes, folder, flags))
+    caught = []
+    monkeypatch.setattr(ClassConditionalTrainer, "train", lambda self: caught.append(self.batches))
+    monkeypatch.setattr(ClassConditionalTrainer, "finish", lambda self: None)
+    load_script(CLASS).main(arguments(dit, classes, folder, flags))
     return caught[0]
 
 

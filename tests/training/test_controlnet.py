@@ -22,7 +22,7 @@ from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.data.images.decode import ImageTransform, control_image
 from diffusers_difftune.evaluation.convergence import read_curve
 from diffusers_difftune.trainables.control import ControlBranch
-from diffusers_difftune.training import trainer
+from diffusers_difftune.training.controlnet import ControlNetTrainer
 from tests.tiny import tiny_condition
 
 from .runs import log, losses, run, run_on_processes
@@ -134,13 +134,13 @@ def test_the_result_drives_the_stock_pipeline(tiny_pipeline, tiny_conditions, tm
 def test_each_row_meets_its_own_control_image(flags, tiny_pipeline, tiny_conditions, tmp_path, monkeypatch):
     """Captions and control images both carry the number of their image; source rows are blank."""
     seen = []
-    prepare = trainer.prepare
+    training_step = ControlNetTrainer.training_step
 
-    def watch(batch, *args):
+    def watch(self, batch):
         seen.append(batch)
-        return prepare(batch, *args)
+        return training_step(self, batch)
 
-    monkeypatch.setattr(trainer, "prepare", watch)
+    monkeypatch.setattr(ControlNetTrainer, "training_step", watch)
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, f"--bank_prompts empty --train_batch_size 5 {flags}")
     assert len(seen) == 4
     for batch in seen:
@@ -284,7 +284,7 @@ def test_the_copy_in_half_precision_is_a_copy(settings, backbone):
 
 
 def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_conditions, tmp_path, monkeypatch):
-    calls, prepare = [], trainer.prepare
+    calls, training_step = [], ControlNetTrainer.training_step
 
     def watched(*args, **kwargs):
         extractor = make_extractor(*args, **kwargs)
@@ -297,10 +297,10 @@ def test_what_extracts_is_released_before_training_goes_on(tiny_pipeline, tiny_c
 
     def watch(*args):
         calls.append("train")
-        return prepare(*args)
+        return training_step(*args)
 
     monkeypatch.setattr(conditions, "make_extractor", watched)
-    monkeypatch.setattr(trainer, "prepare", watch)
+    monkeypatch.setattr(ControlNetTrainer, "training_step", watch)
     flags = f"--condition_kind sketch --control_evaluation_data {tiny_conditions} --control_evaluation_samples 2"
     flags += " --control_evaluation_steps 1 --max_train_steps 2 --bank_samples 4 --retention_condition extracted"
     run(CONTROL, tiny_pipeline, tiny_conditions, tmp_path, flags)

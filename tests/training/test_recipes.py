@@ -22,7 +22,7 @@ from diffusers_difftune.config import (
 from diffusers_difftune.config.parse import parse_config
 from diffusers_difftune.config.recipes import flags_file
 from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.controlnet import check_control_flags
+from diffusers_difftune.training.control_flags import check_control_flags
 from tests.tiny import tiny_image
 
 from .runs import CLASS, FULL, LORA, ROOT, load_script, log

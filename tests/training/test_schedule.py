@@ -5,19 +5,16 @@
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from accelerate import Accelerator
 from diffusers.optimization import SchedulerType
 
 from diffusers_difftune.config import ControlNetConfig
 from diffusers_difftune.training.checkpoint_files import STATE_FILE, join_optimizer_state
 from diffusers_difftune.training.checkpoint_files import split_optimizer_state as split
-from diffusers_difftune.training.run import Run, make_optimizer
-from diffusers_difftune.training.stopping import StopRequests
+from diffusers_difftune.training.optimizer import make_optimizer, resume_schedule
 from tests.training.runs import FULL, log, run, same_weights
 
 
@@ -72,13 +69,11 @@ class Steps:
     """An optimiser of two groups and its schedule, which take steps as the training loop does."""
 
     def __init__(self, name: str, warm: int, total: int) -> None:
-        config = ControlNetConfig(lr_scheduler=name, lr_warmup_steps=warm, learning_rate=RATE)
-        config.lr_num_cycles, config.lr_power = CYCLES, POWER
-        accelerator = Accelerator(cpu=True)
-        self.run = Run(config, accelerator, Path(), 0, torch.float32, StopRequests(accelerator))
+        schedule = {"lr_scheduler": name, "lr_warmup_steps": warm, "lr_num_cycles": CYCLES, "lr_power": POWER}
+        config = ControlNetConfig(**schedule, learning_rate=RATE)
         self.parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
         groups = [{"params": [self.parameters[0]]}, {"params": [self.parameters[1]], "lr": RATE / 10}]
-        self.optimizer, self.schedule = make_optimizer(self.run, groups, total)
+        self.optimizer, self.schedule = make_optimizer(config, groups, total, 1)
 
     def take(self, count: int, skipped: tuple[int, ...] = ()) -> list[tuple[float, float]]:
         """The rates of both groups in each step; skipped ones are those that a loss scaler leaves out."""
@@ -99,7 +94,6 @@ class Steps:
         return tensors, json.loads(json.dumps({"optimizer": scalars, "lr_scheduler": self.schedule.state_dict()}))
 
     def resume(self, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
-        from diffusers_difftune.training.optimizer import resume_schedule
 
         self.optimizer.load_state_dict(join_optimizer_state(tensors, state["optimizer"]))
         resume_schedule(self.schedule, state["lr_scheduler"])

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Source rows of ControlNet training, and the control images that are extracted from them."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from diffusers import AutoencoderKL
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.controls import make_extractor
-from diffusers_difftune.training import trainer
 from diffusers_difftune.training.batches import Batch
-from diffusers_difftune.training.controlnet import to_images
+from diffusers_difftune.training.control_images import to_images
+from diffusers_difftune.training.controlnet import ControlNetTrainer
 
 from .runs import run
 
@@ -26,13 +25,13 @@ CONTROL = "train_controlnet_difftune"
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Batch]:
     """Every batch that is trained on."""
     seen: list[Batch] = []
-    prepare: Callable = trainer.prepare
+    training_step = ControlNetTrainer.training_step
 
-    def watch(batch: Batch, *args):
+    def watch(self: ControlNetTrainer, batch: Batch):
         seen.append(batch)
-        return prepare(batch, *args)
+        return training_step(self, batch)
 
-    monkeypatch.setattr(trainer, "prepare", watch)
+    monkeypatch.setattr(ControlNetTrainer, "training_step", watch)
     return seen
 
 

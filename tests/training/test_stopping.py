@@ -18,10 +18,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from diffusers_difftune.training.quality_evaluation import QualityEvaluation
 from diffusers_difftune.training.stopping import is_launcher
+from diffusers_difftune.training.trainer import Trainer
 from diffusers_difftune.training.validation import Validation
 from tests.tiny import save_tiny_images
 from tests.tiny_features import save_projection_of_efficientnet
-from tests.training import runs
 from tests.training.runs import (
     FULL,
     LORA,
@@ -144,10 +144,9 @@ def test_measuring_gives_way_and_is_made_up_for(tiny_pipeline, tiny_images, tmp_
 
 
 def test_before_the_first_step_it_says_so(tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys):
-    script = runs.load_script(FULL)
-    monkeypatch.setattr(script, "make_batches", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr(Trainer, "prepare_data", lambda self: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit) as stopped:
-        script.main(arguments(tiny_pipeline, tiny_images, tmp_path, "--objective standard"))
+        run(FULL, tiny_pipeline, tiny_images, tmp_path, "--objective standard")
     assert stopped.value.code == 143
     assert "Stopped by SIGTERM; the same command goes on" in capsys.readouterr().err
 

@@ -1,0 +1,141 @@
+# SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
+# SPDX-License-Identifier: Apache-2.0
+"""The ControlNet to start from: finding it and what belongs to it, checking that it fits the pipeline, loading it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .. import errors
+from ..adapters import AdapterSettings
+from ..backbones import Backbone
+from ..backbones.controlnet import ControlNetFamily
+from ..backbones.pipeline_files import check_tensors, tensors_in
+from ..config import ControlNetConfig
+from ..errors import DiffTuneError, first_sentence
+from .adapter import adapter_settings, check_fit
+from .pretrained import save_memory
+
+
+def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterSettings | None:
+    """Finds the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
+
+    Args:
+        config ([`ControlNetConfig`]): The flags.
+        backbone ([`Backbone`]): The pretrained pipeline.
+
+    Returns:
+        [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
+
+    Raises:
+        DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
+    """
+    family = control_family(backbone)
+    pretrained_type = backbone.pretrained_prediction_type
+    if config.prediction_type not in (None, pretrained_type):
+        raise DiffTuneError(
+            f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
+            f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
+        )
+    if config.controlnet_model_name_or_path is not None:
+        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
+        check_controlnet(config.controlnet_model_name_or_path, backbone, **where)
+    adapter = adapter_settings(config, backbone, family.always_trained)
+    if adapter is not None:
+        with torch.device("meta"):
+            empty = family.new(backbone.empty_denoiser())
+        check_fit(config, adapter, empty, "ControlNet")
+    return adapter
+
+
+def control_family(backbone: Backbone) -> ControlNetFamily:
+    """The ControlNet of a pipeline's family.
+
+    Raises:
+        DiffTuneError: It has none.
+    """
+    if backbone.controlnet is None:
+        raise DiffTuneError(
+            f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
+            " training."
+        )
+    return backbone.controlnet
+
+
+def find_tokenizer(config: ControlNetConfig) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that `--tokenizer_name` names, if it is given."""
+    name = config.tokenizer_name
+    if name is None:
+        return None
+    where = {"revision": config.revision, "cache_dir": config.cache_dir, "token": config.hub_token}
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+    except (OSError, ValueError) as error:
+        raise DiffTuneError(f"--tokenizer_name {name} cannot be loaded: {first_sentence(error)}.") from error
+
+
+def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
+    """Checks by its config that a ControlNet belongs to the pipeline."""
+    try:
+        file = Path(name, "config.json")
+        if not Path(name).is_dir():
+            file = Path(hf_hub_download(name, "config.json", **where))
+        found = dict(json.loads(file.read_text()))
+    except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} is neither a folder with a ControlNet nor one that can be had from"
+            f" the Hub: {first_sentence(error)}."
+        ) from error
+    family = control_family(backbone)
+    if (reason := family.mismatch(found, backbone.empty_denoiser())) is not None:
+        raise DiffTuneError(f"--controlnet_model_name_or_path {name} {reason}.")
+    if Path(name).is_dir():
+        with errors.flag("--controlnet_model_name_or_path"):
+            with torch.device("meta"):
+                model_class: Any = family.model_class
+                empty = model_class.from_config(found)
+            check_tensors(Path(name), tensors_in(Path(name)), empty)
+
+
+def empty_controlnet(config: ControlNetConfig, backbone: Backbone, denoiser: torch.nn.Module) -> torch.nn.Module:
+    """The ControlNet that is to be trained, without its weights."""
+    name = config.controlnet_model_name_or_path
+    with torch.device("meta"):
+        if name is None:
+            return control_family(backbone).new(denoiser)
+        controlnet_class: Any = control_family(backbone).model_class
+        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
+        return controlnet_class.from_config(controlnet_class.load_config(name, **where))
+
+
+def load_controlnet(config: ControlNetConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
+    """Loads the ControlNet that `--controlnet_model_name_or_path` names, or makes one from the denoiser.
+
+    Args:
+        config ([`ControlNetConfig`]): The flags.
+        backbone ([`Backbone`]): The pretrained pipeline.
+        seed (`int`): Draws what a new one has beside its copy of the denoiser.
+
+    Returns:
+        `torch.nn.Module`: The ControlNet, float32, with the memory savers that the flags ask for.
+    """
+    name = config.controlnet_model_name_or_path
+    if name is None:
+        torch.manual_seed(seed)  # its layers for the control image start at random
+        controlnet = control_family(backbone).new(backbone.load_denoiser())
+    else:
+        try:
+            model_class: Any = control_family(backbone).model_class
+            controlnet = model_class.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, cache_dir=config.cache_dir, token=config.hub_token
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DiffTuneError(
+                f"--controlnet_model_name_or_path {name} cannot be loaded: {first_sentence(error)}."
+            ) from error
+    save_memory(controlnet, config)
+    return controlnet
