@@ -188,7 +188,7 @@ class Comparison:
         """How far the weights went. The last thing to measure, because an adapter is merged."""
         logger.info("Distance of the weights.")
         count = self.arguments.fisher_rows
-        rows = Rows(self.source_rows.latents[:count], self.source_rows.prompts[:count])
+        rows = Rows(self.source_rows.latents[:count], self.source_rows.prompts[:count], self.source_rows.side)
         return distance_report(self.backbone, self.finetuned, self.objective, rows, self.arguments.seed)
 
     @property
