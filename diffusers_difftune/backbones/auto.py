@@ -21,6 +21,7 @@ from .scheduler import check_scheduler_class
 # The module of this room and the class in it, by the name of the pipeline's class. Modules are imported when they are needed.
 FAMILIES: dict[str, tuple[str, str]] = {
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionBackbone"),
+    "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXLBackbone"),
     "DiTPipeline": ("dit", "DiTBackbone"),
 }
 # Where the classes of a pipeline's components may be from; "stable_diffusion" is a part of diffusers.
