@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,8 +188,8 @@ class Comparison:
     def distance(self) -> dict[str, Any]:
         """How far the weights went. The last thing to measure, because an adapter is merged."""
         logger.info("Distance of the weights.")
-        count = self.arguments.fisher_rows
-        rows = Rows(self.source_rows.latents[:count], self.source_rows.prompts[:count], self.source_rows.side)
+        count, source = self.arguments.fisher_rows, self.source_rows
+        rows = replace(source, latents=source.latents[:count], prompts=source.prompts[:count], controls=None)
         return distance_report(self.backbone, self.finetuned, self.objective, rows, self.arguments.seed)
 
     @property
