@@ -32,7 +32,7 @@ def encode(backbone, place: Path, cache_dir: Path):
     target = load_target_data(config, 0, cache_dir)
     backbone.images = backbone.prompts = 0
     images = build_image_cache(target, backbone, config, cache_dir)
-    prompts = build_prompt_cache(target.distinct_captions(), backbone, cache_dir, data=data_name(config))
+    prompts = build_prompt_cache(target.distinct_captions, backbone, cache_dir, data=data_name(config))
     return (backbone.images, backbone.prompts), images, prompts
 
 

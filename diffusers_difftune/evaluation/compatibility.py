@@ -34,7 +34,7 @@ def check_adapter(backbone: Backbone, folder: Path, saved: SavedAdapter, tensors
 def check_denoiser(backbone: Backbone, folder: Path) -> None:
     """Refuses a denoiser of another architecture, prediction type or noise schedule, or with damaged weights."""
     component = folder / backbone.denoiser_name
-    tensors = check_weights(component, backbone.variant)
+    tensors = tensors_in(component, backbone.variant)
     empty = backbone.empty_denoiser()
     own_empty = without_weights(type(empty), read_config(type(empty), component))
     refuse_other_shapes(folder, shapes_of(own_empty), shapes_of(empty))
@@ -58,7 +58,7 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
 
 def check_controlnet(backbone: Backbone, folder: Path) -> None:
     """Refuses a ControlNet whose copy of the denoiser is of another architecture, or with damaged weights."""
-    tensors = check_weights(folder)
+    tensors = tensors_in(folder)
     assert backbone.controlnet is not None
     model_class = backbone.controlnet.model_class
     empty = without_weights(model_class, read_config(model_class, folder))
@@ -206,19 +206,6 @@ def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone)
             f"{folder} predicts {found} and the pretrained pipeline {expected}, so that neither losses nor sampling steps of the"
             " two belong together."
         )
-
-
-def check_weights(component: Path, variant: str | None = None) -> dict[str, tuple[str, list[int]]]:
-    """Refuses a folder without weights, or with a file of them that is damaged.
-
-    Args:
-        component (`Path`): The folder.
-        variant (`str`, *optional*): Variant of the weight files.
-
-    Returns:
-        `dict[str, tuple[str, list[int]]]`: See [`~diffusers_difftune.backbones.pipeline_files.tensors_in`].
-    """
-    return tensors_in(component, variant)
 
 
 def read_config(model_class: Any, component: Path) -> dict[str, Any]:

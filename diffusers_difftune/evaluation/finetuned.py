@@ -15,7 +15,7 @@ from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of, pipeline_folder
 from ..backbones.classes import ids_by_name
-from ..backbones.pipeline_files import weight_files
+from ..backbones.pipeline_files import tensors_in, weight_files
 from ..errors import DiffTuneError, first_sentence
 from ..io.hub import folder_of
 from .compatibility import (
@@ -23,7 +23,6 @@ from .compatibility import (
     check_controlnet,
     check_controlnet_adapter,
     check_denoiser,
-    check_weights,
     class_names,
     run_flags,
     saved_classes,
@@ -157,7 +156,7 @@ class FinetunedControlNet:
             check_controlnet_adapter(backbone, folder, saved, tensors)
             start = self.adapted()
             if start is not None and Path(start).is_dir():
-                check_weights(Path(start))
+                tensors_in(Path(start))
         else:
             check_controlnet(backbone, folder)
 

@@ -148,7 +148,7 @@ class LossLog(Callback):
         try:
             line = log.flush(has_levels)
         except NotFinite as error:
-            raise not_finite_error(error, trainer.context, trainer.batches) from None
+            raise not_finite_error(error, trainer.batches, trainer.context.output_dir) from None
         self.bar.set_postfix(loss=f"{line['loss'] or math.nan:.4f}", lr=f"{line['lr']:.1e}")
         trainer.tell("on_log", line)
 

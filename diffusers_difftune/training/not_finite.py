@@ -3,6 +3,7 @@
 """What to say when a loss or a gradient is not finite: the step, the rows, their noise levels, and what is left to go on from."""
 
 import logging
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -12,7 +13,6 @@ from ..errors import DiffTuneError
 from .batches import PlannedBatches
 from .checkpoint_files import list_checkpoints
 from .log import NotFinite
-from .run import Run
 
 
 logger = logging.getLogger(__name__)
@@ -54,25 +54,25 @@ class LeftOutSteps:
         return True
 
 
-def not_finite_error(error: NotFinite, run: Run, batches: PlannedBatches) -> DiffTuneError:
+def not_finite_error(error: NotFinite, batches: PlannedBatches, output_dir: Path) -> DiffTuneError:
     """The mistake to end a run with; call it on every process.
 
     Args:
         error ([`NotFinite`]): What the log found.
-        run ([`Run`]): The run.
         batches ([`PlannedBatches`]): What was trained on.
+        output_dir (`Path`): The run folder.
 
     Returns:
         [`DiffTuneError`]: The sentence.
     """
     rows = sorted(gather_object(bad_rows(error, batches)))
-    checkpoints = list_checkpoints(run.output_dir)
+    checkpoints = list_checkpoints(output_dir)
     where = f"{checkpoints[-1].name} is the last good checkpoint" if checkpoints else "there is no checkpoint yet"
     if not rows:
         what = "the gradient is not finite, though the losses are"
     else:
         shown = ", ".join(text for _, text in rows[:SHOWN])
-        more = f" and {len(rows) - SHOWN} more of its {run.global_batch_size} rows" if len(rows) > SHOWN else ""
+        more = f" and {len(rows) - SHOWN} more of its {batches.plan.batch_size} rows" if len(rows) > SHOWN else ""
         what = f"the loss is not finite for {shown}{more}"
     return DiffTuneError(
         f"Step {error.number}: {what}; {where}. Try a lower --learning_rate or --max_grad_norm or another"

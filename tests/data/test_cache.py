@@ -318,7 +318,7 @@ def test_a_damaged_cache_is_told_in_one_sentence(counted, tiny_images, tmp_path,
     target = load_target_data(config, 0, tmp_path)
     for name, make in (
         ("images", lambda: build_image_cache(target, counted, config, tmp_path)),
-        ("prompts", lambda: build_prompt_cache(target.distinct_captions(), counted, tmp_path)),
+        ("prompts", lambda: build_prompt_cache(target.distinct_captions, counted, tmp_path)),
     ):
         make()
         (file,) = arrow_files(tmp_path, name)

@@ -23,7 +23,7 @@ from ...errors import DiffTuneError
 from ...io.random import counter_generator
 from ...publishing.public import DOWNLOADED
 from ..images.decode import READER_VERSION, ImageTransform, load_rgb
-from ..reading.sources import difftune_cache_dir
+from .place import difftune_cache_dir
 from .store import Rows, Use, find_or_encode, row_key, to_arrow
 
 
