@@ -99,19 +99,3 @@ def first_sentence(error: BaseException) -> str:
     """What an error of a library says, to go into a sentence of ours: its first one, on one line, without the stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return re.split(r"(?<=[.!?]) (?=[A-Z])", text)[0].rstrip(".!?")[:300]
-
-
-@contextmanager
-def renamed(names: dict[str, str]) -> Iterator[None]:
-    """A context whose mistakes speak of the flags that were given, where a room below knows them by other names.
-
-    Args:
-        names (`dict[str, str]`): What to call each of its names.
-    """
-    try:
-        yield
-    except DiffTuneError as error:
-        sentence = str(error)
-        for name, given in names.items():
-            sentence = sentence.replace(name, given)
-        raise DiffTuneError(sentence) from error

@@ -178,7 +178,7 @@ ROWS: dict[str, tuple] = {
     ),
     "damaged image of a class": (
         lambda place: {DATA: damaged(place)},
-        r"1 of 6 images of the target data cannot be read: row 2 02.png \(.*\); repair or remove them, or leave .*",
+        r"--train_data_dir: 1 of 6 images cannot be read: row 2 02.png \(.*\); repair or remove them, or leave .*",
     ),
     # the knowledge bank
     "bank of captions": (

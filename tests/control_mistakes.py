@@ -176,7 +176,7 @@ ROWS: dict[str, tuple] = {
     ),
     "held-out control image of another shape": (
         lambda place: {HELD_OUT: damaged(place), "condition_kind": "sketch"},
-        "--control_evaluation_data: 3 of 5 images of the target data cannot be used: .*",
+        "--control_evaluation_data: 3 of 5 images cannot be used: .*",
     ),
     "edges too small to compare": (
         lambda place: {HELD_OUT: place.conditions, "condition_kind": "edge", "resolution": 8},
@@ -276,7 +276,7 @@ ROWS: dict[str, tuple] = {
     ),
     "damaged control images": (
         lambda place: {DATA: damaged(place)},
-        r"3 of 5 images of the target data cannot be used: row 1 01.png \(its conditioning image: not an image\), "
+        r"--train_data_dir: 3 of 5 images cannot be used: row 1 01.png \(its conditioning image: not an image\), "
         r"row 2 02.png \(its conditioning image: no such file\), row 3 03.png \(it is 16 × 16 and its conditioning image "
         r"32 × 16\); repair or remove them, or leave them out with --skip_bad_images; .*, for one, is not there",
     ),
@@ -286,7 +286,7 @@ ROWS: dict[str, tuple] = {
     ),
     "fewer control images than images in Parquet": (
         lambda place: {DATA: parquet(place, conditioning_image=[tiny_condition(0), None, tiny_condition(2)])},
-        r"1 of 3 images of the target data cannot be used: row 1 \(its conditioning image: no image\); .*",
+        r"--train_data_dir: 1 of 3 images cannot be used: row 1 \(its conditioning image: no image\); .*",
     ),
     "no control image in a stream": (
         lambda place: {DATA: damaged_first(place), "streaming": True},

@@ -311,7 +311,7 @@ ROWS: dict[str, tuple] = {
     ),
     "damaged images": (
         lambda place: {DATA: damaged_images(place)},
-        "3 of 5 images of the target data cannot be read: row 1 01.png .*, row 3 03.png .*, row 4 04.png "
+        "--train_data_dir: 3 of 5 images cannot be read: row 1 01.png .*, row 3 03.png .*, row 4 04.png "
         r"\(no such file\); repair or remove them, or leave them out with --skip_bad_images; .*/04.png, for one, is not there",
     ),
     "captions missing": (

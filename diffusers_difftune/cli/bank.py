@@ -186,7 +186,9 @@ def bank_prompts(arguments: argparse.Namespace, source: str, backbone: "Backbone
         )
     names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
     config = DataConfig(**{name: getattr(arguments, name) for name in names}, resolution=backbone.resolution)
-    return load_target_data(config, arguments.seed, arguments.cache_dir).distinct_captions()
+    target = load_target_data(config, arguments.seed, arguments.cache_dir)
+    target.report.tell(logging.getLogger(__name__))
+    return target.distinct_captions
 
 
 def bank_inspect(arguments: argparse.Namespace) -> int:

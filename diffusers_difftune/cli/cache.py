@@ -78,7 +78,7 @@ def cache_clean(arguments: argparse.Namespace) -> int:
 
 def cache_folder(arguments: argparse.Namespace) -> Path:
     """This library's part of `--cache_dir`."""
-    from ..data.reading.sources import difftune_cache_dir
+    from ..data.cache.place import difftune_cache_dir
 
     folder = difftune_cache_dir(arguments.cache_dir)
     if not folder.is_dir():

@@ -99,7 +99,7 @@ def open_pipeline(
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
     """The fingerprint of a pipeline's weights, remembered in the cache of `--cache_dir`."""
-    from ..data.reading.sources import difftune_cache_dir
+    from ..data.cache.place import difftune_cache_dir
 
     return backbone.fingerprint(difftune_cache_dir(arguments.cache_dir))
 

@@ -3,6 +3,7 @@
 """`difftune conditions`: control images from images."""
 
 import argparse
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -144,7 +145,8 @@ def build_of_data(
         config.train_data_dir = arguments.dataset
     else:
         config.dataset_name = arguments.dataset
-    target = load_target_data(config, arguments.seed, arguments.cache_dir)
+    target = load_target_data(config, arguments.seed, arguments.cache_dir, flag="DATASET")
+    target.report.tell(logging.getLogger(__name__))
     size = f", {arguments.resolution} × {arguments.resolution} pixels" if arguments.resolution else ""
     show_summary(
         accelerator,

@@ -3,6 +3,7 @@
 """The data that a command names."""
 
 import argparse
+import logging
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ import torch
 from ..backbones import Backbone
 from ..config import ClassConditionalConfig, ControlNetConfig, DataConfig
 from ..data.dataset import TargetData, load_target_data
-from ..data.reading.splits import ANY, HELD_OUT
-from ..errors import DiffTuneError, renamed
+from ..data.source import ANY, HELD_OUT
+from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.finetuned import Finetuned
 from ..evaluation.real_images import drawn_rows, read_images
@@ -44,8 +45,9 @@ def open_data(
         raise DiffTuneError(
             f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
         )
-    with renamed({"--train_data_dir": flag, "--dataset_name": flag, "target data": f"data of {flag}"}):
-        return load_target_data(config, 0, arguments.cache_dir, HELD_OUT if flag == "DATA" else ANY)
+    data = load_target_data(config, 0, arguments.cache_dir, HELD_OUT if flag == "DATA" else ANY, flag)
+    data.report.tell(logging.getLogger(__name__))
+    return data
 
 
 def num_compared(arguments: argparse.Namespace, data: TargetData) -> int:

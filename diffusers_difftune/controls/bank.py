@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..bank.bank import KnowledgeBank
 from ..bank.preview import grid_png
-from ..data.reading.sources import difftune_cache_dir
+from ..data.cache.place import difftune_cache_dir
 from ..io.processes import from_main
 from ..io.shards import StoredRows, build_shards
 from .extractor import Extractor

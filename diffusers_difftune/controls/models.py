@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES,
 )
 
-from ..data.reading.sources import difftune_cache_dir
+from ..data.cache.place import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.hashing import file_sha256
 from .extractor import Extractor

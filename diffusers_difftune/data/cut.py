@@ -60,7 +60,7 @@ def cut_captions(target: "TargetData | StreamedTarget", backbone: "Backbone") ->
     """
     if not isinstance(target, TargetData):
         return None
-    captions = target.distinct_captions()
+    captions = target.distinct_captions
     found = cut_prompts(captions, backbone, "captions")
     if found is None or found.longest is None:
         return found

@@ -3,138 +3,33 @@
 """The target data: images and captions, checked before anything expensive happens."""
 
 import hashlib
-import io
 import json
-import logging
-import os
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import pyarrow.compute as pc
 from datasets import Dataset
 from filelock import FileLock
 from PIL import Image
 
+from .. import errors
+from ..config import DataConfig
 from ..config.checks import check_values
 from ..errors import DiffTuneError
-from ..io.atomic import write_bytes_atomic
-from ..io.hashing import file_sha256
+from .cache.place import difftune_cache_dir
 from .images.check import check_images, looked_for, tell_of_profiles
-from .images.decode import NO_SUCH_FILE, PassingFailure, decode
+from .images.column import ImageColumn
 from .plan import Slot
 from .reading.labels import check_classes, read_labels
-from .reading.sources import as_captions, difftune_cache_dir, named_text_column, open_source
-from .reading.splits import TO_TRAIN
+from .reading.opening import open_source
 from .report import DataReport
+from .source import TO_TRAIN, Columns, Source, as_captions
 
-
-if TYPE_CHECKING:
-    from ..config import DataConfig
-
-
-logger = logging.getLogger(__name__)
 
 # How many rows an error message lists.
 MOST_LISTED = 100
-HASHES_OF_ROWS = "row_hashes"  # in this library's cache: those of images inside Parquet and Arrow files
-
-
-class ImageColumn:
-    """One image for each row of a data set, decoded when it is asked for.
-
-    Args:
-        dataset (`datasets.Dataset`): Has the column, undecoded.
-        column (`str`): The column with the images.
-        rows (`np.ndarray`): The rows of `dataset` in use.
-        index_dir (`Path`): Where file hashes are remembered.
-        verify (`bool`, *optional*, defaults to `False`): Hash every file again.
-    """
-
-    def __init__(self, dataset: Dataset, column: str, rows: np.ndarray, index_dir: Path, verify: bool = False) -> None:
-        self._images = dataset.select_columns([column])
-        self._column = column
-        self._rows = rows
-        self._index_dir = index_dir
-        self._verify = verify
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> Image.Image:
-        """The image of a row, of whatever mode and size it is."""
-        return decode(self.stored(row))
-
-    def name(self, row: int) -> str:
-        """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
-        stored = self.stored(row)
-        file = f" {Path(stored['path']).name}" if stored and stored["path"] else ""
-        return f"row {self._rows[row]}{file}"
-
-    def select(self, rows: list[int]) -> "ImageColumn":
-        """Some of the rows."""
-        return ImageColumn(self._images, self._column, self._rows[rows], self._index_dir, self._verify)
-
-    @cached_property
-    def key(self) -> str:
-        """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
-        digest = hashlib.sha256()
-        if (of_files := self._hash_of_files()) is not None:
-            digest.update(of_files.encode())
-            digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
-        else:
-            digest.update("".join(self.hashes).encode())
-        return digest.hexdigest()
-
-    @cached_property
-    def hashes(self) -> list[str]:
-        """SHA-256 of the bytes of each image.
-
-        A file that was hashed before is not read again, nor are images inside files whose images were hashed before.
-        """
-        of_files = self._hash_of_files()
-        if of_files is None:
-            batches = self._images.select(self._rows).iter(1000)
-            return [self._hash(**(image or {})) for batch in batches for image in batch[self._column]]
-        name = hashlib.sha256(f"{of_files} {self._column}".encode()).hexdigest()
-        remembered = self._index_dir / HASHES_OF_ROWS / f"{name}.npy"
-        try:
-            every_row = np.load(remembered, mmap_mode="r")
-            every_row = every_row.reshape(len(self._images), 32)
-            os.utime(remembered)
-        except (OSError, ValueError, EOFError):  # not there, or damaged
-            column = pc.struct_field(self._images.data.column(self._column), "bytes")
-            digests = b"".join(hashlib.sha256(value.as_buffer()).digest() for value in column)
-            every_row = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
-            content = io.BytesIO()
-            np.save(content, every_row)
-            remembered.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes_atomic(remembered, content.getvalue())
-        return [every_row[row].tobytes().hex() for row in self._rows]
-
-    def _hash_of_files(self) -> str | None:
-        """The hashes of the Arrow files that all images are inside of; `None` if some are files of their own."""
-        files = [file["filename"] for file in self._images.cache_files]
-        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
-        if not files or bytes_column.null_count or self._images._indices is not None:
-            return None
-        return "".join(file_sha256(file, self._index_dir, self._verify) for file in files)
-
-    def stored(self, row: int) -> dict | None:
-        """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""
-        return self._images[int(self._rows[row])][self._column]
-
-    def _hash(self, bytes: bytes | None = None, path: str | None = None) -> str:
-        if bytes is not None:
-            return hashlib.sha256(bytes).hexdigest()
-        try:
-            return "no image" if path is None else file_sha256(path, self._index_dir, self._verify)
-        except OSError as error:
-            if error.errno not in NO_SUCH_FILE:
-                raise PassingFailure(str(error.strerror or error), path) from None
-            return "unreadable"  # the check of the images says so
 
 
 class Example(NamedTuple):
@@ -199,6 +94,7 @@ class TargetData:
         condition = None if self.conditions is None else partial(self.conditions.__getitem__, slot.row)
         return Example(partial(self.image, slot.row), self._captions[slot.row], condition)
 
+    @cached_property
     def distinct_captions(self) -> list[str]:
         """All captions, each once, in the order of their first appearance."""
         return self._distinct_captions
@@ -229,7 +125,11 @@ class TargetData:
 
 
 def load_target_data(
-    config: "DataConfig", seed: int, cache_dir: str | Path | None = None, wanted: str = TO_TRAIN
+    config: DataConfig,
+    seed: int,
+    cache_dir: str | Path | None = None,
+    wanted: str = TO_TRAIN,
+    flag: str | None = None,
 ) -> TargetData:
     """Opens the target data and checks every row of it; needs no weights.
 
@@ -241,91 +141,115 @@ def load_target_data(
         config ([`DataConfig`]): The flags.
         seed (`int`): Draws the rows of `--max_train_samples`, as diffusers' scripts do.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-        wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`open_source`].
+        wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`Source`].
+        flag (`str`, *optional*): What the user named the data with, for messages. Default: the flag of the config that did.
 
     Returns:
-        [`TargetData`]: The rows.
+        [`TargetData`]: The rows. What is not read is in their `report`, and not told here.
 
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
     check_values(config)
-    index_dir = difftune_cache_dir(cache_dir)
-    source = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
+    source, index_dir = Source.of(config, cache_dir, wanted=wanted, flag=flag), difftune_cache_dir(cache_dir)
+    name = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
         index_dir.mkdir(parents=True, exist_ok=True)
-        turn = FileLock(index_dir / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock").acquire()
+        turn = FileLock(index_dir / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock").acquire()
     except OSError as error:
-        raise DiffTuneError(f"--cache_dir: {index_dir} cannot be written to: {error.strerror}.") from None
-    with turn:
-        return read_target_data(config, seed, cache_dir, index_dir, wanted)
+        raise DiffTuneError(f"{index_dir} cannot be written to: {error.strerror}.", "--cache_dir") from None
+    with turn, errors.flag(source.flag):
+        dataset, report = open_source(source)
+        rows = drawn_rows(len(dataset), config.max_train_samples, seed, report)
+        if not len(rows):
+            raise DiffTuneError("There are no rows.")
+        with errors.flag(source.columns.text_flag):
+            captions, class_names = read_texts(dataset, rows, source.columns, learns=wanted == TO_TRAIN)
+
+        def column(name: str) -> ImageColumn:
+            return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
+
+        conditions = None if source.columns.control is None else column(source.columns.control)
+        target = TargetData(column(source.columns.image), captions, index_dir, conditions, class_names, report)
+        target = without_bad_images(target, config.skip_bad_images, config.verify_cache)
+        with errors.flag(source.columns.text_flag):
+            refuse_blank(target, source.columns)
+        return target
 
 
-def read_target_data(
-    config: "DataConfig", seed: int, cache_dir: str | Path | None, index_dir: Path, wanted: str
-) -> TargetData:
-    """[`load_target_data`] once it is this process's turn."""
-    dataset, report = open_source(config, cache_dir, wanted=wanted)
-    report.tell(logger)
-    rows = np.arange(len(dataset))
-    if config.max_train_samples is not None:
-        if config.max_train_samples > len(dataset):
-            raise DiffTuneError(
-                f"--max_train_samples is {config.max_train_samples}, but the target data has {len(dataset)} rows; "
-                "without the flag all rows are used."
-            )
-        shuffled = Dataset.from_dict({"row": rows}).shuffle(seed=seed)
-        rows = np.array(shuffled[: config.max_train_samples]["row"], dtype=np.int64)
-        if spare := len(dataset) - len(rows):
-            report.left_out.append(f"{spare} of {len(dataset)} rows by --max_train_samples")
-    if not len(rows):
-        raise DiffTuneError("The target data has no rows; --dataset_name or --train_data_dir must name some.")
+def drawn_rows(count: int, most: int | None, seed: int, report: DataReport) -> np.ndarray:
+    """The rows in use: all, or as many as `--max_train_samples` says."""
+    rows = np.arange(count)
+    if most is None:
+        return rows
+    if most > count:
+        raise DiffTuneError(
+            f"--max_train_samples is {most}, but the target data has {count} rows; without the flag all rows are used."
+        )
+    if most < count:
+        report.left_out.append(f"{count - most} of {count} rows by --max_train_samples")
+    shuffled = Dataset.from_dict({"row": rows}).shuffle(seed=seed)
+    return np.array(shuffled[:most]["row"], dtype=np.int64)
 
-    text_flag, text_column = named_text_column(config)
-    class_names = None
-    if text_flag == "label_column":
-        labels, class_names = read_labels(dataset.select_columns([text_column]), rows, text_column)
-        if wanted == TO_TRAIN:
-            check_classes(class_names, len(rows), len(dataset), text_column)
-        captions = [[] if label is None else [str(label)] for label in labels]
-    else:
-        values = dataset.select_columns([text_column]).select(rows)[:][text_column]
-        captions = [as_captions(value, text_column) for value in values]
 
-    def column(name: str) -> ImageColumn:
-        return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
+def read_texts(
+    dataset: Dataset, rows: np.ndarray, columns: Columns, learns: bool
+) -> tuple[list[list[str]], list[str] | None]:
+    """The captions of some rows; or, where there are labels, the ids of their classes and the names of these.
 
-    control_column = config.conditioning_image_column
-    conditions = None if control_column is None else column(control_column)
-    target = TargetData(column(config.image_column), captions, index_dir, conditions, class_names, report)
+    Raises:
+        DiffTuneError: Captions or labels are of a wrong type, or a model cannot learn the classes.
+    """
+    texts = dataset.select_columns([columns.text])
+    if not columns.has_labels:
+        return [as_captions(value, columns.text) for value in texts.select(rows)[:][columns.text]], None
+    labels, class_names = read_labels(texts, rows, columns.text)
+    if learns:
+        check_classes(class_names, len(rows), len(dataset), columns.text)
+    return [[] if label is None else [str(label)] for label in labels], class_names
 
-    bad, profiles = check_images(target, config.verify_cache)
+
+def without_bad_images(target: TargetData, skip: bool, verify: bool) -> TargetData:
+    """The rows whose images can be used.
+
+    Args:
+        target ([`TargetData`]): All rows.
+        skip (`bool`): Leave the others out.
+        verify (`bool`): Decode images again that were found good before.
+
+    Raises:
+        DiffTuneError: Images cannot be used, and none are to be left out, or no rows are left.
+    """
+    images, conditions, report = target.images, target.conditions, target.report
+    bad, profiles = check_images(images, conditions, target.index_dir, verify)
     unusable = "read" if conditions is None else "used"
     reasons = [f"{target.name(row)} ({reason})" for row, reason in bad.items()]
-    if bad and not config.skip_bad_images:
+    if bad and not skip:
         raise DiffTuneError(
-            f"{len(bad)} of {len(target)} images of the target data cannot be {unusable}: {listed(reasons)}; "
-            f"repair or remove them, or leave them out with --skip_bad_images{looked_for(target, bad)}."
+            f"{len(bad)} of {len(target)} images cannot be {unusable}: {listed(reasons)}; repair or remove them, or leave"
+            f" them out with --skip_bad_images{looked_for(images, conditions, bad)}."
         )
-    tell_of_profiles(target, {row: note for row, note in profiles.items() if row not in bad})
-    if bad:
-        logger.warning(
-            f"{len(bad)} of {len(target)} images cannot be {unusable} and are left out (--skip_bad_images)."
-        )
-        noun = "image" if len(bad) == 1 else "images"
-        phrase = f"{len(bad)} {noun} that cannot be {unusable} (--skip_bad_images), {reasons[0]} for one"
-        target.report.left_out.append(phrase)
-        target = target.select([row for row in range(len(target)) if row not in bad])
-        if not len(target):
-            raise DiffTuneError("--skip_bad_images leaves no rows: not one image of the target data can be read.")
+    tell_of_profiles(images, {row: note for row, note in profiles.items() if row not in bad})
+    if not bad:
+        return target
+    similar = f"; {errors.clause(report.similar)}" if report.similar else ""
+    noun = "image" if len(bad) == 1 else "images"
+    report.left_out.append(
+        f"{len(bad)} {noun} that cannot be {unusable} (--skip_bad_images), {reasons[0]} for one{similar}"
+    )
+    if len(bad) == len(target):
+        raise DiffTuneError("--skip_bad_images leaves no rows: not one image of the target data can be read.")
+    return target.select([row for row in range(len(target)) if row not in bad])
 
+
+def refuse_blank(target: TargetData, columns: Columns) -> None:
+    """Raises a [`DiffTuneError`] if rows have no caption or label."""
     blank = [row for row in range(len(target)) if not has_captions(target.captions(row))]
     if blank:
         raise DiffTuneError(
-            f"--{text_flag}: {len(blank)} of {len(target)} rows have an empty {text_flag.split('_')[0]} or none in the column "
-            f"{text_column}: {listed([target.name(row) for row in blank])}; every row needs one."
+            f"{len(blank)} of {len(target)} rows have an empty {'label' if columns.has_labels else 'caption'} or none in the"
+            f" column {columns.text}: {listed([target.name(row) for row in blank])}; every row needs one."
         )
-    return target
 
 
 def has_captions(captions: list[str]) -> bool:

@@ -35,10 +35,13 @@ class DataReport:
         files (`list[FileRows]`): Every file with rows, used or not.
         left_out (`list[str]`): What is not trained on beside files that are not used: a short phrase each, with a
             count, the reason and an example.
+        similar (`str`): Of a row whose file is not there and which is left out, the file that it most likely means; empty if
+            there is none.
     """
 
     files: list[FileRows] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    similar: str = ""
 
     def tell(self, logger: logging.Logger) -> None:
         """Says in one line which splits and files are read and which are not, if any is not, and in one what else is left

@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterator
 from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 from datasets import IterableDataset
 from PIL import Image
 
+from .. import errors
+from ..config import DataConfig
 from ..config.checks import check_values
 from ..errors import DiffTuneError, first_sentence, quoted
 from .dataset import Example, has_captions
 from .images.check import mismatch, way_out
 from .images.decode import UnreadableImage, decode
 from .plan import Slot
-from .reading.sources import as_captions, open_source, source_places
+from .reading.opening import open_source
+from .source import Source, as_captions
 
-
-if TYPE_CHECKING:
-    from ..config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -47,15 +47,16 @@ class StreamedTarget:
         DiffTuneError: A flag is out of range, the data cannot be opened, or its first row cannot be used.
     """
 
-    def __init__(self, config: "DataConfig", seed: int, cache_dir: str | Path | None = None) -> None:
+    def __init__(self, config: DataConfig, seed: int, cache_dir: str | Path | None = None) -> None:
         check_values(config)
-        self._image_column, self._caption_column = config.image_column, config.caption_column
-        self._condition_column = config.conditioning_image_column
+        source = Source.of(config, cache_dir, streaming=True)
+        self._image_column, self._caption_column = source.columns.image, source.columns.text
+        self._condition_column = source.columns.control
         self._skip_bad, self._told_of_bad = config.skip_bad_images, False
-        self._places = source_places(config, cache_dir)
-        opened = open_source(config, cache_dir, streaming=True)
+        self._places = source.places
+        with errors.flag(source.flag):
+            opened = open_source(source)
         stream, self.report = cast(IterableDataset, opened.dataset), opened.report
-        self.report.tell(logger)
         if config.max_train_samples is not None:
             stream = stream.take(config.max_train_samples)
         for row in self._usable(stream):
@@ -101,10 +102,11 @@ class StreamedTarget:
         return list(dict.fromkeys(caption for ordinal, row in rows for caption in self._captions(row, ordinal)))
 
     def _captions(self, row: dict, ordinal: int) -> list[str]:
-        captions = as_captions(row[self._caption_column], self._caption_column)
-        if not has_captions(captions):
-            raise DiffTuneError(f"--caption_column: row {ordinal} of the stream has an empty caption or none.")
-        return captions
+        with errors.flag("--caption_column"):
+            captions = as_captions(row[self._caption_column], self._caption_column)
+            if not has_captions(captions):
+                raise DiffTuneError(f"Row {ordinal} of the stream has an empty caption or none.")
+            return captions
 
     def _image(self, row: dict, ordinal: int) -> Image.Image:
         try:

@@ -208,7 +208,7 @@ def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarg
     """The prompts that `--bank_prompts` names, to draw from."""
     source = run.config.bank_prompts
     if source == "captions":
-        return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions()
+        return target.first_captions(num_samples) if isinstance(target, StreamedTarget) else target.distinct_captions
     if source == "classes":
         return backbone.classes.pretrained_prompts() if backbone.classes else []
     with errors.flag("--bank_prompts"):

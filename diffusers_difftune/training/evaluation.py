@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from ..data.dataset import TargetData, load_target_data
-from ..data.reading.splits import HELD_OUT
+from ..data.source import HELD_OUT
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from ..trainables import Trainable
@@ -122,10 +122,8 @@ def open_held_out(run: Run, flag: str, folder: str, samples: int) -> TargetData:
     """
     where = {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None, "max_train_samples": None}
     config = dataclasses.replace(run.config, **where)
-    try:
-        data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT)
-    except DiffTuneError as error:
-        raise DiffTuneError(f"--{flag}_data: {str(error).removeprefix('--train_data_dir: ')}") from error
+    data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT, f"--{flag}_data")
+    data.report.tell(logger)
     if len(data) < samples:
         raise DiffTuneError(
             f"--{flag}_data {folder} has {len(data)} rows, and --{flag}_samples is {samples}; give more rows or measure"

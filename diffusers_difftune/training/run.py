@@ -22,7 +22,7 @@ from accelerate.utils import ProjectConfiguration, broadcast_object_list, set_se
 
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..console import log_to_terminal
-from ..data.reading.sources import difftune_cache_dir
+from ..data.cache.place import difftune_cache_dir
 from ..io.processes import from_main, frozen_dtype
 from .checkpoint_files import read_settings
 from .distributed import Replicated, make_accelerator

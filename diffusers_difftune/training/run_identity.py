@@ -86,7 +86,7 @@ def run_facts(
     data = {"source": config.dataset_name or config.train_data_dir}
     if isinstance(target, TargetData):
         called = "caption" if target.class_names is None else "class"
-        data = {"rows": len(target), "captions": len(target.distinct_captions()), "called": called, **data}
+        data = {"rows": len(target), "captions": len(target.distinct_captions), "called": called, **data}
     facts = {
         "model": {
             "name": config.pretrained_model_name_or_path,

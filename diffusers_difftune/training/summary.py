@@ -149,7 +149,7 @@ def data_facts(
     if target.class_names is not None:
         facts |= {"classes": len(target.class_names), "class_names": target.class_names[:FIRST_CLASSES]}
     else:
-        facts["distinct_captions"] = len(target.distinct_captions())
+        facts["distinct_captions"] = len(target.distinct_captions)
         facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
     sides = image_sides(target.images, backbone.resolution)
     facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
@@ -239,7 +239,7 @@ def num_there(folder: Path) -> int:
 def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTarget, samples: int) -> int | None:
     """How many different prompts the samples of a new bank have; `None` if that is not known yet."""
     if config.bank_prompts == "captions":
-        prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions()
+        prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions
     elif config.bank_prompts == "classes":
         prompts = backbone.classes.pretrained_prompts() if backbone.classes else []
     else:

@@ -137,7 +137,7 @@ class Trainer(Task):
             return
         images = build_image_cache(self.target, self.backbone, config, config.cache_dir, device, dtype)
         check_crops(self.context, images)
-        wanted = self.target.distinct_captions()
+        wanted = self.target.distinct_captions
         if self.bank is not None:
             wanted = [*wanted, *(self.bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.unconditional_share or self.backbone.renamed_prompts():
@@ -222,6 +222,7 @@ class Trainer(Task):
             latents[target_rows.to(device, non_blocking=True)] = drawn
         if condition is None:
             condition = self.backbone.encode_prompts(batch.prompts)
+        condition = condition | batch.row_condition
         if batch.control is not None:
             condition = condition | {"control": batch.control}
         condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}

@@ -102,7 +102,7 @@ def mistake(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["IMAGES", "--kind", "edge"], "OUT is missing"),
         (["IMAGES", "IMAGES/out", "--kind", "edge"], "inside of"),
         (["IMAGES/absent", "OUT", "--kind", "edge"], "there is no such folder or file"),
-        (["absent", "OUT", "--kind", "edge"], "--dataset_name: absent cannot be loaded"),
+        (["absent", "OUT", "--kind", "edge"], "DATASET: absent cannot be loaded"),
         (["IMAGES", "OUT", "--kind", "edge", "--image_column", "pic"], "--image_column: "),
         (["IMAGES", "OUT", "--kind", "edge", "--resolution", "0"], "--resolution is 0; it must be at least 1"),
         (["IMAGES", "OUT", "--kind", "edge", "--max_train_samples", "7"], "--max_train_samples is 7, but"),
@@ -130,7 +130,7 @@ def test_damaged_images_are_listed(tmp_path: Path, cache: list[str], capsys: pyt
     (images / "01.png").write_bytes((images / "01.png").read_bytes()[:60])
     (images / "04.png").unlink()
     error = mistake([str(images), str(tmp_path / "out"), "--kind", "edge", *cache], capsys)
-    assert "2 of 6 images of the target data cannot be read: row 1 01.png (damaged" in error
+    assert "DATASET: 2 of 6 images cannot be read: row 1 01.png (damaged" in error
     assert "row 4 04.png (no such file)" in error and "--skip_bad_images" in error
 
 

@@ -23,7 +23,7 @@ WIDE = (24, 16)  # cropped, at a place that is drawn for each image
 
 @pytest.fixture(scope="module")
 def backbone(tiny_pipeline):
-    return count_encoded(load_backbone(tiny_pipeline))
+    return count_encoded(load_backbone(tiny_pipeline, resolution=16))
 
 
 def build(backbone, place: Path, cache_dir: Path):
@@ -32,7 +32,7 @@ def build(backbone, place: Path, cache_dir: Path):
     target = load_target_data(config, 0, cache_dir)
     backbone.images = backbone.prompts = 0
     images = build_image_cache(target, backbone, config, cache_dir)
-    prompts = build_prompt_cache(target.distinct_captions(), backbone, cache_dir)
+    prompts = build_prompt_cache(target.distinct_captions, backbone, cache_dir)
     return target, images, prompts, (backbone.images, backbone.prompts)
 
 
@@ -121,7 +121,7 @@ def test_only_new_rows_are_encoded(backbone, built, tmp_path, change, expected):
     for row in range(len(rows)):
         assert images.coordinates(row) == fresh_images.coordinates(row)
         assert all(map(torch.equal, images.posterior(row), fresh_images.posterior(row))), "to the last bit"
-    for caption in target.distinct_captions():
+    for caption in target.distinct_captions:
         encoding = prompts[caption]["encoder_hidden_states"]
         assert torch.equal(encoding, fresh_prompts[caption]["encoder_hidden_states"])
     assert len({images.coordinates(row)[1] for row in range(len(rows))}) > 3, "each image has a crop of its own"

@@ -97,7 +97,7 @@ def test_what_is_bad_is_looked_at_again_and_what_is_good_is_not(
         looked.append(Path(stored["path"]).name)
         return decode(stored)
 
-    monkeypatch.setattr("diffusers_difftune.data.dataset.decode", counted)
+    monkeypatch.setattr("diffusers_difftune.data.images.column.decode", counted)
     for expected in (6, 1, 1):
         looked.clear()
         assert len(load(folder, tmp_path, skip_bad_images=True)) == 5

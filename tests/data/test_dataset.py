@@ -115,7 +115,7 @@ def test_captions_as_strings_and_lists(tmp_path):
     folder = save_tiny_images(tmp_path / "images", 3, captions=["one", ["two", "three"], ["one"]])
     target = load(tmp_path / "cache", train_data_dir=folder)
     assert [target.captions(row) for row in range(3)] == [["one"], ["two", "three"], ["one"]]
-    assert target.distinct_captions() == ["one", "two", "three"]
+    assert target.distinct_captions == ["one", "two", "three"]
 
 
 def test_max_train_samples_takes_the_rows_that_upstream_takes(tmp_path):
@@ -403,7 +403,7 @@ BAD_INPUT = {
     ),
     "unreadable images, all at once": (
         lambda folder: {"train_data_dir": damaged_images(folder)},
-        "3 of 5 images of the target data cannot be read: row 1 01.png (damaged: image file is truncated), row 3 "
+        "--train_data_dir: 3 of 5 images cannot be read: row 1 01.png (damaged: image file is truncated), row 3 "
         "03.png (not an image), row 4 04.png (no such file); repair or remove them, or leave them out with "
         "--skip_bad_images; {folder}/04.png, for one, is not there.",
     ),
@@ -455,7 +455,7 @@ BAD_INPUT = {
     ),
     "a null image": (
         lambda folder: {"train_data_dir": parquet(folder, WITH_NULLS)},
-        "1 of 2 images of the target data cannot be read: row 1 (no image); repair or remove them, or leave them out "
+        "--train_data_dir: 1 of 2 images cannot be read: row 1 (no image); repair or remove them, or leave them out "
         "with --skip_bad_images.",
     ),
     "damaged Parquet": (
@@ -506,7 +506,7 @@ BAD_INPUT = {
     ),
     "an address": (
         lambda folder: {"train_data_dir": names(folder, "http://169.254.169.254/latest/meta-data")},
-        "1 of 2 images of the target data cannot be read: row 1 meta-data (no such file); *",
+        "--train_data_dir: 1 of 2 images cannot be read: row 1 meta-data (no such file); *",
     ),
     "a name with a line's end": (
         lambda folder: {"train_data_dir": names(folder, "01.png\nerror: all is well")},
@@ -528,7 +528,7 @@ BAD_INPUT = {
     ),
     "a name of a megabyte": (
         lambda folder: {"train_data_dir": names(folder, "a" * 2**20)},
-        "1 of 2 images of the target data cannot be read: row 1 aaaa*",
+        "--train_data_dir: 1 of 2 images cannot be read: row 1 aaaa*",
     ),
     "a pipe in place of an image": (
         lambda folder: {"train_data_dir": pipe(folder)},
@@ -544,12 +544,12 @@ BAD_INPUT = {
     ),
     "a link to itself": (
         lambda folder: {"train_data_dir": linked(folder, "01.png")},
-        "1 of 3 images of the target data cannot be read: row 1 01.png (*); repair or remove them, or leave them out"
+        "--train_data_dir: 1 of 3 images cannot be read: row 1 01.png (*); repair or remove them, or leave them out"
         " with --skip_bad_images; {folder}/01.png, for one, is not there.",
     ),
     "a link to nothing": (
         lambda folder: {"train_data_dir": linked(folder, "nowhere.png")},
-        "1 of 3 images of the target data cannot be read: row 1 01.png (no such file); repair or remove them, or leave"
+        "--train_data_dir: 1 of 3 images cannot be read: row 1 01.png (no such file); repair or remove them, or leave"
         " them out with --skip_bad_images; {folder}/01.png, for one, is not there.",
     ),
     "an image elsewhere that a Parquet file names": (
@@ -753,16 +753,19 @@ def test_skip_bad_images_goes_on_and_says_how_many(tmp_path, caplog):
     folder = damaged_images(tmp_path / "images")
     target = load(tmp_path / "cache", train_data_dir=folder, skip_bad_images=True)
     assert rows_of(target) == [EXPECTED[0], EXPECTED[2]]
-    assert "3 of 5 images cannot be read and are left out (--skip_bad_images)." in caplog.text
+    (left_out,) = target.report.left_out
+    assert (
+        left_out.startswith("3 images that cannot be read (--skip_bad_images), row 1 01.png (") and not caplog.records
+    )
     good = load(tmp_path / "cache", train_data_dir=save_tiny_images(tmp_path / "good", 3), skip_bad_images=True)
     assert keys(target) == keys(good.select([0, 2]))
 
 
 def test_images_are_checked_once(tiny_images, tmp_path, monkeypatch):
-    import diffusers_difftune.data.dataset as dataset
+    import diffusers_difftune.data.images.column as column
 
     load(tmp_path, train_data_dir=tiny_images)
-    monkeypatch.setattr(dataset, "decode", lambda stored: pytest.fail("decoded again"))
+    monkeypatch.setattr(column, "decode", lambda stored: pytest.fail("decoded again"))
     load(tmp_path, train_data_dir=tiny_images)
 
 

@@ -13,16 +13,8 @@ import torch
 from PIL import Image, ImageOps
 
 from diffusers_difftune.data.images.check import upright_size
-from diffusers_difftune.data.images.decode import (
-    FORMATS,
-    IMAGE_SUFFIXES,
-    PIL_FILTERS,
-    ImageTransform,
-    UnreadableImage,
-    decode,
-    is_image_file,
-    load_rgb,
-)
+from diffusers_difftune.data.images.decode import PIL_FILTERS, ImageTransform, UnreadableImage, decode, load_rgb
+from diffusers_difftune.data.images.formats import FORMATS, IMAGE_SUFFIXES, is_image_file
 
 
 ORIENTATION = 0x0112  # the EXIF tag

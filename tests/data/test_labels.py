@@ -14,7 +14,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Sequence, Value
 from diffusers_difftune.config import ClassConditionalConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
 from diffusers_difftune.data.reading.labels import check_classes, read_labels
-from diffusers_difftune.data.reading.splits import ANY
+from diffusers_difftune.data.source import ANY
 from diffusers_difftune.errors import DiffTuneError
 from tests.tiny import save_tiny_classes, save_tiny_images, tiny_image, tiny_label
 
@@ -101,22 +101,22 @@ def test_the_classes_are_those_of_all_rows_and_the_labels_those_of_the_rows_in_u
 @pytest.mark.parametrize(
     ("values", "feature", "said"),
     [
-        ([0.5, 1.0], None, "the column label holds float; a label is a name or a whole number"),
-        ([True, False], None, "the column label holds bool; a label is a name or a whole number"),
-        ([["a"], ["b"]], None, "the column label holds list; .*"),
-        ([[0], [1]], Sequence(ClassLabel(names=["a", "b"])), "the column label holds list; .*"),
-        ([{"name": "a"}, {"name": "b"}], None, "the column label holds dict; .*"),
-        ([None, None], Value("string"), "the column label holds nothing; .*"),
-        (["", " "], None, "the column label has 0 classes; a class-conditional model needs two"),
-        (["a", "a", "a"], None, "the column label has 1 class only, a; a class-conditional model needs two"),
-        ([0, 0], ClassLabel(names=["a"]), "the column label has 1 class only, a; .*"),
-        ([0, 1], ClassLabel(num_classes=3), "the column label has 3 classes for 2 rows; give the column that .*"),
-        ([f"{i}" for i in range(1001)], None, "the column label has 1001 classes; a class table has room for 1000"),
+        ([0.5, 1.0], None, "The column label holds float; a label is a name or a whole number"),
+        ([True, False], None, "The column label holds bool; a label is a name or a whole number"),
+        ([["a"], ["b"]], None, "The column label holds list; .*"),
+        ([[0], [1]], Sequence(ClassLabel(names=["a", "b"])), "The column label holds list; .*"),
+        ([{"name": "a"}, {"name": "b"}], None, "The column label holds dict; .*"),
+        ([None, None], Value("string"), "The column label holds nothing; .*"),
+        (["", " "], None, "The column label has 0 classes; a class-conditional model needs two"),
+        (["a", "a", "a"], None, "The column label has 1 class only, a; a class-conditional model needs two"),
+        ([0, 0], ClassLabel(names=["a"]), "The column label has 1 class only, a; .*"),
+        ([0, 1], ClassLabel(num_classes=3), "The column label has 3 classes for 2 rows; give the column that .*"),
+        ([f"{i}" for i in range(1001)], None, "The column label has 1001 classes; a class table has room for 1000"),
         (["cat", "cat ", "dog"], None, "2 classes of the column label are called cat"),
     ],
 )
 def test_a_column_that_holds_no_labels_is_refused(values: list, feature: object, said: str) -> None:
-    assert re.fullmatch(f"--label_column: {said}.", refusal(values, feature))
+    assert re.fullmatch(f"{said}.", refusal(values, feature))
 
 
 def test_a_thousand_classes_are_not_too_many() -> None:
@@ -143,7 +143,7 @@ def test_data_to_measure_with_may_have_any_classes(tmp_path: Path) -> None:
 
 def test_more_classes_than_rows_in_use() -> None:
     said = refusal(["a", "b", "c", "d"], rows=3)
-    assert said == "--label_column: the column label has 4 classes for 3 rows; raise --max_train_samples."
+    assert said == "The column label has 4 classes for 3 rows; raise --max_train_samples."
 
 
 @pytest.mark.parametrize("value", [1.5, True, ["oak"], {"name": "oak"}])
@@ -175,7 +175,7 @@ def test_class_folders(tiny_classes: Path, tmp_path: Path) -> None:
     of = [index for name in target.class_names for index in range(6) if tiny_label(index) == name]
     assert pixels_of(target) == [tiny_image(index)[0].tobytes() for index in of]
     assert target.name(1) == "row 1 04.png"
-    assert target.distinct_captions() == ["0", "1", "2"], "what stands for a prompt is the id"
+    assert target.distinct_captions == ["0", "1", "2"], "what stands for a prompt is the id"
 
 
 def test_class_folders_may_have_folders_and_other_files(tmp_path: Path) -> None:

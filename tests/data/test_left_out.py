@@ -3,6 +3,7 @@
 """What of a folder is not trained on is counted and said, and no class vanishes."""
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from diffusers_difftune.config import ClassConditionalConfig, DataConfig
 from diffusers_difftune.data.dataset import TargetData, load_target_data
+from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from tests.data.test_splits import table
 from tests.tiny import save_tiny_classes, save_tiny_conditions, save_tiny_images, tiny_image
@@ -33,6 +35,13 @@ def said(caplog) -> str:
     return " ".join(record.getMessage() for record in caplog.records)
 
 
+def told(target: TargetData, caplog) -> str:
+    """What a command says of its data, which trains nothing and so has no summary with them."""
+    assert said(caplog) == "", "once is enough"
+    target.report.tell(logging.getLogger("diffusers_difftune"))
+    return said(caplog)
+
+
 def test_what_the_metadata_do_not_name_is_said(tmp_path: Path, caplog) -> None:
     folder = save_tiny_images(tmp_path / "data", 3)
     lines = (folder / "metadata.jsonl").read_text().splitlines()
@@ -54,7 +63,7 @@ def test_what_the_metadata_do_not_name_is_said(tmp_path: Path, caplog) -> None:
         "1 file of other kinds (.zip 1), images.zip",
         "2 folders of the operating system, @eaDir for one",
     ]
-    assert said(caplog) == f"Not read: {'; '.join(target.report.left_out)}."
+    assert told(target, caplog) == f"Not read: {'; '.join(target.report.left_out)}."
 
 
 def test_nothing_is_said_of_data_that_are_read_whole(tmp_path: Path, caplog) -> None:
@@ -68,7 +77,7 @@ def test_nothing_is_said_of_data_that_are_read_whole(tmp_path: Path, caplog) -> 
         file.write(json.dumps(row | {"file_name": f"./originals/../{row['file_name']}"}))
     touch(folder, "README.md", "LICENSE", "dataset_infos.json")
     target = load(folder, tmp_path / "cache")
-    assert len(target) == 4 and target.report.left_out == [] and said(caplog) == ""
+    assert len(target) == 4 and target.report.left_out == [] and told(target, caplog) == ""
     assert load_classes(save_tiny_classes(tmp_path / "classes"), tmp_path / "cache").report.left_out == []
 
 
@@ -76,13 +85,13 @@ def test_what_lies_beside_parquet_files_is_said(tmp_path: Path, caplog) -> None:
     (tmp_path / "data").mkdir()
     table("train").to_parquet(tmp_path / "data" / "rows.parquet")
     tiny_image(0)[0].save(tmp_path / "data" / "00.png")
-    load(tmp_path / "data", tmp_path / "cache")
-    assert said(caplog) == "Not read: 1 image beside Parquet files, which are read instead, 00.png."
+    target = load(tmp_path / "data", tmp_path / "cache")
+    assert told(target, caplog) == "Not read: 1 image beside Parquet files, which are read instead, 00.png."
 
 
-def test_rows_that_are_not_drawn_are_counted_and_not_warned_of(tmp_path: Path, caplog) -> None:
+def test_rows_that_are_not_drawn_are_counted(tmp_path: Path) -> None:
     target = load(save_tiny_images(tmp_path / "data"), tmp_path / "cache", max_train_samples=4)
-    assert target.report.left_out == ["2 of 6 rows by --max_train_samples"] and said(caplog) == ""
+    assert target.report.left_out == ["2 of 6 rows by --max_train_samples"]
 
 
 # --- classes ---
@@ -123,7 +132,7 @@ def test_folders_of_the_system_and_of_tables_are_no_classes(tmp_path: Path, capl
         "1 file of other kinds (.csv 1), tables/labels.csv",
         "3 folders of the operating system, @eaDir for one",
     ]
-    assert said(caplog).startswith("Not read: 1 file of formats")
+    assert told(target, caplog).startswith("Not read: 1 file of formats")
 
 
 def test_a_class_does_not_vanish_by_name_either(tmp_path: Path) -> None:
@@ -142,8 +151,10 @@ def test_images_that_the_metadata_do_not_name_are_counted_with_either_flag(tmp_p
     assert given.report.left_out == [], "control images are named, though not as images"
     (folder / "metadata.jsonl").write_text("\n".join(lines[:2]))
     given = load_target_data(DataConfig(dataset_name=str(folder)), 0, tmp_path / "cache")
+    streamed = StreamedTarget(DataConfig(dataset_name=str(folder), streaming=True), 0, tmp_path / "cache")
     assert len(given) == 2
-    assert given.report.left_out == ["2 images not named by the metadata, 02.png for one"]
+    for report in (given.report, streamed.report):
+        assert report.left_out == ["2 images not named by the metadata, 02.png for one"]
 
 
 def test_an_empty_class_folder_is_refused_with_either_flag(tmp_path: Path) -> None:

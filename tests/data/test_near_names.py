@@ -67,7 +67,10 @@ def test_a_name_that_is_nearly_right(case: str, column: str, tmp_path: Path) -> 
         in (sentence(caught))
     )
     assert "(1 of 3 rows name files that are not there)" in str(caught.value)
-    assert len(load(tmp_path, config, train_data_dir=tmp_path / "data", skip_bad_images=True)) == 2
+    target = load(tmp_path, config, train_data_dir=tmp_path / "data", skip_bad_images=True)
+    (left_out,) = [phrase for phrase in target.report.left_out if "--skip_bad_images" in phrase]
+    assert len(target) == 2
+    assert left_out.endswith(f"and there is no {looked_for}, but {tmp_path}/data/{near}{how.rstrip(';')}"), left_out
 
 
 def test_a_file_that_is_not_there_at_all_is_looked_for_somewhere(tmp_path: Path) -> None:
@@ -135,11 +138,11 @@ def test_text_files_beside_images_are_captions(tmp_path: Path) -> None:
     assert target.report.left_out == [] and target.report.files[0].rows == 3
 
 
-def test_images_without_a_text_file_and_text_files_without_an_image(tmp_path: Path, caplog) -> None:
+def test_images_without_a_text_file_and_text_files_without_an_image(tmp_path: Path) -> None:
     folder = with_texts(tmp_path / "data")
     (folder / "notes.txt").write_text("of these images")
-    assert len(load(tmp_path, train_data_dir=folder)) == 3
-    assert "Not read: 1 text file not read as captions, notes.txt." in caplog.text
+    target = load(tmp_path, train_data_dir=folder)
+    assert len(target) == 3 and target.report.left_out == ["1 text file not read as captions, notes.txt"]
     (folder / "01.txt").unlink()
     with pytest.raises(
         DiffTuneError, match="1 of 3 images of .* have no .txt file with their caption beside them: 01.png;"

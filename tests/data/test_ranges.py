@@ -15,14 +15,8 @@ import diffusers_difftune
 from diffusers_difftune.config import ControlNetConfig, DataConfig
 from diffusers_difftune.controls.build import opened
 from diffusers_difftune.data.dataset import load_target_data
-from diffusers_difftune.data.images.decode import (
-    FORMATS,
-    ImageTransform,
-    UnreadableImage,
-    control_image,
-    decode,
-    load_rgb,
-)
+from diffusers_difftune.data.images.decode import ImageTransform, UnreadableImage, control_image, decode, load_rgb
+from diffusers_difftune.data.images.formats import FORMATS
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.real_images import read_images

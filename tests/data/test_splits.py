@@ -3,6 +3,7 @@
 """Only the split named train is trained on, by either flag, and what is held out is what is measured by."""
 
 import json
+import logging
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +173,8 @@ def test_a_stream_has_the_split_train(layout: str, tmp_path: Path) -> None:
 
 def test_what_is_held_out_is_said(tmp_path: Path, caplog) -> None:
     caplog.set_level("INFO", "diffusers_difftune")
-    load(tmp_path, train_data_dir=parquet(tmp_path / "data", *SHARDS))
+    target = load(tmp_path, train_data_dir=parquet(tmp_path / "data", *SHARDS))
+    target.report.tell(logging.getLogger("diffusers_difftune"))
     assert (
         "Rows used: 2 of train (data/train-00000-of-00001.parquet); left out: 2 of test"
         " (data/test-00000-of-00001.parquet), 2 of validation (data/validation-00000-of-00001.parquet)." in caplog.text
@@ -180,7 +182,8 @@ def test_what_is_held_out_is_said(tmp_path: Path, caplog) -> None:
 
 
 def test_files_of_no_split_that_are_left_out_are_warned_of(tmp_path: Path, caplog) -> None:
-    load(tmp_path, train_data_dir=images(tmp_path / "data", "train", "more"))
+    target = load(tmp_path, train_data_dir=images(tmp_path / "data", "train", "more"))
+    target.report.tell(logging.getLogger("diffusers_difftune"))
     assert "2 of train (train/metadata.jsonl); left out: 2 of no split (more/metadata.jsonl)." in caplog.text
     with pytest.raises(
         DiffTuneError, match="has the split train and files of no split; give the folder or the file of the"
@@ -341,14 +344,15 @@ def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:
         skip_bad_images=False,
         cache_dir=tmp_path,
     )
-    backbone = SimpleNamespace(classes=None)
     folder = str(images(tmp_path / "data", "test", "train"))
     for flag, split in (("DATA", "test"), ("--floor_data", "train"), ("--source", "train")):
-        assert captions_of(open_data(arguments, flag, folder, backbone)) == rows_of(split), flag
-        assert captions_of(open_data(arguments, flag, f"{folder}/test", backbone)) == rows_of("test"), flag
+        assert captions_of(open_data(arguments, flag, folder, SimpleNamespace(classes=None))) == rows_of(split), flag
+        assert captions_of(open_data(arguments, flag, f"{folder}/test", SimpleNamespace(classes=None))) == rows_of(
+            "test"
+        ), flag
     images(tmp_path / "data", "val")
     with pytest.raises(DiffTuneError, match="^DATA: .* has the splits test, validation; give the folder"):
-        open_data(arguments, "DATA", folder, backbone)
+        open_data(arguments, "DATA", folder, SimpleNamespace(classes=None))
 
 
 # --- folders of classes ---

@@ -244,7 +244,7 @@ def test_a_disk_that_fills_up_is_said_in_a_sentence(place, tiny_pipeline, tmp_pa
         ("{pipe} {data} --pretrained {data}", "--pretrained: there is no model_index.json in .*held-out"),
         ("{pipe} /nowhere", "DATA /nowhere: there is no such folder or file, and no data set on the Hub is so .*"),
         ("{pipe} {data} --floor_data /nowhere", "--floor_data /nowhere: there is no such folder or file, .*"),
-        ("{pipe} {data} --caption_column title", "--caption_column: .* has no column title; .*"),
+        ("{pipe} {data} --caption_column title", "DATA: --caption_column: .* has no column title; .*"),
         ("{pipe} {data} --resolution 17", "--resolution is 17; .* needs a multiple of 2, such as 16 or 18"),
         ("{pipe} {data} --prompts nowhere.txt", "--prompts: there is no file 'nowhere.txt'; .*"),
         ("{pipe} {data} --features user/no", "--features: the features user/no are neither inception, .*"),

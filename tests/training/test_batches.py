@@ -53,13 +53,13 @@ class Made:
 
 
 def make(pipeline, folder, cache_dir, cached: bool = True, **flags) -> Made:
-    backbone = load_backbone(pipeline)
+    backbone = load_backbone(pipeline, resolution=16)
     config = DataConfig(train_data_dir=str(folder), resolution=16, random_flip=True, **flags)
     target = StreamedTarget(config, 0, cache_dir) if config.streaming else load_target_data(config, 0, cache_dir)
     images = prompts = None
     if cached:
         images = build_image_cache(target, backbone, config, cache_dir)
-        wanted = [*target.distinct_captions(), "", *(f"sample {index}" for index in range(5))]
+        wanted = [*target.distinct_captions, "", *(f"sample {index}" for index in range(5))]
         prompts = build_prompt_cache(wanted, backbone, cache_dir)
     return Made(
         PlannedBatches(
@@ -138,7 +138,7 @@ def test_what_a_batch_holds(cached):
 @pytest.mark.parametrize("empty", [False, True])
 def test_each_half_gets_its_own(cached, batch_size, empty):
     batches = cached(train_batch_size=batch_size, empty_source_prompts=empty)
-    captions = set(batches.target.distinct_captions())
+    captions = set(batches.target.distinct_captions)
     seen = 0
     for step in range(-(-40 // batch_size)):
         batch = batches[step]
@@ -174,7 +174,7 @@ def test_target_rows_are_drawn_from_the_posterior(cached):
 
 def test_all_captions_of_a_list_are_used(cached):
     used = {prompt for k in range(30) for prompt in cached()[k].prompts if not prompt.startswith("sample")}
-    assert used == set(cached().target.distinct_captions())
+    assert used == set(cached().target.distinct_captions)
 
 
 def test_without_flag_nothing_is_flipped(cached):
@@ -217,7 +217,7 @@ def test_a_batch_does_not_depend_on_those_before(cached):
 
 
 def test_uncached_batches_are_the_cached_ones(cached, uncached, tiny_pipeline):
-    backbone = load_backbone(tiny_pipeline)
+    backbone = load_backbone(tiny_pipeline, resolution=16)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     for k in range(4):
         ours, raw = cached()[k], uncached()[k]
@@ -350,7 +350,7 @@ def test_a_stream_can_be_pickled(streamed):
 def test_a_folder_can_be_streamed(tiny_pipeline, folder, cache_dir):
     batches = make(tiny_pipeline, folder, cache_dir, cached=False, streaming=True)()
     assert set(batches.target.first_captions(6)) == set(
-        load_target_data(DataConfig(train_data_dir=str(folder)), 0, cache_dir).distinct_captions()
+        load_target_data(DataConfig(train_data_dir=str(folder)), 0, cache_dir).distinct_captions
     )
     assert batches[0].pixel_values.shape == (6, 3, 16, 16)
 

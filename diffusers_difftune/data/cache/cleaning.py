@@ -17,9 +17,8 @@ from filelock import FileLock, Timeout
 
 from ...errors import DiffTuneError
 from ...io.atomic import remove_folder
-from ..dataset import HASHES_OF_ROWS
-from ..reading.parquet import COPIES
-from .in_use import IN_USE_NAME, SOURCE_NAME, nobody_else
+from ..images.column import HASHES_OF_ROWS
+from .in_use import COPIES, IN_USE_NAME, SOURCE_NAME, nobody_else
 from .store import FOLDER, LOCK_NAME, SETTINGS_NAME, USES, Use, merge, read_segment, read_use, segments, write_segments
 
 

@@ -16,6 +16,7 @@ try:
 except ImportError:  # Windows, which does not remove files that are open
     fcntl = None  # type: ignore[assignment]
 
+COPIES = "parquet"  # in this library's cache: what `datasets` copied out of Parquet files, by their contents
 IN_USE_NAME = "in_use.lock"
 SOURCE_NAME = "source.txt"
 HELD: dict[Path, IO[bytes]] = {}  # what this process holds for as long as it lives

@@ -1,26 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The check of the target images: each is decoded once before anything expensive happens."""
+"""The check of images: each is decoded once before anything expensive happens."""
 
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import PIL
 from PIL import Image
 from tqdm.auto import tqdm
 
 from ...io.atomic import write_bytes_atomic
-from ..reading.folders import UNREAD_SUFFIXES
+from .column import ImageColumn
 from .decode import READER_VERSION, UnreadableImage, orientation
+from .formats import is_unread
 from .profiles import can_convert, profile_note
-
-
-if TYPE_CHECKING:
-    from ..dataset import TargetData
 
 
 logger = logging.getLogger(__name__)
@@ -38,27 +35,31 @@ class Finding(NamedTuple):
     profile: tuple[str, str] | None = None
 
 
-def check_images(target: "TargetData", verify: bool = False) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
+def check_images(
+    images: ImageColumn, controls: ImageColumn | None, index_dir: Path, verify: bool = False
+) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
     """The rows whose images cannot be used, with the reason, and the rows whose colour profile does something.
 
     An image that was once found good is not decoded again. One that was not is, every time: the cause may be gone.
 
     Args:
-        target ([`TargetData`]): The rows.
+        images ([`ImageColumn`]): The images.
+        controls ([`ImageColumn`], *optional*): The control image of each.
+        index_dir (`Path`): Where it is remembered which images are good.
         verify (`bool`, *optional*, defaults to `False`): Decode all images again.
 
     Returns:
         `tuple`: Two dictionaries by row. An image is bad that cannot be decoded, or whose control image cannot be or has
         another shape.
     """
-    key = target.images_key if target.conditions is None else f"{target.images_key[:32]}{target.conditions.key[:32]}"
-    file = target.index_dir / "checked" / f"{key}.json"
+    key = images.key if controls is None else f"{images.key[:32]}{controls.key[:32]}"
+    file = index_dir / "checked" / f"{key}.json"
     known = None if verify else read_check(file)
-    rows, profiles = known or (list(range(len(target))), {})
+    rows, profiles = known or (list(range(len(images))), {})
 
     bad = {}
     with ThreadPoolExecutor() as threads:
-        found = threads.map(partial(check_row, target), rows)
+        found = threads.map(partial(check_row, images, controls), rows)
         for row, finding in zip(rows, tqdm(found, "Checking images", len(rows), delay=2), strict=True):
             if finding.bad:
                 bad[row] = finding.bad
@@ -95,41 +96,41 @@ def reader() -> list:
     return [READER_VERSION, PIL.__version__, can_convert()]
 
 
-def check_row(target: "TargetData", row: int) -> Finding:
+def check_row(images: ImageColumn, controls: ImageColumn | None, row: int) -> Finding:
     """Decodes the images of a row.
 
     Raises:
         PassingFailure: For a reason that is not in the images, they could not be.
     """
     try:
-        image = target.image(row)
+        image = images[row]
     except UnreadableImage as error:
-        return Finding(error.reason + way_out(target.images.stored(row)))
+        return Finding(error.reason + way_out(images.stored(row)))
     profile = profile_note(image)
-    if target.conditions is None:
+    if controls is None:
         return Finding(None, profile)
     try:
-        return Finding(mismatch(image, target.conditions[row]), profile)
+        return Finding(mismatch(image, controls[row]), profile)
     except UnreadableImage as error:
-        return Finding(f"its conditioning image: {error.reason}{way_out(target.conditions.stored(row))}", profile)
+        return Finding(f"its conditioning image: {error.reason}{way_out(controls.stored(row))}", profile)
 
 
 def way_out(stored: dict | None) -> str:
     """What to do with an image of a format that is not read, for the end of the reason why it is not."""
-    suffix = Path(stored["path"]).suffix.lower() if stored and stored["path"] else ""
-    return f"; {suffix} is not read, convert it to PNG or JPEG" if suffix in UNREAD_SUFFIXES else ""
+    path = stored["path"] if stored else None
+    return f"; {Path(path).suffix.lower()} is not read, convert it to PNG or JPEG" if path and is_unread(path) else ""
 
 
-def looked_for(target: "TargetData", bad: dict[int, str]) -> str:
+def looked_for(images: ImageColumn, controls: ImageColumn | None, bad: dict[int, str]) -> str:
     """Where the first file that is not there was looked for, for the end of a sentence that lists such rows."""
     for row, reason in bad.items():
-        column = target.conditions if reason.startswith("its conditioning image") else target.images
+        column = controls if reason.startswith("its conditioning image") else images
         if "no such file" in reason and column is not None and (stored := column.stored(row)):
             return f"; {stored['path']}, for one, is not there"
     return ""
 
 
-def tell_of_profiles(target: "TargetData", profiles: dict[int, tuple[str, str]]) -> None:
+def tell_of_profiles(images: ImageColumn, profiles: dict[int, tuple[str, str]]) -> None:
     """Says how many images are converted to sRGB, and of how many the colour profile cannot be used."""
     for what, log, words in (
         ("converted", logger.info, "have a colour profile other than sRGB and are converted to sRGB"),
@@ -138,7 +139,7 @@ def tell_of_profiles(target: "TargetData", profiles: dict[int, tuple[str, str]])
         notes = {row: name for row, (found, name) in profiles.items() if found == what}
         if notes:
             row = min(notes)
-            log(f"{len(notes)} of {len(target)} images {words}: {target.name(row)} ({notes[row]}) for one.")
+            log(f"{len(notes)} of {len(images)} images {words}: {images.name(row)} ({notes[row]}) for one.")
 
 
 def mismatch(image: Image.Image, condition: Image.Image) -> str | None:

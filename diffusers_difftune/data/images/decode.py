@@ -6,7 +6,6 @@ import errno
 import io
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -15,6 +14,7 @@ from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ...errors import DiffTuneError, first_sentence
+from .formats import known_formats
 from .profiles import can_convert, lab_to_rgb, to_srgb
 from .ranges import WrongRange, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
 
@@ -32,27 +32,6 @@ PIL_FILTERS = {
     "nearest_exact": Image.Resampling.NEAREST,
 }
 
-# The formats that are read, by Pillow's names, with the suffixes that their files go by: the one list of both, which does
-# not depend on what this Pillow was built with. Pillow opens more than these; PostScript, for one, it hands to
-# Ghostscript, which runs what is in the file.
-FORMATS = {
-    "PNG": (".png", ".apng"),
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-    "BMP": (".bmp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".pbm", ".pgm", ".ppm", ".pnm", ".pfm"),
-    "TGA": (".tga", ".icb", ".vda", ".vst"),
-    "ICO": (".ico",),
-    "MPO": (".mpo",),
-    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-    "DDS": (".dds",),
-    "PCX": (".pcx",),
-    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
-    "AVIF": (".avif", ".avifs"),
-}
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
 MOST_ELONGATED = 100
@@ -207,11 +186,6 @@ def why_unidentified(file: IO[bytes]) -> str:
     return "not an image"
 
 
-def is_image_file(path: str | Path) -> bool:
-    """Whether a file's name ends as that of an image which is read, in upper or lower case."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
-
-
 def stored_size(stored: dict | None) -> tuple[int, int] | None:
     """The width and height of an image as `datasets` stores it, by its header; `None` if that cannot be read."""
     content, path = (stored["bytes"], stored["path"]) if stored else (None, None)
@@ -220,12 +194,6 @@ def stored_size(stored: dict | None) -> tuple[int, int] | None:
             return image.size
     except Exception:  # whoever decodes it says what is wrong with it
         return None
-
-
-def known_formats() -> list[str]:
-    """Those of `FORMATS` that this PIL was built with."""
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def orientation(image: Image.Image) -> int:
@@ -303,6 +271,18 @@ class ImageTransform:
         if at is None:
             return round(spare_top / 2), round(spare_left / 2)
         return int(at[0] * (spare_top + 1)), int(at[1] * (spare_left + 1))
+
+    def seen_crop(self, original: tuple[int, int], box: tuple[int, int], flip: bool) -> tuple[int, int]:
+        """Top and left of a crop in the resized image as it is trained on: from the other side, if it was flipped.
+
+        Args:
+            original (`tuple[int, int]`): Height and width of the image before resizing.
+            box (`tuple[int, int]`): Where the crop starts in the resized image; see [`crop_box`].
+            flip (`bool`): Whether it was flipped.
+        """
+        top, left = box
+        width, _ = self.resized_size(original[1], original[0])
+        return top, width - self.resolution - left if flip else left
 
     def to_tensor(self, image: Image.Image, top: int, left: int, flip: bool) -> torch.Tensor:
         """The crop of a resized RGB image that starts at (top, left), as float32 of shape (3, R, R) in [−1, 1]."""

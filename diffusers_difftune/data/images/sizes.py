@@ -5,7 +5,7 @@
 import statistics
 from dataclasses import dataclass
 
-from ..dataset import ImageColumn
+from .column import ImageColumn
 from .decode import stored_size
 
 

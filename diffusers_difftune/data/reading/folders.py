@@ -10,11 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 from datasets.data_files import FILES_TO_IGNORE
-from PIL.Image import registered_extensions
 
 from ...errors import DiffTuneError
 from ...io.safe_paths import Places
-from ..images.decode import is_image_file
+from ..images.formats import is_image_file, is_unread
 
 
 # What file systems and their indexers leave in any folder; in lower case.
@@ -22,11 +21,6 @@ SYSTEM_FOLDERS = frozenset(
     ("@eadir", "__macosx", "#recycle", "$recycle.bin", "system volume information", "lost+found", "__pycache__")
 )
 SYSTEM_FILES = frozenset(("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"))
-# Pictures of formats that no reader here knows.
-UNREAD_SUFFIXES = frozenset(
-    (".heic", ".heif", ".hif", ".jxl", ".psd", ".psb", ".svg", ".eps", ".exr", ".hdr", ".qoi", ".xcf", ".pdf", ".dng")
-    + (".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".raw", ".jxr", ".bpg", ".flif", ".ai", ".kra")
-)
 # Files that are about data and hold none.
 DOCUMENT_SUFFIXES = frozenset(
     (".md", ".rst", ".json", ".yaml", ".yml", ".toml", ".log", ".py", ".sh", ".html", ".xml")
@@ -71,8 +65,8 @@ class Folder:
                 path = Path(parent, name)
                 if path.is_symlink() and path.exists() and not name.startswith(".") and not places.has(str(path)):
                     raise DiffTuneError(
-                        f"--train_data_dir: {path} is a link that leads out of the folder, to {os.path.realpath(path)}; put"
-                        " a copy or a hard link there."
+                        f"{path} is a link that leads out of the folder, to {os.path.realpath(path)}; put a copy or a hard"
+                        " link there."
                     )
             self.system += [Path(parent, name) for name in folders if name.lower() in SYSTEM_FOLDERS]
             folders[:] = [name for name in folders if name.lower() not in SYSTEM_FOLDERS]
@@ -143,7 +137,7 @@ class Folder:
             real = {os.path.realpath(file) for file in spared if file not in here or os.path.islink(file)}
             rest = [file for file in rest if os.path.realpath(file) not in real]
         images = [file for file in rest if is_image_file(file)]
-        unread = [file for file in rest if file.suffix.lower() in UNREAD_SUFFIXES]
+        unread = [file for file in rest if is_unread(file)]
         tables = [file for file in rest if file.suffix.lower() == ".parquet"]
         texts = [file for file in rest if file.suffix.lower() in (".txt", ".caption")]
         others = sorted(set(rest) - {*images, *unread, *tables, *texts})
@@ -169,12 +163,6 @@ def is_document(file: Path) -> bool:
     return (
         file.name in FILES_TO_IGNORE or file.suffix.lower() in DOCUMENT_SUFFIXES or file.stem.lower() in DOCUMENT_STEMS
     )
-
-
-def may_be_image(file: Path) -> bool:
-    """Whether a file's name ends as that of a picture of any format, read here or not, or does not say what it is."""
-    suffix = file.suffix.lower()
-    return (not suffix or suffix in UNREAD_SUFFIXES or suffix in registered_extensions()) and not is_document(file)
 
 
 def by_suffix(files: list[Path]) -> str:

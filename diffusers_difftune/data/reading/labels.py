@@ -5,21 +5,19 @@
 import logging
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset
 from datasets.data_files import SPLIT_KEYWORDS
 
-from ...errors import DiffTuneError, quoted
-from ..images.decode import is_image_file
+from ...errors import DiffTuneError
+from ..images.formats import is_image_file, may_be_image
 from ..report import DataReport, FileRows
-from .folders import Folder, by_suffix, may_be_image
+from ..source import Columns
+from .folders import Folder, by_suffix, is_document
 from .splits import TRAIN, splits_named
 
-
-if TYPE_CHECKING:
-    from ...config import DataConfig
 
 logger = logging.getLogger(__name__)
 
@@ -66,9 +64,7 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
         kinds = {type(value) for value in values} - {type(None)}
         if kinds not in ({str}, {int}):
             found = " and ".join(sorted(kind.__name__ for kind in kinds)) or "nothing"
-            raise DiffTuneError(
-                f"--label_column: the column {column} holds {found}; a label is a name or a whole number."
-            )
+            raise DiffTuneError(f"The column {column} holds {found}; a label is a name or a whole number.")
         blank = {value for value in values if value is None or (isinstance(value, str) and not value.strip())}
         distinct = sorted(set(values) - blank)
         with suppress(ValueError):  # not all are numbers
@@ -78,36 +74,22 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
     return Labels([ids[row] for row in rows], names)
 
 
-def as_label(value: object, column: str) -> str | None:
-    """The label of a row of a metadata file. All become names, since a column holds values of one type."""
-    if value is not None and not (isinstance(value, (str, int)) and not isinstance(value, bool)):
-        raise DiffTuneError(
-            f"--label_column: the column {column} holds {quoted(value)} of type {type(value).__name__}; a label is a name or a"
-            " whole number."
-        )
-    return None if value is None else str(value)
-
-
 def check_classes(names: list[str], num_rows: int, num_all: int, column: str) -> None:
     """Raises a [`DiffTuneError`] if nothing can be learned with these classes from so many of all rows; warns of names that
     the trained pipeline will not tell apart."""
     if len(names) > MOST_CLASSES:
         raise DiffTuneError(
-            f"--label_column: the column {column} has {len(names)} classes; a class table has room for {MOST_CLASSES}."
+            f"The column {column} has {len(names)} classes; a class table has room for {MOST_CLASSES}."
         )
     if len(names) > num_rows:
         advice = "give the column that has the labels" if num_rows == num_all else "raise --max_train_samples"
-        raise DiffTuneError(
-            f"--label_column: the column {column} has {len(names)} classes for {num_rows} rows; {advice}."
-        )
+        raise DiffTuneError(f"The column {column} has {len(names)} classes for {num_rows} rows; {advice}.")
     if len(names) < 2:
         only = f" only, {names[0]}" if names else "es"
-        raise DiffTuneError(
-            f"--label_column: the column {column} has {len(names)} class{only}; a class-conditional model needs two."
-        )
+        raise DiffTuneError(f"The column {column} has {len(names)} class{only}; a class-conditional model needs two.")
     name, count = Counter(name.strip() for name in names).most_common(1)[0]  # DiTPipeline strips them, too
     if count > 1:
-        raise DiffTuneError(f"--label_column: {count} classes of the column {column} are called {name}.")
+        raise DiffTuneError(f"{count} classes of the column {column} are called {name}.")
     parts = Counter(part for name in names for part in {part.strip() for part in name.split(",")})
     if shared := [part for part, count in parts.items() if count > 1]:
         logger.warning(
@@ -117,12 +99,12 @@ def check_classes(names: list[str], num_rows: int, num_all: int, column: str) ->
         )
 
 
-def open_class_folders(folder: Folder, config: "DataConfig", report: DataReport) -> Dataset:
+def open_class_folders(folder: Folder, columns: Columns, report: DataReport) -> Dataset:
     """The images in the folders of a folder, each named for its class.
 
     Args:
-        folder ([`Folder`]): `--train_data_dir`.
-        config ([`DataConfig`]): The flags.
+        folder ([`Folder`]): The folder.
+        columns ([`Columns`]): The columns to make.
         report ([`DataReport`]): Told what is read and what is not.
 
     Returns:
@@ -137,15 +119,15 @@ def open_class_folders(folder: Folder, config: "DataConfig", report: DataReport)
     if loose or not images:
         what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"
         raise DiffTuneError(
-            f"--train_data_dir: {folder.path} has {what}; put the images of each class into a folder named for it, or write a"
-            f' metadata.jsonl with a line {{"file_name": "cat.png", "{config.label_column}": "cat"}} for each image.'
+            f"{folder.path} has {what}; put the images of each class into a folder named for it, or write a metadata.jsonl with"
+            f' a line {{"file_name": "cat.png", "{columns.text}": "cat"}} for each image.'
         )
     classes = [folder.inner(file).parts[0] for file in images]
     check_class_folders(folder, sorted(set(classes)))
     for name, count in Counter(classes).items():
         report.files.append(FileRows(TRAIN, name, count, True))
     report.left_out += folder.left_out(images, "", "beside folders of classes, which are read instead")
-    return Dataset.from_dict({config.image_column: [str(file) for file in images], config.label_column: classes})
+    return Dataset.from_dict({columns.image: [str(file) for file in images], columns.text: classes})
 
 
 def check_class_folders(folder: Folder, names: list[str]) -> None:
@@ -153,24 +135,24 @@ def check_class_folders(folder: Folder, names: list[str]) -> None:
     which a class would vanish."""
     if all(splits_named(name) for name in names):
         raise DiffTuneError(
-            f"--train_data_dir: the folders of {folder.path} are {', '.join(names)}, which are no classes; give the one of them"
+            f"The folders of {folder.path} are {', '.join(names)}, which are no classes; give the one of them"
             " that has the folders of the classes to train on."
         )
     if held_out := [name for name in names if name.lower() in HELD_OUT_NAMES]:
         raise DiffTuneError(
-            f"--train_data_dir: {folder.path} has the folder {held_out[0]} beside {len(names) - 1} others, as if a class were"
+            f"{folder.path} has the folder {held_out[0]} beside {len(names) - 1} others, as if a class were"
             " called so; move it elsewhere if it is held out, or call it otherwise if it is a class."
         )
     for place in folder.folders:
         if place.parent != folder.path or place.name in names:
             continue
         files = [file for file in folder.files if place in file.parents]
-        if files and not any(may_be_image(file) for file in files):
+        if files and not any(may_be_image(file) and not is_document(file) for file in files):
             continue  # of tables or of a cache, say; it is counted
         what = (
             f"{len(files)} files, {folder.inner(files[0])} for one ({by_suffix(files)})" if files else "nothing at all"
         )
         raise DiffTuneError(
-            f"--train_data_dir: the folder {place} has no image of a format that is read, but {what}; convert its images to"
+            f"The folder {place} has no image of a format that is read, but {what}; convert its images to"
             " PNG or JPEG, or take the folder away if it is no class."
         )

@@ -1,25 +1,24 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images that metadata files name."""
+"""Images that metadata files name.
+
+`datasets` has a loader for this, but it goes by modification times, its errors do not say which row is wrong, and it neither knows
+names that are nearly right nor leaves out the rows of folders that are held out.
+"""
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from datasets import Dataset
 
 from ...errors import DiffTuneError, quoted
-from ...io.safe_paths import Places
-from ..columns import as_captions, missing_column, name_of_files, named_image_columns, named_text_column
 from ..report import DataReport, FileRows
+from ..source import Source, check_has
 from .folders import Folder, why_near
-from .labels import as_label
 from .records import read_records
 from .splits import TRAIN, chosen, file_splits, label, split_of_folders
 
-
-if TYPE_CHECKING:
-    from ...config import DataConfig
 
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
@@ -39,20 +38,26 @@ class MetadataFile(NamedTuple):
     columns: list[str]
     splits: list[str | None]
 
+    @classmethod
+    def read(cls, file: Path, split: str | None = None) -> "MetadataFile":
+        """Reads a file whose rows are all of one split."""
+        records = read_records(file)
+        columns = list(dict.fromkeys(name for record in records for name in record))
+        return cls(file, records, columns, [split] * len(records))
 
-def read_metadata(
-    folder: Folder, files: list[Path], config: "DataConfig", places: Places, wanted: str, report: DataReport
-) -> Dataset:
+
+def metadata_files(folder: Folder) -> list[Path]:
+    """The metadata files in a folder."""
+    return [file for file in folder.files if file.name in METADATA_NAMES]
+
+
+def read_metadata(folder: Folder, files: list[Path], source: Source, report: DataReport) -> Dataset:
     """Reads metadata files, each of which names images relative to its own folder.
 
-    `datasets` has a loader for this, but it goes by modification times, and its errors do not say which row is wrong.
-
     Args:
-        folder ([`Folder`]): `--train_data_dir`.
+        folder ([`Folder`]): Where they are.
         files (`list[Path]`): The metadata files in it.
-        config ([`DataConfig`]): The flags.
-        places ([`Places`]): Where images may lie.
-        wanted (`str`): Which splits are read, as in [`chosen`].
+        source ([`Source`]): What is wanted of them.
         report ([`DataReport`]): Told what is read and what is not.
 
     Returns:
@@ -63,22 +68,23 @@ def read_metadata(
     """
     for file in files:
         if others := [other.name for other in files if other.parent == file.parent and other != file]:
-            raise DiffTuneError(
-                f"--train_data_dir: {file.parent} has a {file.name} and a {others[0]}; remove one of them."
-            )
-    splits = file_splits(folder, files, config.dataset_config_name, wanted, report)
-    found = [read_file(folder, file, split, config) for file, split in splits.items()]
+            raise DiffTuneError(f"{file.parent} has a {file.name} and a {others[0]}; remove one of them.")
+    splits = file_splits(folder, files, source, report)
+    found = [MetadataFile.read(file, split) for file, split in splits.items()]
     used: set[str | None] = {None}
     if not folder.is_file:
-        used = chosen((split for each in found for split in each.splits), wanted, folder.path, folder.inner(files[0]))
-    values: dict[str, list] = {column: [] for column in (*named_image_columns(config).values(), config_text(config))}
+        for each in found:
+            hold_out_by_folder(each, folder, source.columns.image)
+        splits_of_rows = (split for each in found for split in each.splits)
+        used = chosen(splits_of_rows, source.wanted, folder.path, folder.inner(files[0]))
+    values: dict[str, list] = {column: [] for column in source.columns.flags.values()}
     for each in found:
-        read_rows(folder, each, used, config, places, values)
+        read_rows(folder, each, used, source, values, report)
         for split in dict.fromkeys(each.splits):
             rows = each.splits.count(split)
             report.files.append(FileRows(label(split, used), str(folder.inner(each.file)), rows, split in used))
-    if not values[config_text(config)]:
-        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
+    if not values[source.columns.text]:
+        raise DiffTuneError(f"{files[0]} has no rows.")
     if not folder.is_file:
         report.left_out += folder.left_out(
             [*map(str, files), *named_files(folder, found)],
@@ -88,41 +94,40 @@ def read_metadata(
     return Dataset.from_dict(values)
 
 
-def config_text(config: "DataConfig") -> str:
-    return named_text_column(config)[1]
+def name_of_files(column: str, columns: list[str]) -> str:
+    """Which column of a metadata file names the files of an image column: `file_name` for `image`, and for any other
+    one `<column>_file_name`, as `datasets` has it, or else the column itself."""
+    if column == "image":
+        return "file_name"
+    named = f"{column}_file_name"
+    return named if named in columns or column not in columns else column
 
 
-def read_file(folder: Folder, file: Path, split: str | None, config: "DataConfig") -> MetadataFile:
-    """Reads a file. Where the file itself is of no split, rows are held out by the folders that their images lie in."""
-    records = read_records(file)
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    splits = [split] * len(records)
-    if split is None and not folder.is_file:
-        column = name_of_files(config.image_column, columns)
-        of_folder: dict[str, str | None] = {}
-        for row, record in enumerate(records):
-            if isinstance(name := record.get(column), str):
-                inner = os.path.dirname(name)
-                if inner not in of_folder:
-                    of_folder[inner] = split_of_images(folder, file.parent / inner)
-                splits[row] = of_folder[inner]
-    return MetadataFile(file, records, columns, splits)
-
-
-def split_of_images(folder: Folder, place: Path) -> str | None:
-    """The split that images are held out for by the folder that they lie in, within the data; their own names do not count."""
-    inner = os.path.relpath(place, folder.path)  # the data's own path may have any word in it
-    split = None if inner.startswith("..") else split_of_folders(Path(inner).parts, place)
-    return None if split == TRAIN else split  # the file names all of its rows to be trained on
+def hold_out_by_folder(found: MetadataFile, folder: Folder, image_column: str) -> None:
+    """Gives each row of a file that itself is of no split the one that its image is held out for, by the folder it lies in;
+    names of images do not count."""
+    column = name_of_files(image_column, found.columns)
+    of_folder: dict[str, str | None] = {}
+    for row, record in enumerate(found.records):
+        if found.splits[row] is None and isinstance(name := record.get(column), str):
+            parent = os.path.dirname(name)
+            if parent not in of_folder:
+                place = found.file.parent / parent
+                inner = os.path.relpath(place, folder.path)  # the data's own path may have any word in it
+                split = None if inner.startswith("..") else split_of_folders(Path(inner).parts, place)
+                of_folder[parent] = (
+                    None if split == TRAIN else split
+                )  # it is not asked that others lie in one called train
+            found.splits[row] = of_folder[parent]
 
 
 def read_rows(
     folder: Folder,
     found: MetadataFile,
     used: set[str | None],
-    config: "DataConfig",
-    places: Places,
+    source: Source,
     values: dict[str, list],
+    report: DataReport,
 ) -> None:
     """Appends the values of the rows of a file that are used.
 
@@ -130,52 +135,49 @@ def read_rows(
         DiffTuneError: The file lacks a column; a row names no file, or one that may not be opened, or one that is there
             under a similar name; or its caption is none.
     """
-    file, columns = found.file, found.columns
-    image_columns = named_image_columns(config)
-    text_flag, text_column = named_text_column(config)
-    file_columns = {column: name_of_files(column, columns) for column in image_columns.values()}
+    file, columns, places = found.file, source.columns, source.places
+    names = {column: name_of_files(column, found.columns) for column in columns.images.values()}
     records = [
         (line, record)
         for line, (record, split) in enumerate(zip(found.records, found.splits), 1)
         if folder.is_file or split in used
     ]
-    for flag, column in image_columns.items():
-        if records and file_columns[column] not in columns:
-            raise missing_column(flag, file_columns[column], columns, f"{file} has no column")
-    if records and text_column not in columns:
-        raise missing_column(text_flag, text_column, columns, f"{file} has no column")
+    if records:
+        wanted = {flag: names.get(column, column) for flag, column in columns.flags.items()}
+        check_has(found.columns, wanted, f"{file} has no column")
     absent: list[tuple[int, str, str]] = []
     for line, record in records:
-        for column, file_column in file_columns.items():
+        for column, file_column in names.items():
             name = record.get(file_column)
             if not isinstance(name, str) or not name:
-                raise DiffTuneError(f"--train_data_dir: row {line} of {file} names no file in {file_column}.")
+                raise DiffTuneError(f"Row {line} of {file} names no file in {file_column}.")
             path = str(file.parent / name)
             if problem := places.problem(path):
-                raise DiffTuneError(f"--train_data_dir: row {line} of {file} names {quoted(name)}, which {problem}.")
+                raise DiffTuneError(f"Row {line} of {file} names {quoted(name)}, which {problem}.")
             if not os.path.exists(path):
                 absent.append((line, name, path))
             values[column].append(path)
-        text = record.get(text_column)
-        values[text_column].append(
-            as_captions(text, text_column) if text_flag == "caption_column" else as_label(text, text_column)
-        )
-    if absent and not config.skip_bad_images:
-        check_absent(folder, file, absent, len(records))
+        values[columns.text].append(columns.as_text(record.get(columns.text)))
+    if similar := similar_name(folder, file, absent):
+        if not source.skip_bad:
+            rows = len({line for line, _, _ in absent})
+            raise DiffTuneError(
+                f"{similar}; names are relative to the folder of the metadata file ({rows} of {len(records)} rows name files"
+                " that are not there)."
+            )
+        report.similar = report.similar or similar
 
 
-def check_absent(folder: Folder, file: Path, absent: list[tuple[int, str, str]], count: int) -> None:
-    """Raises a [`DiffTuneError`] if a file that is not there is there under a similar name. Others are told with the images
-    that cannot be read."""
-    around = Folder(file.parent) if folder.is_file else folder
+def similar_name(folder: Folder, file: Path, absent: list[tuple[int, str, str]]) -> str:
+    """Says of which file that is not there one with a similar name is; empty if of none. Others are told with the images that
+    cannot be read."""
+    around = Folder(file.parent) if folder.is_file and absent else folder
     for line, name, path in absent:
         if (near := around.near(Path(path))) is not None:
-            rows = len({row for row, _, _ in absent})
-            raise DiffTuneError(
-                f"--train_data_dir: row {line} of {file} names {quoted(name)}, and there is no {path}, but {near}"
-                f"{why_near(path, near)}; names are relative to the folder of the metadata file ({rows} of {count} rows name"
-                " files that are not there)."
+            return (
+                f"Row {line} of {file} names {quoted(name)}, and there is no {path}, but {near}{why_near(path, near)}"
             )
+    return ""
 
 
 def named_files(folder: Folder, found: list[MetadataFile]) -> list[str]:

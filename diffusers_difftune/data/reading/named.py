@@ -3,57 +3,47 @@
 """Data sets by name: on the Hub, or folders that `datasets` reads by its own rules."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import pyarrow.compute as pc
-from datasets import Dataset, DownloadMode, Image, IterableDataset, Value, load_dataset_builder
+from datasets import Dataset, DownloadMode, IterableDataset, load_dataset_builder
 
 from ...errors import DiffTuneError, first_sentence
-from ..images.decode import is_image_file
+from ..images.formats import is_image_file, is_unread
 from ..report import DataReport, FileRows
-from .folders import UNREAD_SUFFIXES, Folder, by_suffix
-from .metadata import METADATA_NAMES
+from ..source import Columns, Source
+from .folders import Folder, by_suffix
+from .metadata import METADATA_NAMES, MetadataFile, metadata_files, named_files
 from .parquet import cause
 from .saved import is_saved
 from .splits import TRAIN, card_configurations, chosen_configuration, chosen_name, configurations, split_of_file
 from .text_files import captioned_images
 
 
-if TYPE_CHECKING:
-    from ...config import DataConfig
-
-
-def open_named(
-    config: "DataConfig", cache_dir: str | Path | None, streaming: bool, wanted: str, report: DataReport
-) -> Dataset | IterableDataset:
-    """What `datasets` finds under `--dataset_name`.
+def open_named(source: Source, report: DataReport) -> Dataset | IterableDataset:
+    """What `datasets` finds under a name.
 
     Args:
-        config ([`DataConfig`]): The flags.
-        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-        streaming (`bool`): Do not download or copy, read while iterating.
-        wanted (`str`): Which split is read, as in [`chosen_name`].
+        source ([`Source`]): What is wanted; it has a name.
         report ([`DataReport`]): Told what is read and what is not.
 
     Raises:
         DiffTuneError: There is no such data set, or no split that is wanted; or `datasets` would read a folder otherwise
             than its files say.
     """
-    name, data_dir = config.dataset_name or "", config.train_data_dir
-    given: dict[str, Any] = {"name": config.dataset_config_name, "data_dir": data_dir}
-    folder = Folder(Path(name).expanduser().absolute()) if Path(name).expanduser().is_dir() else None
-    if folder is not None and data_dir is None:
-        given |= folder_arguments(folder, config)
-    given["cache_dir"] = None if cache_dir is None else str(cache_dir)
+    name, place = source.name or "", Path(source.name or "").expanduser().absolute()
+    given: dict[str, Any] = {"name": source.configuration, "data_dir": source.folder}
+    folder = Folder(place) if place.is_dir() and source.folder is None else None
+    if folder is not None:
+        given |= folder_arguments(folder, source.configuration)
+    given["cache_dir"] = None if source.cache_dir is None else str(source.cache_dir)
     # a file that was edited and given its old time back is noticed only by reading it again
-    given["download_mode"] = DownloadMode.REUSE_CACHE_IF_EXISTS if config.verify_cache else None
+    given["download_mode"] = DownloadMode.REUSE_CACHE_IF_EXISTS if source.verify else None
     try:
         builder = load_dataset_builder(name, **given)
-        if folder is not None and data_dir is None:
-            check_folder(folder, builder, config, report)
-        if streaming:
+        if folder is not None:
+            check_folder(folder, builder, source.columns, report)
+        if source.streaming:
             splits = builder.as_streaming_dataset()
         else:
             builder.download_and_prepare(download_mode=given["download_mode"])
@@ -67,39 +57,28 @@ def open_named(
                 f"; if the Hub has made a Parquet copy, `hf download {name} --repo-type dataset --revision"
                 " refs/convert/parquet --local-dir FOLDER` gets it for --train_data_dir FOLDER"
             )
-        raise DiffTuneError(
-            f"--dataset_name: {name} cannot be loaded: {first_sentence(cause(error))}{advice}."
-        ) from error
-    chosen = chosen_name([str(split) for split in splits], wanted, "dataset_name", name)
+        raise DiffTuneError(f"{name} cannot be loaded: {first_sentence(cause(error))}{advice}.") from error
+    chosen = chosen_name([str(split) for split in splits], source.wanted, name)
     for split, rows in splits.items():
         count = len(rows) if isinstance(rows, Dataset) else None
         report.files.append(FileRows(str(split), name, count, str(split) == chosen))
-    if folder is not None and data_dir is None and not streaming:
-        report.left_out += unnamed(folder, splits.values())
+    if folder is not None and (phrase := unnamed(folder)):
+        report.left_out.append(phrase)
     return splits[chosen]
 
 
-def unnamed(folder: Folder, splits: Iterable[Dataset]) -> list[str]:
-    """The images of a folder with metadata that `datasets` passed over, because no metadata file names them; as a phrase."""
-    if not any(file.name in METADATA_NAMES for file in folder.files):
-        return []
-    named: set[str] = set()
-    others: set[str] = set()  # in columns that are text to `datasets`, as control images are
-    for split in splits:
-        for column, feature in split.features.items():
-            if isinstance(feature, Image):
-                named.update(filter(None, pc.struct_field(split.data.column(column), "path").to_pylist()))
-            elif isinstance(feature, Value) and feature.dtype == "string":
-                others.update(
-                    Path(text).name for text in split.data.column(column).to_pylist() if text and is_image_file(text)
-                )
-    used = {os.path.normpath(path) for path in named}
-    rest = [file for file in folder.files if is_image_file(file) and str(file) not in used and file.name not in others]
-    phrase = folder.phrase(rest, "image", "not named by the metadata")
-    return [phrase] if phrase else []
+def unnamed(folder: Folder) -> str:
+    """The images of a folder with metadata that `datasets` passes over, because no metadata file names them; as a phrase."""
+    files = metadata_files(folder)
+    try:
+        named = set(map(os.path.normpath, named_files(folder, [MetadataFile.read(file) for file in files])))
+    except DiffTuneError:  # `datasets` makes something of it
+        return ""
+    rest = [file for file in folder.files if is_image_file(file) and str(file) not in named]
+    return folder.phrase(rest, "image", "not named by the metadata") if files else ""
 
 
-def folder_arguments(folder: Folder, config: "DataConfig") -> dict[str, Any]:
+def folder_arguments(folder: Folder, configuration: str | None) -> dict[str, Any]:
     """What `load_dataset` must be told beside the folder's name; its configurations are not all known to `datasets`.
 
     Raises:
@@ -107,22 +86,20 @@ def folder_arguments(folder: Folder, config: "DataConfig") -> dict[str, Any]:
     """
     if is_saved(folder.path):
         raise DiffTuneError(
-            f"--dataset_name: {folder.path} was written by save_to_disk; give it as --train_data_dir, which reads that."
+            f"{folder.path} was written by save_to_disk; give it as --train_data_dir, which reads that."
         )
-    tables = [file for file in folder.files if file.suffix == ".parquet"]
     declared, default = card_configurations(folder.path, folder.files)
     if declared:  # `datasets` knows those of the card
-        if config.dataset_config_name is None:
-            chosen_configuration(declared, None, default, "dataset_name", folder.path)
+        if configuration is None:
+            chosen_configuration(declared, None, default, folder.path)
         return {}
-    found = configurations(folder.path, tables)
+    found = configurations(folder.path, [file for file in folder.files if file.suffix == ".parquet"])
     if not found:
         return {}
-    name = chosen_configuration(found, config.dataset_config_name, None, "dataset_name", folder.path)
-    return {"name": None, "data_dir": name}
+    return {"name": None, "data_dir": chosen_configuration(found, configuration, None, folder.path)}
 
 
-def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: DataReport) -> None:
+def check_folder(folder: Folder, builder: Any, columns: Columns, report: DataReport) -> None:
     """Compares what `datasets` takes of a folder with what is there.
 
     Raises:
@@ -130,19 +107,19 @@ def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: Dat
             leave out a whole class.
     """
     splits = {Path(file): str(split) for split, files in (builder.config.data_files or {}).items() for file in files}
-    flag = f"give the folder as --train_data_dir {folder.path}"
-    metadata = [file for file in folder.files if file.name in METADATA_NAMES]
+    better = f"give the folder as --train_data_dir {folder.path}"
+    metadata = metadata_files(folder)
+    parquet = [file for file in folder.files if file.suffix == ".parquet"]
     if strays := [file for file in metadata if file not in splits]:
         example = folder.inner(next(iter(splits)))
         raise DiffTuneError(
-            f"--dataset_name: `datasets` sorts the files of {folder.path} into the splits"
-            f" {', '.join(dict.fromkeys(splits.values()))} by their names, such as {example}, and with them it does not read"
-            f" {folder.inner(strays[0])}; {flag}, which goes by that, or call the files otherwise."
+            f"`datasets` sorts the files of {folder.path} into the splits {', '.join(dict.fromkeys(splits.values()))} by their"
+            f" names, such as {example}, and with them it does not read {folder.inner(strays[0])}; {better}, which goes by that,"
+            " or call the files otherwise."
         )
-    captionless = not metadata and not any(file.suffix == ".parquet" for file in folder.files)
-    if captionless and config.label_column is None and captioned_images(folder):
+    if not (metadata or parquet or columns.has_labels) and captioned_images(folder):
         raise DiffTuneError(
-            f"--dataset_name: `datasets` does not read captions from the .txt files of {folder.path}; {flag}, which does."
+            f"`datasets` does not read captions from the .txt files of {folder.path}; {better}, which does."
         )
     if not card_configurations(folder.path, folder.files)[0]:
         for file, split in splits.items():
@@ -150,35 +127,32 @@ def check_folder(folder: Folder, builder: Any, config: "DataConfig", report: Dat
                 other = split_of_file(file.relative_to(folder.path), file)
                 if split == TRAIN and other not in (TRAIN, None):
                     raise DiffTuneError(
-                        f"--dataset_name: `datasets` takes {folder.inner(file)} of {folder.path} for train, and its name says"
-                        f" {other}; {flag}, which leaves it out, or give the splits names in lower case."
+                        f"`datasets` takes {folder.inner(file)} of {folder.path} for train, and its name says {other}; {better},"
+                        " which leaves it out, or give the splits names in lower case."
                     )
     suffixes = getattr(builder, "EXTENSIONS", None)  # of builders that go by folders of images
     read = {file for file in splits if suffixes is None or file.suffix.lower() in suffixes or file in metadata}
-    unread = [
-        file
-        for file in folder.files
-        if file not in read and (is_image_file(file) or file.suffix.lower() in UNREAD_SUFFIXES)
-    ]
-    tables = [file for file in folder.files if file not in read and file.suffix == ".parquet"]
-    if config.label_column is not None and not metadata and suffixes is not None:
-        filled = {parent for file in folder.files for parent in file.parents}
-        if empty := [place for place in folder.folders if place not in filled]:
-            raise DiffTuneError(
-                f"--dataset_name: the folder {empty[0]} is empty, and its class would be missing; put its images there, or take"
-                " the folder away if it is no class."
-            )
-        for parent in dict.fromkeys(file.parent for file in unread):
-            if not any(file.parent == parent for file in read):
-                raise DiffTuneError(
-                    f"--dataset_name: `datasets` reads no file in the folder {parent} ({by_suffix(unread)}), and its class"
-                    f" would be missing; {flag}, or convert its images to PNG."
-                )
-    report.left_out += [
-        phrase
-        for phrase in (
-            folder.phrase(unread, "image", "not read by `datasets`"),
-            folder.phrase(tables, "Parquet file", "not read by `datasets`"),
+    unread = [file for file in folder.files if file not in read and (is_image_file(file) or is_unread(file))]
+    if columns.has_labels and not metadata and suffixes is not None:
+        check_classes_are_read(folder, read, unread, better)
+    phrases = (
+        folder.phrase(unread, "image", "not read by `datasets`"),
+        folder.phrase([file for file in parquet if file not in read], "Parquet file", "not read by `datasets`"),
+    )
+    report.left_out += filter(None, phrases)
+
+
+def check_classes_are_read(folder: Folder, read: set[Path], unread: list[Path], better: str) -> None:
+    """Raises a [`DiffTuneError`] if `datasets` reads nothing in the folder of a class."""
+    filled = {parent for file in folder.files for parent in file.parents}
+    if empty := [place for place in folder.folders if place not in filled]:
+        raise DiffTuneError(
+            f"The folder {empty[0]} is empty, and its class would be missing; put its images there, or take the folder away if"
+            " it is no class."
         )
-        if phrase
-    ]
+    for parent in dict.fromkeys(file.parent for file in unread):
+        if not any(file.parent == parent for file in read):
+            raise DiffTuneError(
+                f"`datasets` reads no file in the folder {parent} ({by_suffix(unread)}), and its class would be missing;"
+                f" {better}, or convert its images to PNG."
+            )

@@ -5,44 +5,35 @@
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datasets import Dataset, IterableDataset, load_dataset
 from datasets.exceptions import DatasetsError
 
 from ...errors import DiffTuneError, first_sentence
 from ...io.hashing import file_sha256
-from ..cache.in_use import hold_while_running
+from ..cache.in_use import COPIES, hold_while_running
 from ..report import DataReport, FileRows
+from ..source import Source
 from .folders import Folder
 from .records import check_parquet
 from .splits import chosen, file_splits, label
 
 
-if TYPE_CHECKING:
-    from ...config import DataConfig
-
-COPIES = "parquet"  # in this library's cache: what was copied out of Parquet files, by their contents
-
-
-def choose_parquet(
-    folder: Folder, files: list[Path], config: "DataConfig", wanted: str, report: DataReport
-) -> list[Path]:
+def choose_parquet(folder: Folder, files: list[Path], source: Source, report: DataReport) -> list[Path]:
     """The Parquet files to read: of one configuration, and of the splits that are wanted.
 
     Args:
-        folder ([`Folder`]): `--train_data_dir`.
+        folder ([`Folder`]): Where they are.
         files (`list[Path]`): The Parquet files in it.
-        config ([`DataConfig`]): The flags.
-        wanted (`str`): Which splits are read, as in [`chosen`].
+        source ([`Source`]): What is wanted of them.
         report ([`DataReport`]): Told what is read and what is not.
 
     Raises:
         DiffTuneError: There are several configurations and no choice, or no split that is wanted.
     """
-    splits = file_splits(folder, files, config.dataset_config_name, wanted, report)
+    splits = file_splits(folder, files, source, report)
     mine = list(splits)
-    used = {None} if folder.is_file else chosen(splits.values(), wanted, folder.path, folder.inner(mine[0]))
+    used = {None} if folder.is_file else chosen(splits.values(), source.wanted, folder.path, folder.inner(mine[0]))
     used_files = [file for file in mine if splits[file] in used]
     for file in mine:
         rows = check_parquet(file) if file in used_files else rows_if_readable(file)
@@ -74,7 +65,7 @@ def open_parquet(files: list[Path], cache_dir: Path, streaming: bool, verify: bo
     """
     names = [str(file) for file in files if check_parquet(file)]  # `datasets` stumbles over files without rows
     if not names:
-        raise DiffTuneError(f"--train_data_dir: {files[0]} has no rows.")
+        raise DiffTuneError(f"{files[0]} has no rows.")
     try:
         if streaming:
             return load_dataset("parquet", data_files=names, split="train", streaming=True)
@@ -85,7 +76,7 @@ def open_parquet(files: list[Path], cache_dir: Path, streaming: bool, verify: bo
     except Exception as error:  # `datasets` and pyarrow have many for columns that differ and for damage
         several = f" and {len(files) - 1} more files" if len(files) > 1 else ""
         raise DiffTuneError(
-            f"--train_data_dir: {files[0]}{several} cannot be read as Parquet: {first_sentence(cause(error))}."
+            f"{files[0]}{several} cannot be read as Parquet: {first_sentence(cause(error))}."
         ) from error
 
 

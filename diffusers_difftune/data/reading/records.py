@@ -1,6 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""The rows of a metadata file: `metadata.jsonl`, `metadata.csv` or `metadata.parquet`."""
+"""The rows of a metadata file: `metadata.jsonl`, `metadata.csv` or `metadata.parquet`.
+
+`datasets` and pyarrow read such files, too, but they do not say which line is wrong, let rows of CSV have too few or too many
+values, take the last of two columns of one name, and refuse captions of which some are strings and some are lists.
+"""
 
 import csv
 import io
@@ -26,13 +30,18 @@ def read_records(file: Path) -> list[dict]:
     """
     if file.suffix == ".parquet":
         return parquet_records(file)
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise DiffTuneError(f"--train_data_dir: {file} is not UTF-8 text; save it as such.") from None
-    except OSError as error:
-        raise DiffTuneError(f"--train_data_dir: {file} cannot be read: {error.strerror}.") from None
+    text = read_text(file)
     return csv_records(file, text) if file.suffix == ".csv" else json_records(file, text)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise DiffTuneError(f"{file} is not UTF-8 text; save it as such.") from None
+    except OSError as error:
+        raise DiffTuneError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def parquet_records(file: Path) -> list[dict]:
@@ -49,32 +58,27 @@ def csv_records(file: Path, text: str) -> list[dict]:
     # not by `splitlines`, which also ends lines at form feeds and other rare characters
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     records: list[dict] = []
+    quote = "put values with commas in them into quotation marks"
     try:
         names = next(lines, [])
         if len(names) == 1 and (other := next((each for each in SEPARATORS if each in names[0]), None)):
-            raise DiffTuneError(
-                f"--train_data_dir: {file} separates its columns by {other!r}; separate them by commas, and put values with"
-                " commas in them into quotation marks."
-            )
+            raise DiffTuneError(f"{file} separates its columns by {other!r}; separate them by commas, and {quote}.")
         check_once(file, names)
         for values in lines:
             if len(values) > len(names):
                 raise DiffTuneError(
-                    f"--train_data_dir: line {lines.line_num} of {file} has {len(values)} values for {len(names)} columns;"
-                    " put values with commas in them into quotation marks."
+                    f"Line {lines.line_num} of {file} has {len(values)} values for {len(names)} columns; {quote}."
                 )
             if values:
                 records.append(dict(zip(names, values)))
     except csv.Error as error:
-        raise DiffTuneError(
-            f"--train_data_dir: line {lines.line_num} of {file} is not CSV: {first_sentence(error)}."
-        ) from None
+        raise DiffTuneError(f"Line {lines.line_num} of {file} is not CSV: {first_sentence(error)}.") from None
     return records
 
 
 def json_records(file: Path, text: str) -> list[dict]:
     def record(pairs: list[tuple]) -> dict:
-        check_once(file, [name for name, _ in pairs], f"line {number} of ")
+        check_once(file, [name for name, _ in pairs], f"Line {number} of ")
         return dict(pairs)
 
     records = []
@@ -88,18 +92,17 @@ def json_records(file: Path, text: str) -> list[dict]:
         except DiffTuneError:
             raise
         except json.JSONDecodeError as error:
-            raise DiffTuneError(f"--train_data_dir: line {number} of {file} is not JSON: {error.msg}.") from None
+            problem = f"is not JSON: {error.msg}"
         except UnicodeEncodeError:
-            raise DiffTuneError(
-                f"--train_data_dir: line {number} of {file} has half a surrogate pair in it."
-            ) from None
+            problem = "has half a surrogate pair in it"
         except (ValueError, RecursionError) as error:  # a number of a million digits, lists in lists in lists
-            raise DiffTuneError(
-                f"--train_data_dir: line {number} of {file} cannot be read: {first_sentence(error)}."
-            ) from None
-        if not isinstance(found, dict):
-            raise DiffTuneError(f'--train_data_dir: line {number} of {file} is not an object like {{"file_name": …}}.')
-        records.append(found)
+            problem = f"cannot be read: {first_sentence(error)}"
+        else:
+            if isinstance(found, dict):
+                records.append(found)
+                continue
+            problem = 'is not an object like {"file_name": …}'
+        raise DiffTuneError(f"Line {number} of {file} {problem}.")
     return records
 
 
@@ -107,7 +110,7 @@ def check_once(file: Path, names: list[str], where: str = "") -> None:
     """Raises a [`DiffTuneError`] if two columns have the same name, of which only one would count."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise DiffTuneError(f"--train_data_dir: {where}{file} has the column {twice[0]} twice.")
+        raise DiffTuneError(f"{where}{file} has the column {twice[0]} twice.")
 
 
 def check_parquet(file: Path) -> int:
@@ -119,4 +122,4 @@ def check_parquet(file: Path) -> int:
 
 
 def unreadable_parquet(file: Path, error: Exception) -> DiffTuneError:
-    return DiffTuneError(f"--train_data_dir: {file} cannot be read as Parquet: {first_sentence(error)}.")
+    return DiffTuneError(f"{file} cannot be read as Parquet: {first_sentence(error)}.")

@@ -3,7 +3,6 @@
 """Data sets that were written with `datasets`' own `save_to_disk`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from datasets import Dataset, DatasetDict, load_from_disk
 from datasets.config import DATASET_INFO_FILENAME, DATASET_STATE_JSON_FILENAME, DATASETDICT_JSON_FILENAME
@@ -11,12 +10,7 @@ from datasets.config import DATASET_INFO_FILENAME, DATASET_STATE_JSON_FILENAME, 
 from ...errors import DiffTuneError, first_sentence
 from ...io.safe_paths import Places
 from ..report import DataReport, FileRows
-from .folders import Folder
 from .splits import TRAIN, chosen_name
-
-
-if TYPE_CHECKING:
-    from ...config import DataConfig
 
 
 def is_saved(folder: Path) -> bool:
@@ -25,12 +19,11 @@ def is_saved(folder: Path) -> bool:
     return single or (folder / DATASETDICT_JSON_FILENAME).is_file()
 
 
-def open_saved(folder: Folder, config: "DataConfig", wanted: str, report: DataReport) -> Dataset:
+def open_saved(folder: Path, wanted: str, report: DataReport) -> Dataset:
     """A data set as `save_to_disk` wrote it.
 
     Args:
-        folder ([`Folder`]): `--train_data_dir`.
-        config ([`DataConfig`]): The flags.
+        folder (`Path`): Where it is.
         wanted (`str`): Which split is read, as in [`chosen_name`].
         report ([`DataReport`]): Told what is read and what is not.
 
@@ -38,20 +31,18 @@ def open_saved(folder: Folder, config: "DataConfig", wanted: str, report: DataRe
         DiffTuneError: The folder is damaged, or has no split that is wanted.
     """
     try:
-        saved = load_from_disk(str(folder.path))
+        saved = load_from_disk(str(folder))
     except Exception as error:  # of pyarrow, JSON and files that are missing
-        raise DiffTuneError(
-            f"--train_data_dir: {folder.path} cannot be read as what save_to_disk wrote: {first_sentence(error)}."
-        ) from error
+        raise DiffTuneError(f"{folder} cannot be read as what save_to_disk wrote: {first_sentence(error)}.") from error
     splits = saved if isinstance(saved, DatasetDict) else {str(saved.split or TRAIN): saved}
     name = next(iter(splits))
     if isinstance(saved, DatasetDict):
-        name = chosen_name([str(split) for split in splits], wanted, "train_data_dir", str(folder.path))
+        name = chosen_name([str(split) for split in splits], wanted, str(folder))
     for split, rows in splits.items():
         report.files.append(FileRows(str(split), str(split), len(rows), split == name))
     dataset = splits[name].with_format(None)
-    places = Places([folder.path])
+    places = Places([folder])
     for file in dataset.cache_files:
         if not places.has(file["filename"]):
-            raise DiffTuneError(f"--train_data_dir: {folder.path} names {file['filename']}, which lies outside of it.")
+            raise DiffTuneError(f"{folder} names {file['filename']}, which lies outside of it.")
     return dataset

@@ -16,13 +16,11 @@ from huggingface_hub import DatasetCard
 
 from ...errors import DiffTuneError, first_sentence
 from ..report import NO_SPLIT, DataReport
+from ..source import ANY, HELD_OUT, TO_TRAIN, Source
 from .folders import Folder
 
 
 TRAIN = "train"
-# What a reader wants of data that have splits: to train on it, to measure by what training has not seen, or anything.
-TO_TRAIN, HELD_OUT, ANY = "train", "held-out", "any"
-
 WORDS = {str(split): re.compile("|".join(words), re.IGNORECASE) for split, words in SPLIT_KEYWORDS.items()}
 # a word stands between separators, or at an end of the name: test-2 and my_test, not latest
 WORD = re.compile(rf"(?:^|(?<=[{NON_WORDS_CHARS}]))[A-Za-z]+(?=[{NON_WORDS_CHARS}]|$)")
@@ -74,8 +72,7 @@ def split_of_file(file: PurePath, place: Path) -> str | None:
 def only(found: list[str], name: str, place: Path) -> str:
     if len(found) > 1:
         raise DiffTuneError(
-            f"--train_data_dir: {name} of {place} names the splits {' and '.join(found)}; rename it, or give that folder or"
-            " file itself."
+            f"{name} of {place} names the splits {' and '.join(found)}; rename it, or give that folder or file itself."
         )
     return found[0]
 
@@ -104,9 +101,7 @@ def chosen(splits: Iterable[str | None], wanted: str, folder: Path | str, exampl
     if wanted == HELD_OUT:
         if len(held_out) != 1:
             several = f"the splits {', '.join(held_out)}" if held_out else "the split train and files of no split"
-            raise DiffTuneError(
-                f"--train_data_dir: {folder} has {several}; give the folder or the file of the one to measure by."
-            )
+            raise DiffTuneError(f"{folder} has {several}; give the folder or the file of the one to measure by.")
         return set(held_out)
     if TRAIN in found:
         return {TRAIN}
@@ -116,8 +111,8 @@ def chosen(splits: Iterable[str | None], wanted: str, folder: Path | str, exampl
     if wanted == ANY or (len(held_out) == 1 and not declared):  # data/flowers-00000-of-00002.parquet names no split
         return found
     raise DiffTuneError(
-        f"--train_data_dir: {folder} has no split train, but {', '.join(held_out)} ({example} for one); to train on it,"
-        " give the folder or the file itself."
+        f"{folder} has no split train, but {', '.join(held_out)} ({example} for one); to train on it, give the folder or the"
+        " file itself."
     )
 
 
@@ -126,7 +121,7 @@ def label(split: str | None, used: set[str | None]) -> str:
     return split or (TRAIN if None in used else NO_SPLIT)
 
 
-def chosen_name(names: Sequence[str], wanted: str, flag: str, data: str) -> str:
+def chosen_name(names: Sequence[str], wanted: str, data: str) -> str:
     """The split of a data set whose splits have names.
 
     Raises:
@@ -136,13 +131,11 @@ def chosen_name(names: Sequence[str], wanted: str, flag: str, data: str) -> str:
     if wanted == HELD_OUT and len(others) == 1:
         return others[0]
     if wanted == HELD_OUT and others:
-        raise DiffTuneError(
-            f"--{flag}: {data} has the splits {', '.join(others)}; give data with the one to measure by."
-        )
+        raise DiffTuneError(f"{data} has the splits {', '.join(others)}; give data with the one to measure by.")
     if TRAIN not in names:
         if wanted == ANY and len(names) == 1:
             return names[0]
-        raise DiffTuneError(f"--{flag}: {data} has no split named train; its splits are {', '.join(names)}.")
+        raise DiffTuneError(f"{data} has no split named train; its splits are {', '.join(names)}.")
     return TRAIN
 
 
@@ -172,9 +165,7 @@ def card_configurations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, 
         declared = MetadataConfigs.from_dataset_card_data(DatasetCard.load(readme).data)
         default = declared.get_default_config_name() if declared else None
     except Exception as error:  # of YAML, of the Hub's client and of `datasets`
-        raise DiffTuneError(
-            f"--train_data_dir: {readme} declares no readable data: {first_sentence(error)}."
-        ) from error
+        raise DiffTuneError(f"{readme} declares no readable data: {first_sentence(error)}.") from error
     found = {}
     for name, settings in declared.items():
         base = folder / str(settings.get("data_dir") or "")
@@ -205,7 +196,7 @@ def matches(pattern: str, base: Path) -> list[str]:
 
 
 def chosen_configuration(
-    found: dict[str, dict[Path, str]], name: str | None, default: str | None, flag: str, folder: Path
+    found: dict[str, dict[Path, str]], name: str | None, default: str | None, folder: Path
 ) -> str | None:
     """The configuration to read, `None` if there are none.
 
@@ -217,22 +208,23 @@ def chosen_configuration(
         problem = f"has the configurations {names}" if found else "has no configurations; leave the flag out"
         raise DiffTuneError(f"--dataset_config_name is {name}, and {folder} {problem}.")
     if name is None and default is None and len(found) > 1:
-        raise DiffTuneError(
-            f"--{flag}: {folder} has the configurations {names}; choose one with --dataset_config_name."
-        )
+        raise DiffTuneError(f"{folder} has the configurations {names}; choose one with --dataset_config_name.")
     return name or default or next(iter(found), None)
 
 
-def file_splits(
-    folder: Folder, files: Sequence[Path], name: str | None, wanted: str, report: DataReport
-) -> dict[Path, str | None]:
+def refuse_configuration(source: Source) -> None:
+    """Raises a [`DiffTuneError`] if a configuration is asked for of data that have none, unless the flag is about other data."""
+    if source.wanted != ANY:
+        chosen_configuration({}, source.configuration, None, source.place)
+
+
+def file_splits(folder: Folder, files: Sequence[Path], source: Source, report: DataReport) -> dict[Path, str | None]:
     """The split of each file with rows, by the configuration that is read or by the names of folders and files.
 
     Args:
-        folder ([`Folder`]): `--train_data_dir`.
+        folder ([`Folder`]): Where they are.
         files (`Sequence[Path]`): The files with rows in it.
-        name (`str`, *optional*): As `--dataset_config_name`.
-        wanted (`str`): `TO_TRAIN`, `HELD_OUT` or `ANY`.
+        source ([`Source`]): What is wanted of them.
         report ([`DataReport`]): Told of the files that the configuration does not have.
 
     Returns:
@@ -242,13 +234,14 @@ def file_splits(
         DiffTuneError: There are several configurations and no choice, or the chosen one is not there.
     """
     if folder.is_file:
-        chosen_configuration({}, name if wanted != ANY else None, None, "train_data_dir", folder.path)
+        refuse_configuration(source)
         return dict.fromkeys(files)
     found, default = card_configurations(folder.path, files)
     found = found or configurations(folder.path, files)
-    if wanted == ANY and name not in found:  # the flag is about other data
+    name = source.configuration
+    if source.wanted == ANY and name not in found:  # the flag is about other data
         name = None
-    name = chosen_configuration(found, name, default, "train_data_dir", folder.path)
+    name = chosen_configuration(found, name, default, folder.path)
     if name is None:
         return {file: split_of_file(folder.inner(file), file) for file in files}
     others = [file for file in files if file not in found[name]]
