@@ -23,7 +23,7 @@ from tests.tiny import save_tiny_images
 
 @pytest.fixture(scope="module")
 def backbone(tiny_pipeline):
-    return count_encoded(load_backbone(tiny_pipeline))
+    return count_encoded(load_backbone(tiny_pipeline, resolution=16))
 
 
 def encode(backbone, place: Path, cache_dir: Path):
@@ -156,7 +156,7 @@ def test_only_what_a_model_encoded_goes(room, capsys):
     )
     link = room.cache.with_name("pipeline")
     link.symlink_to(room.backbone.folder)
-    encode(count_encoded(load_backbone(link)), room.two, room.cache)  # the same weights by another name
+    encode(count_encoded(load_backbone(link, resolution=16)), room.two, room.cache)  # the same weights by another name
     told = room("clean", "--model", room.backbone.folder, "--yes")
     assert "3 of 6 images" in told and "of older" not in told
     assert room.encode(room.two) == (0, 0)

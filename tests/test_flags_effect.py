@@ -82,6 +82,13 @@ def a_variant_of_the_weights(lab: Lab) -> None:
     assert same(variant, lab.run(pretrained_model_name_or_path=lab.room.other_pipeline))
 
 
+@row("pretrained_vae_model_name_or_path")
+def another_vae(lab: Lab) -> None:
+    assert not same(lab.run(pretrained_vae_model_name_or_path=lab.room.other_pipeline / "vae"), lab.plain)
+    refused = lab.refused(pretrained_vae_model_name_or_path="user/nowhere")
+    assert "--pretrained_vae_model_name_or_path: user/nowhere is neither a folder nor a VAE" in refused
+
+
 @row("non_ema_revision", scripts=(FULL,))
 def the_denoiser_of_another_branch(lab: Lab) -> None:
     given = {"pretrained_model_name_or_path": "user/tiny", "cache_dir": lab.room.hub_cache}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny Stable Diffusion and DiT pipelines and tiny image folders, made from nothing: no download, a fraction of a second."""
+"""Tiny Stable Diffusion, SDXL and DiT pipelines and tiny image folders, made from nothing: no download, a fraction of a second."""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +14,13 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    EulerDiscreteScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 
@@ -35,12 +37,12 @@ LABELS = ("oak", "ash", "elm")  # of images 0, 1, 2, 3 …, in turn; by the alph
 DIT_CLASSES = {5: "cat, house cat", 7: "dog", 207: "golden retriever"}  # of the tiny DiT, beyond the rows of the three
 
 
-def byte_tokenizer(length: int = 32) -> CLIPTokenizer:
+def byte_tokenizer(length: int = 32, **kwargs: str) -> CLIPTokenizer:
     """A CLIP tokenizer that knows the 256 bytes and no merges."""
     letters = list(bytes_to_unicode().values())
     words = letters + [letter + "</w>" for letter in letters] + ["<|startoftext|>", "<|endoftext|>"]
     vocab = {word: index for index, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=length, **kwargs)
 
 
 def tiny_vae() -> AutoencoderKL:
@@ -117,6 +119,72 @@ def save_tiny_pipeline(folder: str | Path, prediction_type: str = "epsilon", see
         seed (`int`, *optional*, defaults to 0): Seed of the weights.
     """
     tiny_pipeline(prediction_type, seed).save_pretrained(folder, safe_serialization=True)
+    return Path(folder)
+
+
+def tiny_xl_pipeline(seed: int = 0, zeros_for_empty: bool = True) -> StableDiffusionXLPipeline:
+    """A whole [`StableDiffusionXLPipeline`] of about 80,000 weights: two text encoders, the second of another width and padding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        texts = [
+            CLIPTextConfig(
+                hidden_size=width,
+                intermediate_size=37,
+                projection_dim=24,
+                num_attention_heads=4,
+                num_hidden_layers=3,
+                max_position_embeddings=32,
+                vocab_size=514,
+                bos_token_id=512,
+                eos_token_id=513,
+                pad_token_id=pad,
+                hidden_act=act,
+            )
+            for width, pad, act in ((32, 513, "quick_gelu"), (16, 0, "gelu"))
+        ]
+        unet = UNet2DConditionModel(
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            transformer_layers_per_block=(1, 2),
+            projection_class_embeddings_input_dim=6 * 8 + 24,
+            cross_attention_dim=48,
+            norm_num_groups=2,
+        )
+        vae = tiny_vae()
+        vae.register_to_config(scaling_factor=0.13025, force_upcast=True)
+        text_encoder, text_encoder_2 = CLIPTextModel(texts[0]), CLIPTextModelWithProjection(texts[1])
+    scheduler = EulerDiscreteScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    return StableDiffusionXLPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        text_encoder_2=text_encoder_2.eval(),
+        tokenizer=byte_tokenizer(),
+        tokenizer_2=byte_tokenizer(pad_token="!"),
+        unet=unet.eval(),
+        scheduler=scheduler,
+        force_zeros_for_empty_prompt=zeros_for_empty,
+        add_watermarker=False,
+    )
+
+
+def save_tiny_xl_pipeline(folder: str | Path, seed: int = 0, zeros_for_empty: bool = True) -> Path:
+    """Saves [`tiny_xl_pipeline`] to `folder` and returns the folder."""
+    tiny_xl_pipeline(seed, zeros_for_empty).save_pretrained(folder)
     return Path(folder)
 
 

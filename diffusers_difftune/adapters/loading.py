@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
 
-from ..errors import DiffTuneError, clause, first_sentence
+from ..errors import DiffTuneError, clause
+from ..io.hub import folder_of
 from .adapter import ADAPTED, Adapter
 from .files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
 from .peft_layers import layers, merge_layers
@@ -42,9 +42,7 @@ def load_adapter(
         load_adapter(pipeline, "my-difffit")
         ```
     """
-    place = Path(name_or_path)
-    if not place.is_dir():
-        place = download(str(name_or_path), revision, cache_dir, token)
+    place = folder_of(name_or_path, "an adapter", (CONFIG_FILE, TENSOR_FILE, LORA_FILE), revision, cache_dir, token)
     saved, tensors = read_adapter(place)
     model = component_of(pipeline, saved, place)
     if layers(model) or getattr(model, ADAPTED, False):
@@ -77,17 +75,6 @@ def merge_adapter(pipeline: Any) -> None:
             fold_scales(component)
             for module in component.modules():  # the component may have been wrapped since
                 vars(module).pop(ADAPTED, None)
-
-
-def download(name: str, revision: str | None, cache_dir: str | Path | None, token: str | None) -> Path:
-    """The local folder of an adapter on the Hub."""
-    files = [CONFIG_FILE, TENSOR_FILE, LORA_FILE]
-    try:
-        return Path(snapshot_download(name, revision=revision, cache_dir=cache_dir, token=token, allow_patterns=files))
-    except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
-        raise DiffTuneError(
-            f"{name} is neither a folder nor an adapter that can be had from the Hub: {first_sentence(error)}."
-        ) from error
 
 
 def component_of(pipeline: Any, saved: SavedAdapter, place: Path) -> Any:

@@ -21,6 +21,7 @@ from .scheduler import check_scheduler_class
 # The module of this room and the class in it, by the name of the pipeline's class. Modules are imported when they are needed.
 FAMILIES: dict[str, tuple[str, str]] = {
     "StableDiffusionPipeline": ("stable_diffusion", "StableDiffusionBackbone"),
+    "StableDiffusionXLPipeline": ("stable_diffusion_xl", "StableDiffusionXLBackbone"),
     "DiTPipeline": ("dit", "DiTBackbone"),
 }
 # Where the classes of a pipeline's components may be from; "stable_diffusion" is a part of diffusers.
@@ -52,6 +53,7 @@ def load_backbone(folder: str | Path, variant: str | None = None, **settings: An
         raise DiffTuneError(f"{folder} has no weights of the variant {variant}.")
     if wanted.vae is not None:
         with errors.flag("--pretrained_vae_model_name_or_path"):
+            check_vae(wanted.vae, folder / "vae")
             tensors["vae"] = tensors_in(wanted.vae, variant)
     try:
         backbone = family(folder, wanted)
@@ -66,6 +68,27 @@ def load_backbone(folder: str | Path, variant: str | None = None, **settings: An
     for name in components:
         check_tensors(backbone.component_path(name), tensors[name], empty[name], whole=name == backbone.denoiser_name)
     return backbone
+
+
+def check_vae(folder: Path, own: Path) -> None:
+    """Refuses a VAE that makes other latents than the one it is to replace.
+
+    Args:
+        folder (`Path`): The VAE.
+        own (`Path`): The pipeline's.
+    """
+    try:
+        theirs, ours = (json.loads((place / "config.json").read_text()) for place in (folder, own))
+        facts = [
+            (each["_class_name"], each["latent_channels"], len(each["block_out_channels"])) for each in (theirs, ours)
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DiffTuneError(f"{folder} is not a VAE: {first_sentence(error)}.") from error
+    if facts[0] != facts[1]:
+        raise DiffTuneError(
+            f"{folder} does not fit the pipeline: its class, latent channels and blocks are {facts[0]}, and those of the"
+            f" pipeline's VAE {facts[1]}."
+        )
 
 
 def check_unused(folder: Path, variant: str | None, used: tuple[str, ...]) -> None:

@@ -265,6 +265,13 @@ class Backbone(SampledPipeline):
         """
         return {}
 
+    def sample_condition(self, prompts: list[str], side: int) -> dict[str, torch.Tensor]:
+        """[`encode_prompts`] and [`row_condition`] of square samples of the model, or of images that count as such."""
+        encoded = self.encode_prompts(prompts)
+        size = (side, side)
+        of_each = self.row_condition(size, (0, 0), size)
+        return encoded | {name: value.expand(len(prompts), *value.shape) for name, value in of_each.items()}
+
     def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
         """The prompts that are cut, each with its number of tokens; see [`longer_than`]."""
         cut: dict[str, int] = {}
@@ -371,8 +378,13 @@ class Backbone(SampledPipeline):
         Encoders that are in memory are used, the others are loaded.
         """
         pipeline_class: Any = self.sampled_class()
-        components = {name: self.load_encoder(name, self.encoder_classes[name], dtype) for name in self.replaced}
-        components |= self.encoders
+        components = dict(self.encoders)
+        for (
+            name,
+            model_class,
+        ) in self.encoder_classes.items():  # the pipeline itself would load its own, and in its precision
+            if name not in components and (name in self.replaced or self.encoder_dtype(name, dtype) != dtype):
+                components[name] = self.load_encoder(name, model_class, dtype)
         if denoiser is not None:
             components[self.denoiser_name] = denoiser
         if controlnet is not None and self.controlnet is not None:

@@ -44,7 +44,7 @@ class SampledPipeline:
             guidance_scale (`float`, *optional*): Classifier-free guidance; 1.0 is none, `None` the pipeline's default.
             noise (`torch.Tensor` of shape `(B, C, h, w)`, *optional*): The noise to start from, canonical.
         """
-        arguments: dict[str, Any] = {"prompt": prompts, "height": height, "width": width}
+        arguments: dict[str, Any] = {"prompt": list(prompts), "height": height, "width": width}
         if guidance_scale is not None:
             arguments["guidance_scale"] = guidance_scale
         if noise is not None:

@@ -10,6 +10,8 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import make_image_grid
 from PIL import Image
 
+from ..backbones import family_of_pipeline
+
 
 COLUMNS = 4
 SIDE = 128  # pixels of an image in the grid
@@ -26,11 +28,11 @@ def preview_png(pipeline: DiffusionPipeline, latents: list[torch.Tensor]) -> byt
     Returns:
         `bytes`: The PNG file.
     """
-    vae = pipeline.vae
-    images = []
+    family = family_of_pipeline(pipeline)
+    images: list[Image.Image] = []
     for sample in latents:  # one by one, so that this never needs more memory than sampling
-        decoded = vae.decode(sample[None].to(vae.device, vae.dtype) / vae.config.scaling_factor).sample
-        images += VaeImageProcessor().postprocess(decoded.float(), output_type="pil")
+        pixels = VaeImageProcessor.pt_to_numpy(family.decode(pipeline.vae, sample[None]))
+        images += VaeImageProcessor.numpy_to_pil(pixels)
     return grid_png(images)
 
 

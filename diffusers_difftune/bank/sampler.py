@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 
+from ..backbones import family_of_pipeline
 from ..backbones.tokens import without_cut_warnings
 from ..errors import DiffTuneError, first_sentence
 from ..io.random import counter_generator
@@ -26,7 +27,7 @@ class Sampler:
     def __init__(
         self, pipeline: DiffusionPipeline, settings: BankSettings, latent_shape: tuple[int, int, int]
     ) -> None:
-        self.pipeline = pipeline
+        self.pipeline, self.family = pipeline, family_of_pipeline(pipeline)
         scheduler_class, self.scheduler_settings = solver_settings(pipeline.scheduler, settings.solver, settings.steps)
         self.scheduler = scheduler_class.from_config(self.scheduler_settings)
         self.settings = settings
@@ -36,17 +37,15 @@ class Sampler:
     def sample(self, indices: range, prompts: list[str]) -> Shard:
         """Samples that do not depend on what was sampled before."""
         generators = [torch.Generator().manual_seed(noise_seed(self.settings.seed, index)) for index in indices]
+        side, guidance = self.settings.resolution, self.settings.guidance_scale
         own_scheduler, self.pipeline.scheduler = self.pipeline.scheduler, self.scheduler
         try:
             with without_cut_warnings(self.pipeline):
-                latents = self.pipeline(
-                    prompt=prompts,
-                    height=self.settings.resolution,
-                    width=self.settings.resolution,
+                output = self.pipeline(
+                    **self.family.sample_arguments(self.pipeline, prompts, side, side, guidance),
                     num_inference_steps=self.settings.steps,
-                    guidance_scale=self.settings.guidance_scale,
                     generator=generators,
-                    output_type="latent",  # scaled as the denoiser expects them, and never decoded
+                    output_type="latent",  # as the pipeline has them, and never decoded
                     return_dict=False,
                 )[0]
         except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
@@ -55,6 +54,7 @@ class Sampler:
             ) from error
         finally:
             self.pipeline.scheduler = own_scheduler
+        latents = self.family.sampled_latents(self.pipeline, output, side, side)
         if latents.shape[1:] != self.latent_shape:
             raise DiffTuneError(
                 f"The pipeline gives latents of {list(latents.shape[1:])} at --resolution {self.settings.resolution}, and"

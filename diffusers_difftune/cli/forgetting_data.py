@@ -161,7 +161,8 @@ def of_bank(
     """
     order = seeded_order(0, "source rows", 0, len(bank)).tolist()
     chosen, shown = order[:count], order[:most_images]
-    rows = Rows(torch.stack([bank.latents(row) for row in chosen]), [bank.prompt(row) for row in chosen])
+    latents, prompts = [bank.latents(row) for row in chosen], [bank.prompt(row) for row in chosen]
+    rows = Rows(torch.stack(latents), prompts, bank.manifest.resolution)
     decoded = []
     for start in range(0, len(shown), batch_size):
         latents = torch.stack([bank.latents(row) for row in shown[start : start + batch_size]])

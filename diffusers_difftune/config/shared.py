@@ -30,6 +30,9 @@ class ModelConfig(Config):
 
     pretrained_model_name_or_path: str = flag("The pipeline to fine-tune: a folder or a model id on the Hub.")
     revision: str | None = flag("Revision of the model on the Hub.")
+    pretrained_vae_model_name_or_path: str | None = flag(
+        "A VAE to use in place of the pipeline's own: a folder or a model id on the Hub."
+    )
     variant: str | None = flag("Variant of the weight files, for example fp16.")
     cache_dir: str | None = flag("Where downloaded models and datasets, and cached encodings, are kept.")
     prediction_type: str | None = flag(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import hf_hub_download
 
 from ..adapters.adapter import ROWS
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
@@ -17,6 +17,7 @@ from ..backbones import Backbone, family_of, pipeline_folder
 from ..backbones.classes import ids_by_name
 from ..backbones.pipeline_files import tensors_in, weight_files
 from ..errors import DiffTuneError, first_sentence
+from ..io.hub import folder_of
 from .compatibility import (
     check_adapter,
     check_controlnet,
@@ -261,12 +262,7 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
     except DiffTuneError:
         raise
     except Exception:  # not a pipeline, or nothing at all: the next download says
-        try:
-            return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"], **where))
-        except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
-            raise DiffTuneError(
-                f"{name} is neither a folder nor a model that can be had from the Hub: {first_sentence(error)}."
-            ) from error
+        return folder_of(name, "a model", cache_dir=cache_dir, token=token)
 
 
 def holds_adapter(folder: Path) -> bool:

@@ -33,11 +33,13 @@ class Rows:
     Attributes:
         latents (`torch.Tensor` of shape `(N, C, h, w)`): Scaled as the denoiser expects them.
         prompts (`list[str]`): A prompt for each.
+        side (`int`): Side of the images in pixels.
         controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): A control image for each, uint8.
     """
 
     latents: torch.Tensor
     prompts: list[str]
+    side: int
     controls: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ def encode_rows(
         [`Rows`]: The rows, on the CPU.
     """
     means = [backbone.encode_images(batch.float() / 127.5 - 1)[0].cpu() for batch in images.split(batch_size)]
-    return Rows(backbone.to_denoiser(torch.cat(means)), prompts, controls)
+    return Rows(backbone.to_denoiser(torch.cat(means)), prompts, images.shape[-1], controls)
 
 
 def conditions(
@@ -82,11 +84,10 @@ def conditions(
     """
     nothing = [""] * len(rows)
     own = nothing if is_source and not finetuned.knows_classes else rows.prompts
-    condition = backbone.encode_prompts(own)
-    pretrained = condition if finetuned.knows_classes else backbone.encode_prompts(nothing)
+    condition = backbone.sample_condition(own, rows.side)
+    pretrained = condition if finetuned.knows_classes else backbone.sample_condition(nothing, rows.side)
     if finetuned.kind == "controlnet":
-        side = backbone.vae_scale_factor * rows.latents.shape[-1]
-        control = torch.zeros(1, 3, side, side).expand(len(rows), -1, -1, -1)
+        control = torch.zeros(1, 3, rows.side, rows.side).expand(len(rows), -1, -1, -1)
         if rows.controls is not None and not is_source:
             control = rows.controls.float() / 255
         condition = condition | {"control": control}

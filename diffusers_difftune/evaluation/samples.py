@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..backbones import family_of_pipeline
 from ..bank.solver import solver_settings
 from ..errors import DiffTuneError, first_sentence
 from ..io.random import counter_generator
@@ -63,10 +64,9 @@ def sample_images(
         raise DiffTuneError(
             f"The model can be sampled in 1 to {levels} steps, its number of noise levels, not in {steps}."
         )
-    denoiser = pipeline.unet if hasattr(pipeline, "unet") else pipeline.transformer
-    factor = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-    height, width = (side or denoiser.config.sample_size * factor for side in (height, width))
-    shape = (denoiser.config.in_channels, height // factor, width // factor)
+    family = family_of_pipeline(pipeline)
+    height, width = (side or family.native_side(pipeline) for side in (height, width))
+    shape = family.noise_shape(pipeline, height, width)
 
     scheduler_class, settings = solver_settings(pipeline.scheduler, SOLVER, steps)
     own_scheduler, pipeline.scheduler = pipeline.scheduler, scheduler_class.from_config(settings)
@@ -76,13 +76,10 @@ def sample_images(
         for start in tqdm(range(0, len(prompts), batch_size), title, leave=False):
             batch = prompts[start : start + batch_size]
             noise = [first_noise(seed, first + start + i, shape) for i in range(len(batch))]
+            start_from = torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.dtype)
             pixels = pipeline(
-                prompt=batch,
-                height=height,
-                width=width,
+                **family.sample_arguments(pipeline, batch, height, width, guidance_scale, start_from),
                 num_inference_steps=steps,
-                guidance_scale=guidance_scale,
-                latents=torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.dtype),
                 output_type="pt",
                 **inputs,
             ).images

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..backbones import family_of_pipeline
 from ..errors import DiffTuneError
 
 
@@ -32,8 +33,8 @@ class SwappedDenoiser(torch.nn.Module):
         percent (`float`): x, the part of the sampler's steps that are the pretrained denoiser's, in [0, 100]; rounded to
             whole steps. 0 is the fine-tuned model, 100 the pretrained one, bit for bit.
         end (`str`): `"data"`: the last x % of the steps; `"noise"`: the first x %, as a control.
-        timesteps (`Callable`): Returns the sampler's own timesteps in the order of its steps, at the time of a call:
-            `lambda: pipeline.scheduler.timesteps`. A timestep that samplers go through twice belongs to its first place.
+        timesteps (`Callable`): Returns what the denoiser is given for each step of the sampler, in their order, at the time of a
+            call: for most families `pipeline.scheduler.timesteps`. A timestep that samplers go through twice belongs to its first place.
 
     Raises:
         DiffTuneError: The percentage is out of range, or `end` is neither of the two.
@@ -147,10 +148,15 @@ def swapped(
         image = pipeline("a watercolour of a lighthouse").images[0]
     ```
     """
-    name = "unet" if hasattr(pipeline, "unet") else "transformer"
+    family = family_of_pipeline(pipeline)
+    name = family.denoiser_name
     finetuned = getattr(pipeline, name)
+
     # the scheduler is asked for at the time of a call, because whoever samples may have set another
-    module = SwappedDenoiser(finetuned, pretrained, percent, end, lambda: pipeline.scheduler.timesteps)
+    def timesteps() -> torch.Tensor:
+        return family.denoiser_timesteps(pipeline.scheduler.timesteps)
+
+    module = SwappedDenoiser(finetuned, pretrained, percent, end, timesteps)
     setattr(pipeline, name, module)
     try:
         yield module

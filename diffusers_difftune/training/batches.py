@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ..backbones import Backbone
 from ..data.images.decode import ImageTransform, control_image, load_rgb
 from ..data.plan import BatchPlan, RowRandom, Slot
 from ..objective import NoiseDraws
@@ -34,6 +35,7 @@ class Batch:
         is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
         draws ([`NoiseDraws`]): The random numbers of the objective.
         prompts (`list[str]`): The prompt of each row.
+        row_condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on of each image beside its prompt.
         condition (`dict[str, torch.Tensor]`, *optional*): The encoded prompts; `None` without caches.
         pixel_values (`torch.Tensor` of shape `(n_target, 3, R, R)`, *optional*):
             Without caches: the images of the target rows, in their order, in [−1, 1].
@@ -46,6 +48,7 @@ class Batch:
     is_source: torch.Tensor
     draws: NoiseDraws
     prompts: list[str]
+    row_condition: dict[str, torch.Tensor] = field(default_factory=dict)
     condition: dict[str, torch.Tensor] | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
@@ -76,6 +79,7 @@ class Row:
     noise: torch.Tensor
     offset: torch.Tensor | None
     perturbation: torch.Tensor | None
+    condition: dict[str, torch.Tensor] = field(default_factory=dict)
     latents: torch.Tensor | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
@@ -101,6 +105,7 @@ class PlannedBatches(Dataset):
         images ([`ImageCache`], *optional*): The cached images; given together with `prompts` and `to_denoiser`.
         prompts ([`PromptCache`], *optional*): The cached prompts, of target, bank and, if used, the empty one.
         to_denoiser (`Callable`, *optional*): The backbone's `to_denoiser`, for cached posteriors.
+        row_condition (`Callable`, *optional*): The family's `row_condition`; see [`Backbone.row_condition`].
         bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
         empty_source_prompts (`bool`, *optional*, defaults to `False`):
             Give source rows the empty prompt instead of the one they were made with.
@@ -127,6 +132,7 @@ class PlannedBatches(Dataset):
     images: "ImageCache | None" = None
     prompts: "PromptCache | None" = None
     to_denoiser: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
+    row_condition: Callable[..., dict[str, torch.Tensor]] = field(default=Backbone.row_condition, repr=False)
     bank: "KnowledgeBank | None" = None
     empty_source_prompts: bool = False
     renamed_prompts: frozenset[str] = frozenset()
@@ -161,6 +167,7 @@ class PlannedBatches(Dataset):
                 perturbation=torch.stack([row.perturbation for row in rows]) if self.with_perturbation else None,
             ),
             prompts=[row.prompt for row in rows],
+            row_condition={name: torch.stack([row.condition[name] for row in rows]) for name in rows[0].condition},
             control=torch.stack([row.control for row in rows]) if self.with_control else None,
         )
         if self.images is not None:
@@ -182,8 +189,10 @@ class PlannedBatches(Dataset):
             offset=random.normal("offset", (self.latent_shape[0], 1, 1)) if self.with_offset else None,
             perturbation=random.normal("perturbation", self.latent_shape) if self.with_perturbation else None,
         )
+        size = (self.transform.resolution, self.transform.resolution)
         if slot.is_source:
             row.latents = self.bank.latents(slot.row)
+            row.condition = self.row_condition(size, (0, 0), size)
             sampled = self.bank.prompt(slot.row)
             row.prompt = "" if self.empty_source_prompts or sampled in self.renamed_prompts else sampled
             row.control = self.source_control(slot.row) if self.with_control else None
@@ -200,10 +209,14 @@ class PlannedBatches(Dataset):
             crop = random.integer("crop", crops) if crops > 1 else 0
             mean, std = self.images.posterior(slot.row, crop, flip)
             row.latents = self.to_denoiser(mean + std * row.posterior_noise)
+            original, box = self.images.original_size(slot.row), self.images.coordinates(slot.row, crop)
         else:
-            resized = self.transform.resize(load_rgb(image()))
+            loaded = load_rgb(image())
+            resized, original = self.transform.resize(loaded), (loaded.height, loaded.width)
             at = None if self.center_crop else (random.uniform("crop_top"), random.uniform("crop_left"))
-            row.pixel_values = self.transform.to_tensor(resized, *self.transform.crop_box(resized.size, at), flip)
+            box = self.transform.crop_box(resized.size, at)
+            row.pixel_values = self.transform.to_tensor(resized, *box, flip)
+        row.condition = self.row_condition(original, self.transform.seen_crop(original, box, flip), size)
         if self.with_control:
             row.control = control_image(condition(), self.transform)
         return row

@@ -72,7 +72,7 @@ class ControlEvaluation(Evaluation):
     def sample(self, trainable: Trainable) -> list:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
         config, device = self.run.config, self.run.accelerator.device
-        shape = self.backbone.latent_shape()
+        shape, side = self.backbone.latent_shape(), self.backbone.resolution
         images = []
         with sampling(self.run, self.backbone, trainable) as pipeline:
             batches = torch.arange(len(self.prompts)).split(config.train_batch_size)
@@ -81,15 +81,16 @@ class ControlEvaluation(Evaluation):
                     counter_generator(0, "control evaluation", 0, row).standard_normal(shape, "float32")
                     for row in rows.tolist()
                 ]
-                images += pipeline(
+                arguments = self.backbone.sample_arguments(
+                    pipeline,
                     [self.prompts[row] for row in rows],
-                    image=self.controls[rows],
-                    latents=torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
-                    num_inference_steps=config.control_evaluation_inference_steps,
-                    guidance_scale=config.control_evaluation_guidance_scale,
-                    height=self.backbone.resolution,
-                    width=self.backbone.resolution,
-                ).images
+                    side,
+                    side,
+                    config.control_evaluation_guidance_scale,
+                    torch.from_numpy(np.stack(noise)).to(device, self.run.weight_dtype),
+                )
+                steps = config.control_evaluation_inference_steps
+                images += pipeline(**arguments, image=self.controls[rows], num_inference_steps=steps).images
         return images
 
 

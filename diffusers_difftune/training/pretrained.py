@@ -10,6 +10,7 @@ from .. import errors
 from ..backbones import Backbone, load_backbone, pipeline_folder
 from ..config.shared import TrainingConfig
 from ..errors import DiffTuneError, first_sentence
+from ..io.hub import folder_of
 
 
 def find_backbone(config: TrainingConfig, conditioned_on: str, **settings: Any) -> Backbone:
@@ -23,6 +24,10 @@ def find_backbone(config: TrainingConfig, conditioned_on: str, **settings: Any) 
     Raises:
         DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
     """
+    if config.pretrained_vae_model_name_or_path is not None:
+        with errors.flag("--pretrained_vae_model_name_or_path"):
+            vae = config.pretrained_vae_model_name_or_path
+            settings["vae"] = folder_of(vae, "a VAE", cache_dir=config.cache_dir, token=config.hub_token)
     with errors.flag("--pretrained_model_name_or_path"):
         folder = pipeline_folder(
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token

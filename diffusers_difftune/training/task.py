@@ -144,6 +144,7 @@ class Task:
             target=self.target,
             latent_shape=self.backbone.latent_shape(),
             transform=ImageTransform(self.backbone.resolution, config.image_interpolation_mode),
+            row_condition=self.backbone.row_condition,
             train_batch_size=config.train_batch_size,
             accumulation=config.gradient_accumulation_steps,
             rank=run.accelerator.process_index,

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fine-tuning a text-to-image model: every weight of the denoiser, or an adapter on it."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -49,14 +50,19 @@ class TextToImageTrainer(Trainer):
 
     def dream(self, noisy: NoisyBatch, condition: dict[str, torch.Tensor]) -> NoisyBatch:
         """DREAM (Zhou et al., 2023) on the target rows: moves x_t and the target towards the model's own answer."""
+        model = self.state.distributed.model
+
+        def answer(sample: torch.Tensor, timesteps: torch.Tensor, _: None) -> SimpleNamespace:
+            return SimpleNamespace(sample=self.trainable.predict(model, sample, timesteps, condition))
+
         sample, target = compute_dream_and_update_latents(
-            self.state.distributed.model,
+            answer,
             self.backbone.noise_scheduler,
             noisy.timesteps,
             noisy.noise,
             noisy.sample,
             noisy.target,
-            condition["encoder_hidden_states"],
+            None,  # what the model is conditioned on, it is given above
             self.config.dream_detail_preservation,
         )
         per_row = noisy.is_source.view(-1, *[1] * (sample.ndim - 1))

@@ -222,6 +222,7 @@ class Trainer(Task):
             latents[target_rows.to(device, non_blocking=True)] = drawn
         if condition is None:
             condition = self.backbone.encode_prompts(batch.prompts)
+        condition = condition | batch.row_condition
         if batch.control is not None:
             condition = condition | {"control": batch.control}
         condition = {name: value.to(device, non_blocking=True) for name, value in condition.items()}

@@ -138,15 +138,14 @@ class Validation:
         return found
 
     def sample(self) -> list[Image.Image]:
+        side = self.backbone.resolution
         with sampling(self.run, self.backbone, self.trained) as pipeline:
             return [
                 pipeline(
-                    prompt,
+                    **self.backbone.sample_arguments(pipeline, [prompt], side, side),
                     num_inference_steps=SAMPLING_STEPS,
                     generator=torch.Generator().manual_seed(self.run.seed + i),
                     **({} if self.controls is None else {"image": self.controls[i]}),
-                    height=self.backbone.resolution,
-                    width=self.backbone.resolution,
                 ).images[0]
                 for i, prompt in enumerate(self.prompts)
             ]

@@ -31,7 +31,7 @@ class Encoded(Exception):
 
 @pytest.fixture
 def backbone(tiny_pipeline):
-    return load_backbone(tiny_pipeline)
+    return load_backbone(tiny_pipeline, resolution=16)
 
 
 @pytest.fixture
@@ -92,7 +92,9 @@ def test_images_that_are_not_square_get_several_crops(backbone, tmp_path, caplog
                 pixels = transform.to_tensor(tiny_image(row, (48, 16))[0], *cache.coordinates(row, crop), flip)
                 assert_posterior(cache, row, crop, flip, backbone, pixels)
     assert "2 of 3 images are not square: 3 crops of each are cached" in caplog.text
-    again = build(load_backbone(backbone.folder), folder, tmp_path / "other", random_flip=True, crops_per_image=3)
+    again = build(
+        load_backbone(backbone.folder, resolution=16), folder, tmp_path / "other", random_flip=True, crops_per_image=3
+    )
     assert [again.coordinates(0, crop) for crop in range(3)] == [cache.coordinates(0, crop) for crop in range(3)]
 
 
@@ -122,7 +124,6 @@ def test_what_is_cached_is_not_encoded_again(counted, tiny_images, tmp_path):
 @pytest.mark.parametrize(
     "change",
     [
-        {"resolution": 32},
         {"image_interpolation_mode": "nearest"},
         {"random_flip": True},
         {"center_crop": True},
@@ -136,6 +137,13 @@ def test_flags_that_change_the_encodings_build_anew(counted, tmp_path, change):
     before = counted.images
     build(counted, folder, tmp_path / "cache", **change)
     assert counted.images > before
+
+
+def test_another_size_builds_anew(tiny_pipeline: Path, tiny_images: Path, tmp_path: Path) -> None:
+    build(load_backbone(tiny_pipeline, resolution=16), tiny_images, tmp_path)
+    larger = count_encoded(load_backbone(tiny_pipeline, resolution=32))
+    build(larger, tiny_images, tmp_path)
+    assert larger.images == 6
 
 
 def test_an_edited_image_is_encoded_again_and_an_edited_caption_is_not(counted, tmp_path):
@@ -158,13 +166,13 @@ def test_an_edited_image_is_encoded_again_and_an_edited_caption_is_not(counted, 
 def test_other_weights_build_anew(counted, tiny_images, tmp_path):
     build(counted, tiny_images, tmp_path / "cache")
     folder = save_tiny_pipeline(tmp_path / "pipeline")
-    same = load_backbone(folder)
+    same = load_backbone(folder, resolution=16)
     same.load_encoders = lambda *args: pytest.fail("the same weights elsewhere")
     build(same, tiny_images, tmp_path / "cache")
     path = folder / "vae" / "diffusion_pytorch_model.safetensors"
     weights = load_file(path)
     save_file({name: value * 1.5 for name, value in weights.items()}, path)
-    other = build(load_backbone(folder), tiny_images, tmp_path / "cache")
+    other = build(load_backbone(folder, resolution=16), tiny_images, tmp_path / "cache")
     first = build(counted, tiny_images, tmp_path / "cache")
     assert counted.images == 6
     assert not torch.equal(other.posterior(0)[0], first.posterior(0)[0])
@@ -207,7 +215,7 @@ def test_another_tokenizer_builds_anew(counted, tmp_path):
     folder = save_tiny_pipeline(tmp_path / "pipeline")
     config = folder / "tokenizer" / "tokenizer_config.json"
     config.write_text(config.read_text().replace('"model_max_length": 32', '"model_max_length": 16'))
-    cache = build_prompt_cache(["a"], load_backbone(folder), tmp_path / "cache")
+    cache = build_prompt_cache(["a"], load_backbone(folder, resolution=16), tmp_path / "cache")
     assert cache["a"]["encoder_hidden_states"].shape == (16, 32)
 
 
@@ -255,7 +263,7 @@ def test_a_killed_build_is_never_read_as_complete_and_goes_on(counted, tiny_pipe
     leftover.write_bytes(b"half")  # as if it had been killed while it wrote
     cache = build(counted, folder, tmp_path)
     assert len(cache) == 40 and counted.images == 40 - 16 and not leftover.exists()
-    fresh = build(load_backbone(tiny_pipeline), folder, tmp_path / "fresh")
+    fresh = build(load_backbone(tiny_pipeline, resolution=16), folder, tmp_path / "fresh")
     assert all(torch.equal(a, b) for row in range(40) for a, b in zip(cache.posterior(row), fresh.posterior(row)))
 
 

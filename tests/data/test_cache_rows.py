@@ -23,7 +23,7 @@ WIDE = (24, 16)  # cropped, at a place that is drawn for each image
 
 @pytest.fixture(scope="module")
 def backbone(tiny_pipeline):
-    return count_encoded(load_backbone(tiny_pipeline))
+    return count_encoded(load_backbone(tiny_pipeline, resolution=16))
 
 
 def build(backbone, place: Path, cache_dir: Path):

@@ -77,7 +77,7 @@ def test_classes_that_only_one_model_knows() -> None:
     backbone = SimpleNamespace(
         encode_prompts=lambda prompts: {"class_labels": torch.tensor([int(p or 1000) for p in prompts])}
     )
-    rows = Rows(torch.zeros(2, 4, 8, 8), ["3", "7"])
+    rows = Rows(torch.zeros(2, 4, 8, 8), ["3", "7"], 16)
 
     def labels(knows: bool, is_source: bool) -> list[list[int]]:
         finetuned = SimpleNamespace(kind="full", knows_classes=knows)
@@ -104,4 +104,4 @@ def test_thirds_of_the_noise_scale() -> None:
 
 def test_one_row_is_not_enough() -> None:
     with pytest.raises(DiffTuneError, match="Of 1 rows there is no standard error"):
-        measure_losses(None, None, None, Rows(torch.zeros(1, 4, 8, 8), [""]), True)
+        measure_losses(None, None, None, Rows(torch.zeros(1, 4, 8, 8), [""], 16), True)

@@ -53,7 +53,7 @@ class Made:
 
 
 def make(pipeline, folder, cache_dir, cached: bool = True, **flags) -> Made:
-    backbone = load_backbone(pipeline)
+    backbone = load_backbone(pipeline, resolution=16)
     config = DataConfig(train_data_dir=str(folder), resolution=16, random_flip=True, **flags)
     target = StreamedTarget(config, 0, cache_dir) if config.streaming else load_target_data(config, 0, cache_dir)
     images = prompts = None
@@ -217,7 +217,7 @@ def test_a_batch_does_not_depend_on_those_before(cached):
 
 
 def test_uncached_batches_are_the_cached_ones(cached, uncached, tiny_pipeline):
-    backbone = load_backbone(tiny_pipeline)
+    backbone = load_backbone(tiny_pipeline, resolution=16)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     for k in range(4):
         ours, raw = cached()[k], uncached()[k]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Part of all settings; count up when the same inputs come to be encoded or stored differently, by other batches for one.
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 # What cached crops are drawn from. A checkpoint that was trained with crops drawn otherwise is not gone on with.
 CROPS_DRAWN_FROM = "image bytes"
 ROWS_AT_ONCE = 16  # images that are read and decoded together, and prompts that are encoded together
@@ -68,6 +68,10 @@ class ImageCache:
         """Top and left of a crop in the resized image, in pixels."""
         record = crop * self._flips
         return int(self._rows.value("top", row, record)), int(self._rows.value("left", row, record))
+
+    def original_size(self, row: int) -> tuple[int, int]:
+        """Height and width of a row's image before it was resized."""
+        return int(self._rows.value("height", row)), int(self._rows.value("width", row))
 
     def posterior(self, row: int, crop: int = 0, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of a row's latents, each of shape (C, h, w), float32.
@@ -148,8 +152,10 @@ def build_image_cache(
         "flip": config.random_flip,
     }
 
-    def views(row: int) -> list[tuple[bytes, int, int, bool, torch.Tensor]]:
-        image = transform.resize(load_rgb(target.image(row)))
+    def views(row: int) -> list[tuple[bytes, int, int, int, int, bool, torch.Tensor]]:
+        loaded = load_rgb(target.image(row))
+        image = transform.resize(loaded)
+        of_image = (keys[row], loaded.height, loaded.width)
         drawn = not config.center_crop and image.width != image.height
         if drawn:
             spread = [spread_crop(keys[row], crop, config.crops_per_image) for crop in range(config.crops_per_image)]
@@ -157,14 +163,14 @@ def build_image_cache(
         else:
             boxes = [transform.crop_box(image.size)]
         flips = (False, True) if config.random_flip else (False,)
-        return [(keys[row], *box, drawn, transform.to_tensor(image, *box, flip)) for box in boxes for flip in flips]
+        return [(*of_image, *box, drawn, transform.to_tensor(image, *box, flip)) for box in boxes for flip in flips]
 
     def encode(rows: list[int]) -> Iterator[pa.Table]:
         backbone.load_encoders(torch.device(device), dtype)
         with ThreadPoolExecutor() as threads:  # PIL decodes and resizes without Python's lock
             for some in in_batches(rows, ROWS_AT_ONCE):
                 found = list(threads.map(views, some))
-                of, tops, lefts, drawn, pixels = zip(*(view for of_row in found for view in of_row))
+                of, heights, widths, tops, lefts, drawn, pixels = zip(*(view for of_row in found for view in of_row))
                 parts = [encoded(part) for part in in_batches(pixels, at_once)]
                 posterior = torch.cat(parts).float().cpu()
                 if not posterior.isfinite().all():
@@ -176,6 +182,7 @@ def build_image_cache(
                         " --mixed_precision no encodes in float32."
                     )
                 columns = {"key": pa.array(of, pa.binary(32)), "top": np.array(tops), "left": np.array(lefts)}
+                columns |= {"height": np.array(heights), "width": np.array(widths)}
                 columns |= {"drawn": np.array(drawn, dtype=np.int8), "posterior": to_arrow(posterior.numpy())}
                 yield pa.table(columns)
 

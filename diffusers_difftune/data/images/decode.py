@@ -272,6 +272,18 @@ class ImageTransform:
             return round(spare_top / 2), round(spare_left / 2)
         return int(at[0] * (spare_top + 1)), int(at[1] * (spare_left + 1))
 
+    def seen_crop(self, original: tuple[int, int], box: tuple[int, int], flip: bool) -> tuple[int, int]:
+        """Top and left of a crop in the resized image as it is trained on: from the other side, if it was flipped.
+
+        Args:
+            original (`tuple[int, int]`): Height and width of the image before resizing.
+            box (`tuple[int, int]`): Where the crop starts in the resized image; see [`crop_box`].
+            flip (`bool`): Whether it was flipped.
+        """
+        top, left = box
+        width, _ = self.resized_size(original[1], original[0])
+        return top, width - self.resolution - left if flip else left
+
     def to_tensor(self, image: Image.Image, top: int, left: int, flip: bool) -> torch.Tensor:
         """The crop of a resized RGB image that starts at (top, left), as float32 of shape (3, R, R) in [−1, 1]."""
         return self.to_unit_tensor(image, top, left, flip).sub_(0.5).div_(0.5)

@@ -44,6 +44,8 @@ def usage(
     lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
     # Said, because the text encoder of a base that is stored in half precision is loaded so, and nothing else of it.
     precision = "" if result == "pipeline" else ", dtype=torch.float32"
+    vae = facts.get("pretrained_vae_model_name_or_path") if result != "pipeline" else None
+    precision = f", vae=vae{precision}" if vae else precision
     load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}{precision}).to(device)"]
     if result == "lora":
         load.append(f"pipeline.load_lora_weights({literal(this)})")
@@ -64,9 +66,12 @@ def usage(
         if result == "controlnet_adapter":
             load[0] = controlnet_before_training(facts, start, this)
             lines[1] = "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel"
+    if vae:
+        lines.insert(1, "from diffusers import AutoencoderKL")
+        load.insert(0, f"vae = AutoencoderKL.from_pretrained({literal(vae if '/' in vae else placeholder(vae))})")
     if result.endswith("adapter"):
         lines.insert(-1, "from diffusers_difftune import load_adapter")
-        load.insert(1 + result.startswith("controlnet"), f"load_adapter(pipeline, {literal(this)})")
+        load.insert(1 + result.startswith("controlnet") + bool(vae), f"load_adapter(pipeline, {literal(this)})")
     if pipeline_class == "DiTPipeline":  # names with commas are several names of one class to it
         name = literal(plain(prompt).split(",")[0]) if gallery else None
         arguments = f"class_labels=pipeline.get_label_ids([{name}])" if name else "class_labels=[0]"
