@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes a class-conditional DiT on labelled images with Diff-Tuning, or with plain fine-tuning.
+r"""Fine-tunes a class-conditional DiT on labelled images with Diff-Tuning, or with plain fine-tuning.
 
 diffusers has no script for this; the flags are those of its other ones where they mean the same.
 `difftune train class-conditional` runs this file, and so does `accelerate launch training_scripts/train_class_conditional_difftune.py`.
@@ -19,9 +19,7 @@ their names. Source rows, samples of the pretrained model, carry the null class:
 `--objective standard` is plain fine-tuning, through the same code.
 """
 
-from diffusers_difftune.config import ClassConditionalConfig
-from diffusers_difftune.config.checks import check_flags
-from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config import ClassConditionalConfig, check_flags, parse_config
 from diffusers_difftune.mistakes import reports_mistakes
 
 

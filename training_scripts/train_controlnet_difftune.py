@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a ControlNet with Diff-Tuning: it learns the control images and leaves the model's own ways alone.
+r"""Trains a ControlNet with Diff-Tuning: it learns the control images and leaves the model's own ways alone.
 
 Takes the flags of diffusers' examples/controlnet/train_controlnet.py, and those of Diff-Tuning.
 `difftune train controlnet` runs this file, and so does `accelerate launch training_scripts/train_controlnet_difftune.py`.
@@ -30,9 +30,7 @@ result is what `ControlNetModel.from_pretrained(OUTPUT_DIR)` loads; with `--adap
 `diffusers_difftune.load_adapter(pipeline, OUTPUT_DIR)` loads.
 """
 
-from diffusers_difftune.config import ControlNetConfig
-from diffusers_difftune.config.checks import check_flags
-from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config import ControlNetConfig, check_flags, parse_config
 from diffusers_difftune.mistakes import reports_mistakes
 
 

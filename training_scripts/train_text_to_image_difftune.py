@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, every weight of the denoiser or an adapter on it.
+r"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, every weight of the denoiser or an adapter on it.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image.py, and those of Diff-Tuning.
 `difftune train text-to-image` runs this file, and so does `accelerate launch training_scripts/train_text_to_image_difftune.py`.
@@ -22,9 +22,7 @@ On two CPU cores, with the pipeline and the images in this repository (about thr
 small: `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads it.
 """
 
-from diffusers_difftune.config import TextToImageConfig
-from diffusers_difftune.config.checks import check_flags
-from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config import TextToImageConfig, check_flags, parse_config
 from diffusers_difftune.mistakes import reports_mistakes
 
 

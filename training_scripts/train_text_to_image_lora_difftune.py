@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA (or another adapter) on the denoiser.
+r"""Fine-tunes a text-to-image diffusion model with Diff-Tuning, through LoRA (or another adapter) on the denoiser.
 
 Takes the flags of diffusers' examples/text_to_image/train_text_to_image_lora.py, and those of Diff-Tuning.
 `difftune train lora` runs this file, and so does `accelerate launch training_scripts/train_text_to_image_lora_difftune.py`.
@@ -23,9 +23,7 @@ The result is `pytorch_lora_weights.safetensors`, which `pipe.load_lora_weights(
 another kind; `diffusers_difftune.load_adapter(pipe, OUTPUT_DIR)` loads any of them.
 """
 
-from diffusers_difftune.config import TextToImageLoraConfig
-from diffusers_difftune.config.checks import check_flags
-from diffusers_difftune.config.parse import parse_config
+from diffusers_difftune.config import TextToImageLoraConfig, check_flags, parse_config
 from diffusers_difftune.mistakes import reports_mistakes
 
 

@@ -144,7 +144,7 @@ def find_or_encode(
         in_use = hold(folder)
         write_use(folder, use, keys)
     except OSError as error:
-        raise DiffTuneError(f"--cache_dir: {folder} cannot be written to: {error.strerror}.") from None
+        raise DiffTuneError(f"{folder} cannot be written to: {error.strerror}.", "--cache_dir") from None
     rows = find(folder, keys)
     if isinstance(rows, list):
         with turn_to_write(folder):
