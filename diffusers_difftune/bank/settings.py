@@ -24,8 +24,11 @@ class BankSettings:
         batch_size (`int`, *optional*, defaults to 16): Samples made at once, and kept in one shard.
         steps (`int`, *optional*, defaults to 25): Sampling steps.
         guidance_scale (`float`, *optional*, defaults to 1.0):
-            Classifier-free guidance, at least 1.0, which computes no empty branch.
+            Classifier-free guidance, at least `no_guidance`.
         solver (`str`, *optional*, defaults to `"dpm++"`): See [`solver_settings`].
+        no_guidance (`float`, *optional*, defaults to 1.0):
+            The guidance scale at which the model's family computes no empty branch. Most do so at 1.0; those that add a multiple
+            of the difference to the guided prediction do so at 0.0.
 
     Raises:
         DiffTuneError: A setting is out of range. It is named by its flag.
@@ -39,13 +42,14 @@ class BankSettings:
     steps: int = 25
     guidance_scale: float = 1.0
     solver: str = "dpm++"
+    no_guidance: float = 1.0
 
     def __post_init__(self) -> None:
         for flag, value, least in (
             ("bank_samples", self.num_samples, 1),
             ("bank_batch_size", self.batch_size, 1),
             ("bank_steps", self.steps, 1),
-            ("bank_guidance_scale", self.guidance_scale, 1.0),
+            ("bank_guidance_scale", self.guidance_scale, self.no_guidance),
         ):
             if not value >= least:
                 raise DiffTuneError(f"--{flag} is {value}; it must be at least {least}.")
@@ -91,14 +95,11 @@ class BankSettings:
             latent_shape (`Sequence[int]`): Shape of a sample at this resolution.
         """
         known = {} if prompts is None else {"prompts_sha256": prompts_sha256(prompts)}
-        return known | {
-            "solver": self.solver,
-            "steps": self.steps,
+        same = ("solver", "steps", "seed", "prompt_source", "num_samples", "resolution")
+        return {
+            **{name: getattr(self, name) for name in same},
             "guidance_scale": float(self.guidance_scale),
-            "seed": self.seed,
-            "prompt_source": self.prompt_source,
-            "num_samples": self.num_samples,
             "shard_size": self.batch_size,
-            "resolution": self.resolution,
             "latent_shape": list(latent_shape),
+            **known,
         }

@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
+import dataclasses
 import json
 import math
 import pickle
@@ -15,6 +16,7 @@ from datasets import load_dataset
 
 from diffusers_difftune.backbones.fingerprint import weights_fingerprint
 from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.bank.shard import Shard
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.io import shards
 from diffusers_difftune.io.hashing import file_sha256
@@ -152,6 +154,26 @@ def test_a_shard_that_the_manifest_vouches_for_may_still_be_none(case: str, copi
     (copied / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(DiffTuneError, match=f"has a shard that is none, data/shard-00001.parquet, which {said}.*\\.$"):
         KnowledgeBank.load(copied).check()
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 1, 4, 4)])
+def test_latents_may_have_any_number_of_dimensions(
+    shape: tuple[int, ...], bank: KnowledgeBank, tmp_path: Path
+) -> None:
+    """Families that pack latents into tokens, or have a dimension of frames, are stored as they are."""
+    latents = np.random.default_rng(0).standard_normal((3, *shape), np.float32)
+    manifest = dataclasses.replace(
+        bank.manifest, num_samples=3, shard_size=2, latent_shape=list(shape), shards={}, prompts_sha256="0" * 64
+    )
+
+    def make(rows: range) -> bytes:
+        return Shard(list(rows), ["a"] * len(rows), latents[rows.start : rows.stop]).to_bytes()
+
+    shards.build_shards(tmp_path / "bank", manifest, make, progress=False)
+    stored = KnowledgeBank.load(tmp_path / "bank").check(latent_shape=shape)
+    assert all(np.array_equal(stored.latents(row), latents[row]) for row in range(3))
+    with pytest.raises(DiffTuneError, match="has latents of"):
+        stored.check(latent_shape=(*shape, 1))
 
 
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:

@@ -236,6 +236,13 @@ def test_settings_out_of_range_are_refused(build: Build, tmp_path: Path, changes
     assert not (tmp_path / "bank").exists()
 
 
+def test_a_family_may_have_no_guidance_at_another_scale(build: Build, tmp_path: Path) -> None:
+    bank = build(tmp_path / "bank", num_samples=1, guidance_scale=0.0, no_guidance=0.0)
+    assert KnowledgeBank.load(bank.folder).check().manifest.guidance_scale == 0.0
+    with pytest.raises(DiffTuneError, match="--bank_guidance_scale is -0.5; it must be at least 0.0"):
+        build(tmp_path / "other", guidance_scale=-0.5, no_guidance=0.0)
+
+
 def test_samples_that_are_not_finite_are_refused(pipeline: DiffusionPipeline, build: Build, tmp_path: Path) -> None:
     hook = pipeline.unet.register_forward_hook(lambda *arguments: (arguments[-1][0] * float("nan"),))
     try:

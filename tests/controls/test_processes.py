@@ -45,7 +45,7 @@ def test_killed_at_random_moments_they_are_byte_identical(kind: str, tiny_pipeli
 
     moments, folder, kills, built = random.Random(3), tmp_path / "killed", 0, []
     while kills < 6:
-        code = zygote.build(folder, kill_after=moments.uniform(0, duration / 2))
+        code = zygote.build(folder, kill_after=moments.uniform(0, duration))
         if code == -signal.SIGKILL:
             kills += 1
             built.append(len(list(folder.rglob("train-*.parquet"))))
