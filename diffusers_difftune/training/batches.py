@@ -35,24 +35,24 @@ class Batch:
         is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
         draws ([`NoiseDraws`]): The random numbers of the objective.
         prompts (`list[str]`): The prompt of each row.
-        row_condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on of each image beside its prompt.
         condition (`dict[str, torch.Tensor]`, *optional*): The encoded prompts; `None` without caches.
         pixel_values (`torch.Tensor` of shape `(n_target, 3, R, R)`, *optional*):
             Without caches: the images of the target rows, in their order, in [−1, 1].
         posterior_noise (`torch.Tensor` of shape `(n_target, C, h, w)`, *optional*):
             Without caches: the standard normal numbers to sample the images' latent posteriors with.
         control (`torch.Tensor` of shape `(B, 3, R, R)`, *optional*): The control image of each row, in [0, 1].
+        row_condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on of each image beside its prompt.
     """
 
     latents: torch.Tensor
     is_source: torch.Tensor
     draws: NoiseDraws
     prompts: list[str]
-    row_condition: dict[str, torch.Tensor] = field(default_factory=dict)
     condition: dict[str, torch.Tensor] | None = None
     pixel_values: torch.Tensor | None = None
     posterior_noise: torch.Tensor | None = None
     control: torch.Tensor | None = None
+    row_condition: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def pin_memory(self) -> "Batch":
         """The same in memory that a GPU copies from while nobody waits; a data loader calls this."""

@@ -26,6 +26,7 @@ from .checkpoint_files import (
     damaged,
     finds_damage,
     join_optimizer_state,
+    list_checkpoints,
     read_state,
     remove_oldest,
     split_optimizer_state,
@@ -85,8 +86,15 @@ class TrainingState:
         trained.to(accelerator.device)
         if checkpoint is not None and state is not None:
             self.load_progress(checkpoint, state)
+            from_main(accelerator, self.finish_rotation)
         if self.start_step < self.total_steps:  # better now than after the first hours
             from_main(accelerator, lambda: check_space(self.run.output_dir, self.num_bytes(), "a checkpoint"))
+
+    def finish_rotation(self) -> None:
+        """Removes the older checkpoints that a run left which was killed between writing its newest one and removing them."""
+        output_dir, limit = self.run.output_dir, self.run.config.checkpoints_total_limit
+        if limit is not None and [self.run.checkpoint] == list_checkpoints(output_dir)[-1:]:
+            remove_oldest(output_dir, limit, self.start_step)
 
     def num_bytes(self) -> int:
         """About how large a checkpoint is, in bytes."""

@@ -55,7 +55,7 @@ def test_killed_at_random_moments_they_are_byte_identical(kind: str, tiny_pipeli
     assert zygote.build(folder) == 0
     zygote.close()
     assert contents(folder) == whole, f"shards there at the kills: {built}"
-    assert len(set(built)) > 2, built  # the kills came at different places
+    assert len(set(built)) > 1, built  # the kills came at different places
 
 
 def on_two_processes(arguments: list[str]) -> str:

@@ -75,7 +75,7 @@ def test_a_controlnet_gets_its_control_images_and_source_rows_a_blank_one(tiny_p
 
 def test_classes_that_only_one_model_knows() -> None:
     backbone = SimpleNamespace(
-        encode_prompts=lambda prompts: {"class_labels": torch.tensor([int(p or 1000) for p in prompts])}
+        sample_condition=lambda prompts, side: {"class_labels": torch.tensor([int(p or 1000) for p in prompts])}
     )
     rows = Rows(torch.zeros(2, 4, 8, 8), ["3", "7"], 16)
 

@@ -34,6 +34,25 @@ def test_the_limit_removes_later_checkpoints_first_where_a_run_went_back(tiny_pi
     assert checkpoints(tmp_path) == {"checkpoint-2", "checkpoint-1"}
 
 
+def test_a_kill_before_the_last_rotation_leaves_none_too_many(tiny_pipeline, tiny_images, tmp_path):
+    """No later checkpoint is written, whose rotation would make up for it."""
+    flags = "--objective standard --checkpointing_steps 1 --max_train_steps 3"
+    run(FULL, tiny_pipeline, tiny_images, tmp_path, flags)
+    assert checkpoints(tmp_path) == {
+        "checkpoint-1",
+        "checkpoint-2",
+        "checkpoint-3",
+    }  # as if killed before it removed any
+    run(
+        FULL,
+        tiny_pipeline,
+        tiny_images,
+        tmp_path,
+        f"{flags} --checkpoints_total_limit 1 --resume_from_checkpoint latest",
+    )
+    assert checkpoints(tmp_path) == {"checkpoint-3"}
+
+
 def test_a_checkpoint_that_was_put_aside_is_left_alone(tmp_path):
     for name in ("checkpoint-2", "checkpoint-10", "checkpoint-5-good", "checkpoint-best"):
         (tmp_path / name).mkdir()

@@ -104,31 +104,18 @@ def keys_or_nothing(file: Path) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Found:
-    """Something in the cache, as `difftune cache list` shows it.
+    """Something in the cache.
 
     Attributes:
-        size (`int`): Bytes.
+        size (`int`): Bytes, or the bytes that are freed by its removal; of a part of the rows of a store about so many.
         title (`str`): What it is.
         last_used (`float`, *optional*): When, in seconds since 1970, if that is known.
+        in_use (`bool`): Whether it is not removed, because a running process uses it.
     """
 
     size: int
     title: str
     last_used: float | None = None
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Something that is of no use any more.
-
-    Attributes:
-        size (`int`): Bytes that are freed; of a part of the rows of a store about so many.
-        title (`str`): What it is.
-        in_use (`bool`): Whether it is left alone, because a running process uses it.
-    """
-
-    size: int
-    title: str
     in_use: bool = False
 
 
@@ -161,7 +148,7 @@ def list_cache(cache_dir: Path) -> list[Found]:
 
 def clean_cache(
     cache_dir: Path, older_than: float | None = None, models: list[str] | None = None, really: bool = False
-) -> list[Removal]:
+) -> list[Found]:
     """Removes what is of no use any more: rows of edited or removed images and prompts, and what older versions wrote.
 
     A row is of use to the data whose latest run used it.
@@ -173,7 +160,7 @@ def clean_cache(
         really (`bool`, *optional*, defaults to `False`): Do it; else only say what would be done.
 
     Returns:
-        `list[Removal]`: What was or would be removed.
+        `list[Found]`: What was or would be removed.
     """
 
     def is_old(last_used: float) -> bool:
@@ -191,12 +178,12 @@ def clean_cache(
     if models is not None:
         return removals
     if left := killed_removals(cache_dir):
-        removals.append(Removal(sum(map(size_of, left)), "what was being removed when a process was killed"))
+        removals.append(Found(sum(map(size_of, left)), "what was being removed when a process was killed"))
         if really:
             for path in left:
                 shutil.rmtree(path, ignore_errors=True)
     if older := older_entries(cache_dir):
-        removals.append(Removal(sum(map(size_of, older)), "encodings of an older version"))
+        removals.append(Found(sum(map(size_of, older)), "encodings of an older version"))
         if really:
             for path in older:
                 remove(path)
@@ -204,18 +191,18 @@ def clean_cache(
         for folder in copies(cache_dir):
             if is_old(copy_used(folder)):
                 with nobody_else(folder) as alone:
-                    removals.append(Removal(size_of(folder), copy_title(folder), not alone))
+                    removals.append(Found(size_of(folder), copy_title(folder), in_use=not alone))
                     if really and alone:
                         remove(folder)
         for file in hashes_of_rows(cache_dir):
             if is_old(file.stat().st_mtime):
-                removals.append(Removal(size_of(file), "hashes of images inside a Parquet or Arrow file"))
+                removals.append(Found(size_of(file), "hashes of images inside a Parquet or Arrow file"))
                 if really:
                     remove(file)
     return removals
 
 
-def clean_store(folder: Path, forgotten: Callable[[Use, Path], bool], really: bool) -> list[Removal]:
+def clean_store(folder: Path, forgotten: Callable[[Use, Path], bool], really: bool) -> list[Found]:
     """[`clean_cache`] for one folder of encoded rows."""
     with store_alone(folder) as alone:
         store = Store(folder)
@@ -224,7 +211,7 @@ def clean_store(folder: Path, forgotten: Callable[[Use, Path], bool], really: bo
         useless = [file for file, keys in store.rows.items() if unused.issuperset(keys)]  # damaged ones, too
         useless += folder.glob(".*.tmp")  # of a killed process
         if len(forget) == len(store.uses):  # no data are left
-            removal = Removal(store.size, f"{store.count():,} {store.title}", not alone)
+            removal = Found(store.size, f"{store.count():,} {store.title}", in_use=not alone)
             if really and alone:
                 remove(folder)
             return [removal]
@@ -240,7 +227,7 @@ def clean_store(folder: Path, forgotten: Callable[[Use, Path], bool], really: bo
             merge(folder)
         if not forget and not useless and not mixed:
             return []
-        return [Removal(freed, f"{len(unused):,} of {store.count():,} {store.title}", not alone)]
+        return [Found(freed, f"{len(unused):,} of {store.count():,} {store.title}", in_use=not alone)]
 
 
 def without(table: pa.Table, keys: set[bytes]) -> Iterator[pa.Table]:
