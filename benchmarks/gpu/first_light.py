@@ -202,14 +202,18 @@ def environment() -> dict[str, Any]:
 
 def make_material(room: Path) -> dict[str, Any]:
     """The images, with captions, labels and control images, and the class-conditional pipeline, for both processes."""
-    from benchmarks.transfers.source import load_weights, save_pipeline
+    from benchmarks.transfers.source import load_weights, new_transformer, save_pipeline
     from benchmarks.transfers.splits import SOURCE, class_names, read_split
     from tests.tiny import save_tiny_conditions
 
     save_tiny_conditions(room / "images", count=16, size=RESOLUTION)
-    save_pipeline(room / "dit", class_names(read_split(SOURCE)), load_weights())
+    try:
+        transformer, weights = load_weights(), "trained"
+    except SystemExit:  # of a copy without the history, where they are; random ones compare devices as well
+        transformer, weights = new_transformer(), "random"
+    save_pipeline(room / "dit", class_names(read_split(SOURCE)), transformer)
     (room / "ready").touch()
-    return {}
+    return {"class-conditional weights": weights}
 
 
 def pipeline_of(name: str, shared: Path) -> Path:
