@@ -30,9 +30,9 @@ with an id or a name a line.
 RESOLUTION = "Side of the images in pixels. Default: that of a model that makes images of one size only, else 512."
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `bank` and its commands."""
-    bank = rooms.add_parser("bank", help="the knowledge bank", allow_abbrev=False)
+    bank = subcommands.add_parser("bank", help="the knowledge bank", allow_abbrev=False)
     commands = bank.add_subparsers(metavar="COMMAND", required=True)
 
     build = commands.add_parser("build", help="sample a bank", description=BUILD, allow_abbrev=False)

@@ -20,9 +20,9 @@ library wrote. What a running process uses is left alone, and whatever is remove
 """
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `cache` and its commands."""
-    cache = rooms.add_parser("cache", help="encoded images and prompts, and copies of data", allow_abbrev=False)
+    cache = subcommands.add_parser("cache", help="encoded images and prompts, and copies of data", allow_abbrev=False)
     commands = cache.add_subparsers(metavar="COMMAND", required=True)
 
     shown = commands.add_parser("list", help="say what is in the cache and what it belongs to", allow_abbrev=False)

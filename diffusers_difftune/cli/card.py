@@ -8,9 +8,11 @@ from ..config import RunConfig
 from .flags import add_flags
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `card`."""
-    card = rooms.add_parser("card", help="write the model card of a run again, from its files", allow_abbrev=False)
+    card = subcommands.add_parser(
+        "card", help="write the model card of a run again, from its files", allow_abbrev=False
+    )
     card.add_argument("folder", help="The run folder: the output_dir of a training script.")
     card.add_argument("--repo_id", help="Where the result is on the Hub, or will be, for the example in the card.")
     add_flags(card, RunConfig, "hub_token")

@@ -33,9 +33,9 @@ again. Under `accelerate launch -m diffusers_difftune conditions build …` seve
 """
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `conditions` and its commands."""
-    conditions = rooms.add_parser("conditions", help="control images from images", allow_abbrev=False)
+    conditions = subcommands.add_parser("conditions", help="control images from images", allow_abbrev=False)
     commands = conditions.add_subparsers(metavar="COMMAND", required=True)
 
     build = commands.add_parser(

@@ -31,9 +31,9 @@ score against other real images. docs/evaluation.md says what the figures mean.
 SHOWN = 8  # samples in a row of the picture
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `evaluate`."""
-    parser = rooms.add_parser(
+    parser = subcommands.add_parser(
         "evaluate",
         help="how near samples are to real images",
         usage="difftune evaluate PIPELINE [PIPELINE ...] DATA [flags]",

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Flags of the command that the training scripts have too, or that several of its rooms have."""
+"""Flags of `difftune` that the training scripts have too, or that several of its subcommands have."""
 
 import argparse
 import math

@@ -23,9 +23,9 @@ run again. docs/forgetting.md says what each curve means.
 PERCENTS = [float(percent) for percent in range(0, 101, 10)]
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `forgetting`."""
-    parser = rooms.add_parser(
+    parser = subcommands.add_parser(
         "forgetting",
         help="what was forgotten where, and how far the weights went",
         description=FORGETTING,

@@ -8,9 +8,9 @@ from ..config import RunConfig
 from .flags import add_flags
 
 
-def add_parser(rooms: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `push`."""
-    push = rooms.add_parser("push", help="upload the result of a run to the Hub", allow_abbrev=False)
+    push = subcommands.add_parser("push", help="upload the result of a run to the Hub", allow_abbrev=False)
     push.add_argument("folder", help="The run folder: the output_dir of a training script.")
     push.add_argument("repo_id", help="Id of the model repository, made if it is not there.")
     add_flags(push, RunConfig, "hub_token")

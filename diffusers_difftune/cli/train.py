@@ -57,9 +57,9 @@ NOTHING_SPECIAL = {
 LAUNCH_FLAGS = {"--config_file", "--multi_gpu", "--num_machines", "--num_processes", "--use_deepspeed", "--use_fsdp"}
 
 
-def add_parser(rooms: Any) -> None:
+def add_parser(subcommands: Any) -> None:
     """Adds `difftune train`, whose words are those of a launcher and of a script: no word is a flag of its own."""
-    parser = rooms.add_parser("train", help="train a model", usage=USAGE, prefix_chars="\0", add_help=False)
+    parser = subcommands.add_parser("train", help="train a model", usage=USAGE, prefix_chars="\0", add_help=False)
     parser.add_argument("words", nargs="*")
     parser.set_defaults(run=lambda arguments: train(arguments.words))
 
