@@ -77,7 +77,7 @@ def test_no_registry_settings_are_committed() -> None:
 def test_no_files_import_each_other_in_a_circle() -> None:
     """Imports inside functions and for type checking included, but for those of the package itself, which has the names of all.
 
-    (That no room imports from one above it is a contract in pyproject.toml, which `make quality` checks.)
+    (That rooms import from lower layers only is a contract in pyproject.toml, which `make quality` checks.)
     """
     graph = grimp.build_graph("diffusers_difftune", cache_dir=None)
     assert len(graph.modules) > 100 and "diffusers_difftune.scripts.train_controlnet_difftune" in graph.modules

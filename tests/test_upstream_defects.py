@@ -4,10 +4,11 @@
 
 Tested elsewhere: gradient clipping that clips nothing with LoRA (`test_all_trainable_weights_get_gradients_and_clipping_
 clips` in `tests/training`); a push without validation prompts that fails at the very end (`tests/test_push.py`); that
-several processes train as one does (`tests/training/test_equivalence.py`).
+several processes train as one does (`tests/training/test_equivalence.py`); time ids that disagree with cached crops
+(`tests/backbones/test_stable_diffusion_xl.py`).
 
-Not tested here because other families have them: time ids that disagree with cached crops (SDXL), a condition image that
-is not normalised (SD3's ControlNet), a final validation that asks for a variant that was never saved (FLUX).
+Not tested here because other families have them: a condition image that is not normalised (SD3's ControlNet), a final
+validation that asks for a variant that was never saved (FLUX).
 """
 
 import json

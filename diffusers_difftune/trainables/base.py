@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the training room asks of whatever trains."""
+"""What a trainer asks of whatever trains."""
 
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,7 +11,7 @@ from diffusers.training_utils import EMAModel
 
 
 class Trainable(Protocol):
-    """What the training room asks of whatever trains; [`FullDenoiser`] documents each part.
+    """What a trainer asks of whatever trains; [`FullDenoiser`] documents each part.
 
     Attributes:
         result (`str`): What the result is: `"pipeline"`, `"lora"` (for `load_lora_weights`), `"adapter"`, `"controlnet"` or

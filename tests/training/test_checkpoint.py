@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from diffusers_difftune.io import locks as turns
+from diffusers_difftune.io import locks
 from diffusers_difftune.training import checkpoint_files
 from diffusers_difftune.training.checkpoint import checksum
 from diffusers_difftune.training.checkpoint_files import STATE_FILE, list_checkpoints, what_is_missing
@@ -225,7 +225,7 @@ time.sleep(float(sys.argv[2]))
 def test_two_runs_do_not_write_to_one_folder(
     seconds, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys, caplog
 ):
-    monkeypatch.setattr(turns, "LAST_MOMENTS", 100 if seconds == 2 else 0.5)
+    monkeypatch.setattr(locks, "LAST_MOMENTS", 100 if seconds == 2 else 0.5)
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path), str(seconds)], stdout=subprocess.PIPE, text=True, env=environment

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from diffusers_difftune.io import locks as turns
+from diffusers_difftune.io import locks
 from diffusers_difftune.training import folder as run_folder
 from tests.training.runs import FULL, LORA, SCRIPTS, arguments, environment, launch, load_script, log, run, wait_for
 
@@ -201,7 +201,7 @@ def test_a_run_that_another_is_writing_to_is_refused_at_once(
     done, copied, tiny_pipeline, tiny_images, tmp_path, monkeypatch, capsys, caplog
 ):
     """Where it would be refused after waiting, too; and with --overwrite_output_dir, which was not meant for it."""
-    monkeypatch.setattr(turns, "LAST_MOMENTS", 600)
+    monkeypatch.setattr(locks, "LAST_MOMENTS", 600)
     hold = "import sys, time; from pathlib import Path; from diffusers_difftune.io.locks import keep_for_this_run\n"
     hold += "keep_for_this_run(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
     holder = subprocess.Popen(
@@ -218,7 +218,7 @@ def test_a_run_that_another_is_writing_to_is_refused_at_once(
         assert time.monotonic() - began < 60
         assert contents(copied) == contents(done)
 
-        monkeypatch.setattr(turns, "LAST_MOMENTS", 0.2)
+        monkeypatch.setattr(locks, "LAST_MOMENTS", 0.2)
         refused(capsys, tiny_pipeline, tiny_images, copied, "--resume_from_checkpoint latest")
         assert f"is being written to by another run (process {holder.pid}, begun" in caplog.text
         assert "; this one waits for it to end, 0 s at most." in caplog.text

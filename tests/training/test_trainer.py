@@ -18,6 +18,7 @@ import diffusers_difftune
 from diffusers_difftune import Callback, DiffTuneError, TextToImageLoraTrainer, TextToImageTrainer
 from diffusers_difftune.config import TextToImageConfig
 from diffusers_difftune.errors import Stopped
+from diffusers_difftune.training.trainer import STEPS
 
 from .runs import CLASS, FULL, LORA, ROOT, run, same_weights, timeless
 
@@ -191,6 +192,29 @@ def test_the_document_has_every_trainer_and_event():
         assert f"import {name} " in (ROOT / "training_scripts" / script).read_text()
     events = re.findall(r"^\| `(on_\w+)\(", text, re.MULTILINE)
     assert events == [name for name in vars(Callback) if name.startswith("on_")]
+
+
+def test_the_code_in_the_document_runs(tiny_pipeline, tiny_images, tmp_path):
+    text = (ROOT / "docs" / "python_api.md").read_text()
+    whole, steps, callback = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(whole.replace("folder = trainer.run()", ""), names)  # minutes; the settings are known
+    assert re.findall(r"^trainer\.(\w+)\(\)", steps, re.MULTILINE) == list(STEPS)
+    names["config"] = TextToImageConfig(**places(tiny_pipeline, tiny_images, tmp_path), **SETTINGS)
+    exec(callback, names)
+    ((step, loss),) = names["losses"].curve
+    assert step == 4 and loss > 0
+
+
+def test_the_document_has_the_files_of_the_larger_rooms():
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text[text.index("## The files of the larger rooms") : text.index("## What varies")]
+    rooms = re.findall(r"^\*\*`(\w+)/`\*\*$(.*?)(?=^\*\*`|\Z)", section, re.MULTILINE | re.DOTALL)
+    assert len(rooms) == 5
+    for room, files in rooms:
+        named = set(re.findall(r"`(\w+\.py)`", files))
+        there = {path.name for path in (ROOT / "diffusers_difftune" / room).rglob("*.py")} - {"__init__.py"}
+        assert named == there, room
 
 
 def test_a_step_is_read_in_five_files():

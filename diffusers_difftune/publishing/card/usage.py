@@ -26,7 +26,7 @@ def usage(
         facts (`Mapping`): The flags of the run by name.
         base (`str`, *optional*): The base model's id on the Hub.
         repo_id (`str`, *optional*): Where the result is on the Hub.
-        result (`str`): What the result is; see [`write_model_card`].
+        result (`str`): What the result is; see [`~diffusers_difftune.publishing.card.model_card`].
         gallery (`Mapping`): Images in the folder by prompt; the code uses the first prompt.
         pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
 
