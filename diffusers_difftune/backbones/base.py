@@ -3,7 +3,6 @@
 """What the library asks of a model family. Nothing outside this room knows more of a family than what is here."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from diffusers import AutoencoderKL
 
 from ..errors import DiffTuneError
 from .compatibility import Fit, equal
-from .fingerprint import weights_fingerprint
-from .pipeline_files import copy_components, own_variant, set_scheduler_prediction_type
+from .parts import PipelineParts
+from .pipeline_files import copy_components, set_scheduler_prediction_type
 from .sampled_pipeline import SampledPipeline
 from .scheduler import DIFFUSION, load_scheduler
 from .tokens import longer_than
@@ -44,7 +43,7 @@ class Settings:
     vae: Path | None = None
 
 
-class Backbone(SampledPipeline):
+class Backbone(PipelineParts, SampledPipeline):
     """A model family on the latents of a VAE, opened for a pipeline folder: how its parts are read, encoded, called and sampled.
 
     A family is a subclass in a file of its own, which says what is different there. Opening reads configs and no weights. Latents
@@ -58,8 +57,6 @@ class Backbone(SampledPipeline):
 
     Attributes:
         pipeline_class (`type`): The pipeline of diffusers; its name in `model_index.json` is what the family is found by.
-        denoiser_class, denoiser_name (`type`, `str`): The component that is trained.
-        encoder_classes (`dict[str, type]`): The components that encode images and prompts, by name.
         part_classes (`dict[str, tuple[str, ...]]`): The classes that a `model_index.json` may name, beside the scheduler's.
         adapted_modules (`tuple[str, ...]`): The modules that upstream's LoRA script of the family adapts.
         always_trained (`tuple[str, ...]`): Patterns of parameters that train along with every adapter.
@@ -77,8 +74,6 @@ class Backbone(SampledPipeline):
         DiffTuneError: A setting does not work with the pipeline.
     """
 
-    denoiser_class: type
-    encoder_classes: dict[str, type] = {"vae": AutoencoderKL}
     part_classes: dict[str, tuple[str, ...]]
     adapted_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
     always_trained: tuple[str, ...] = ()
@@ -90,11 +85,8 @@ class Backbone(SampledPipeline):
     controlnet: "ControlNetFamily | None" = None
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        self.folder = Path(folder)
-        self.variant = settings.variant
-        self.replaced: dict[str, Path] = {} if settings.vae is None else {"vae": settings.vae}
+        super().__init__(folder, settings.variant, {} if settings.vae is None else {"vae": settings.vae})
         self.tokenizers: dict[str, Any] = {}  # by component
-        self.encoders: dict[str, Any] = {}  # in memory, by component
         self.denoiser_config: dict[str, Any] = self.denoiser_class.load_config(self.component_path(self.denoiser_name))
         self.vae_config: dict[str, Any] = AutoencoderKL.load_config(self.component_path("vae"))
         self.latent_channels: int = self.vae_config["latent_channels"]
@@ -112,22 +104,9 @@ class Backbone(SampledPipeline):
     # The parts of the pipeline, by their configs.
 
     @property
-    def weight_components(self) -> tuple[str, ...]:
-        """The components whose weights decide what the pipeline draws."""
-        return (self.denoiser_name, *self.encoder_classes)
-
-    @property
     def token_limit(self) -> int | None:
         """The tokens of a prompt that are read, those of its beginning and end among them; `None` where prompts are not text."""
         return min((tokenizer.model_max_length for tokenizer in self.tokenizers.values()), default=None)
-
-    def component_path(self, name: str) -> Path:
-        """The folder of a component; a setting may have replaced the pipeline's own."""
-        return self.replaced.get(name, self.folder / name)
-
-    def own_variant(self, name: str) -> str | None:
-        """The variant to load a component with, which may have none."""
-        return own_variant(self.component_path(name), self.variant)
 
     def fingerprint(self, cache_dir: str | Path | None = None, verify: bool = False) -> str:
         """What a knowledge bank must have been sampled from: the weights, and what another tokenizer makes of prompts, if it reads
@@ -136,12 +115,6 @@ class Backbone(SampledPipeline):
         if self.tokenizer_key is None:
             return weights
         return hashlib.sha256(f"{weights} {self.tokenizer_key}".encode()).hexdigest()
-
-    def fingerprint_of(
-        self, components: Sequence[str], cache_dir: str | Path | None = None, verify: bool = False
-    ) -> str:
-        """The fingerprint of some components; see [`weights_fingerprint`]."""
-        return weights_fingerprint(self.folder, components, self.variant, cache_dir, verify, self.replaced)
 
     def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
         """What the configs of the parts must agree on.
@@ -152,19 +125,6 @@ class Backbone(SampledPipeline):
         vae: Any = empty["vae"]
         images = "the colours of an image"
         return [equal("vae", name, vae.config, 3, images) for name in ("in_channels", "out_channels")]
-
-    def empty(self, component: str) -> torch.nn.Module:
-        """A model of the pipeline without its weights, to look at its modules."""
-        model_class: Any = self.encoder_classes.get(component, self.denoiser_class)
-        folder = self.component_path(component)
-        with torch.device("meta"):
-            if hasattr(model_class, "config_class"):  # of transformers
-                return model_class(model_class.config_class.from_pretrained(folder))
-            return model_class.from_config(model_class.load_config(folder))
-
-    def empty_denoiser(self) -> torch.nn.Module:
-        """The denoiser without its weights."""
-        return self.empty(self.denoiser_name)
 
     def lora_target_modules(self, denoiser: torch.nn.Module) -> tuple[str, ...]:
         """The modules that an adapter of PEFT goes into where nothing else is said: those of upstream's LoRA script.
@@ -288,56 +248,7 @@ class Backbone(SampledPipeline):
         """Prompts that mean something else to the model that is trained than to the pretrained one."""
         return frozenset()
 
-    # The encoders in memory.
-
-    @property
-    def has_encoders(self) -> bool:
-        """Whether the VAE and, if there are some, the text encoders are in memory."""
-        return bool(self.encoders)
-
-    @property
-    def vae(self) -> Any:
-        """The VAE, which must be in memory."""
-        return self.encoders["vae"]
-
-    def encoder_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """The precision to load an encoder in, where the run's is `dtype`."""
-        return dtype
-
-    def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Brings the VAE and the text encoders into memory; does nothing if they are there."""
-        if self.has_encoders:
-            return
-        for name, model_class in self.encoder_classes.items():
-            self.encoders[name] = self.load_encoder(name, model_class, dtype).to(device)
-
-    def load_encoder(self, name: str, model_class: Any, dtype: torch.dtype) -> torch.nn.Module:
-        """Loads one encoder."""
-        module = model_class.from_pretrained(
-            self.component_path(name),
-            variant=self.own_variant(name),
-            dtype=self.encoder_dtype(name, dtype),
-            use_safetensors=True,
-        )
-        return module.requires_grad_(False).eval()
-
-    def release_encoders(self) -> None:
-        """Drops the VAE and the text encoders."""
-        self.encoders = {}
-
     # The denoiser.
-
-    def load_denoiser(
-        self, folder: str | Path | None = None, dtype: torch.dtype = torch.float32, **kwargs: Any
-    ) -> torch.nn.Module:
-        """Loads the denoiser, from another folder or model id if one is given."""
-        folder = folder or self.folder
-        local = Path(folder, self.denoiser_name)
-        variant = own_variant(local, self.variant) if local.is_dir() else self.variant
-        loaded: Any = self.denoiser_class
-        return loaded.from_pretrained(
-            folder, subfolder=self.denoiser_name, variant=variant, dtype=dtype, use_safetensors=True, **kwargs
-        )
 
     def predict(
         self,
