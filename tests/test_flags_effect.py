@@ -19,8 +19,10 @@ import datasets
 import pytest
 import torch
 
-from diffusers_difftune import KnowledgeBank, adapters
+from diffusers_difftune import KnowledgeBank
+from diffusers_difftune.config.base import flags_of
 from diffusers_difftune.publishing import client
+from diffusers_difftune.trainables import full
 from diffusers_difftune.training import trainer
 from tests import class_flags, control_flags, evaluation_flags  # noqa: F401 (have rows)
 from tests.flag_lab import CLASS, CONTROL, FULL, LORA, ROWS, SCRIPTS, Lab, Result, Room, images, is_close, row, same
@@ -407,16 +409,16 @@ def decay_of_the_moving_average(lab: Lab) -> None:
     assert ramp.moved(constant) > 1e-6, "which is nearly the pretrained model"
     assert lab.run(use_ema=True, ema_decay=0.0).moved(lab.plain) < 1e-6, "nothing is averaged"
     assert lab.run(use_ema=True, ema_decay=0.5, ema_warmup="none").moved(constant) > 1e-6
-    assert "--ema_decay is 0.9 and needs --use_ema" in lab.refused(ema_decay=0.9)
-    assert "--ema_warmup is none and needs --use_ema" in lab.refused(ema_warmup="none")
+    assert "--ema_decay needs --use_ema" in lab.refused(ema_decay=0.9)
+    assert "--ema_warmup needs --use_ema" in lab.refused(ema_warmup="none")
     assert "--ema_decay is 1.0; it must be at least 0 and below 1" in lab.refused(use_ema=True, ema_decay=1.0)
 
 
 @row("offload_ema", "foreach_ema", scripts=WITH_AVERAGE)
 def kinds_of_moving_average(lab: Lab) -> None:
     average = lab.run(use_ema=True)
-    moves = lab.spy(adapters.full.EMAModel, "to")
-    made = lab.spy(adapters.full, "EMAModel")
+    moves = lab.spy(full.EMAModel, "to")
+    made = lab.spy(full, "EMAModel")
     for flag in ("offload_ema", "foreach_ema"):
         result = lab.run(use_ema=True, **{flag: True})
         assert result.moved(average) < 1e-6, "the average is the same"
@@ -591,7 +593,9 @@ def the_hub(lab: Lab) -> None:
         assert messages == ["Training in progress, step 1", "End of training"]
         for names in (found for found in done if isinstance(found, set)):
             assert ("last-checkpoint/optimizer.safetensors" in names) == (strategy == "checkpoint")
-    assert "--hub_strategy checkpoint says when to upload" in lab.refused(hub_strategy="checkpoint")
+    assert "--hub_strategy needs --push_to_hub, because it says when to upload" in lab.refused(
+        hub_strategy="checkpoint"
+    )
 
 
 @row("overwrite_output_dir")
@@ -751,9 +755,9 @@ def test_flag_has_an_effect(lab: Lab, check: Callable) -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_flag_has_a_row(script: str) -> None:
-    table = Path(__file__).parent / "upstream_flags" / f"{script}.json"
+    table = Path(__file__).parent / "config" / "upstream_flags" / f"{script}.json"
     upstream = json.loads(table.read_text())["flags"] if script != CLASS else {}  # of which there is none
-    ours = {field.name for field in dataclasses.fields(SCRIPTS[script][1])}
+    ours = set(flags_of(SCRIPTS[script][1]))
     rows = {flag for name, flag in ROWS if name == script}
     assert set(upstream) - rows == set(), "flags of diffusers' script without a row"
     assert ours - rows == set(), "flags of ours without a row"
