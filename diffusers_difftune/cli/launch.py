@@ -3,7 +3,6 @@
 """Handing a training script over to the launcher of accelerate, whose own words after a mistake or a stop are left out."""
 
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate.commands.launch import launch_command, launch_command_parser
+from accelerate.utils import patch_environment
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -42,12 +42,14 @@ def launch(words: Sequence[str], written: dict[str, Any]) -> int:
         for name, value in DEFAULTS.items():
             if getattr(arguments, name) is None:
                 setattr(arguments, name, value)
+    told = {}
     if (arguments.num_processes or written.get("num_processes") or 1) > 1:
-        on_processors(arguments, written)
+        told = on_processors(arguments, written)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        launch_command(arguments)
+        with patch_environment(**told):
+            launch_command(arguments)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         if code not in TOLD:
@@ -62,10 +64,11 @@ def launch(words: Sequence[str], written: dict[str, Any]) -> int:
     return 0
 
 
-def on_processors(arguments: Any, written: dict[str, Any]) -> None:
-    """Lets several processes be launched where there is no device, too; accelerate by itself needs MPI for that."""
+def on_processors(arguments: Any, written: dict[str, Any]) -> dict[str, str]:
+    """Lets several processes be launched where there is no device, too; accelerate by itself needs MPI for that. Returns what
+    they are to find in their environment."""
     if not (arguments.cpu or written.get("use_cpu") or not torch.accelerator.is_available()):
-        return
-    os.environ["ACCELERATE_USE_CPU"] = "true"
+        return {}
     arguments.cpu, arguments.use_cpu = False, True
     arguments.multi_gpu = not (arguments.use_fsdp or arguments.use_deepspeed)
+    return {"ACCELERATE_USE_CPU": "true"}

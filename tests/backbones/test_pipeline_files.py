@@ -113,6 +113,6 @@ def test_neither_pickles_nor_code_come_from_the_hub(hub_server: HubServer, tiny_
     fine, pickled, code, pipeline = done.stdout.splitlines()
     assert "models--org--plain" in fine, done.stderr[-2000:]
     assert pickled.startswith("org/pickles: its weights are a pickle"), pickled
-    assert "the unet of " in code and "has code of its own" in code
+    assert "The unet of " in code and "has code of its own" in code
     assert pipeline.startswith("The pipeline is a ['mine', 'Mine']; supported pipelines are")
     assert not [request for request in hub_server.requests if request.endswith((".bin", ".py"))]
