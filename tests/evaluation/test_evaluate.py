@@ -58,10 +58,11 @@ def evaluate(place: Place, output: Path, *words: object, features: object = None
 
 def test_the_precision_of_an_earlier_run_of_the_process_is_forgotten():
     for earlier in ("bf16", "no"):
+        AcceleratorState._reset_state()  # tests before this one have used one as well
         Accelerator(mixed_precision=earlier)
         assert new_accelerator().mixed_precision == "no"
         assert new_accelerator("bf16").mixed_precision == "bf16"
-        AcceleratorState._reset_state()
+    AcceleratorState._reset_state()
 
 
 def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys, caplog):
