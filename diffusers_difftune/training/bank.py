@@ -107,14 +107,14 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     config, folder = run.config, run.output_dir / BANK_FOLDER
     num_samples = bank_size(run, run.total_steps(len(target)))
     flags = {name: getattr(config, name) for name in BANK_FLAGS} | {"bank_samples": num_samples}
-    is_whole = is_complete_bank(folder)
+    manifest = BankManifest.read(folder) if (folder / MANIFEST_NAME).is_file() else None
     if run.checkpoint is None:
-        if (folder / MANIFEST_NAME).is_file():
+        if manifest is not None:
             check_begun(run, backbone, target, num_samples)
         return None, flags
-    before = None
+    is_whole = manifest is not None and manifest.is_complete
     if is_whole:
-        before = BankManifest.read(folder).flags()
+        before = manifest.flags()
     else:  # it is sampled again; what an older checkpoint does not say is as the flags say
         before = read_settings(run.checkpoint).get(FACTS, {}).get(OWN_BANK)
     if before is None:
@@ -124,7 +124,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
         # Files and datasets may have been moved, or edited in their place: what counts is the prompts.
         changed = [clause for clause in changed if not clause.startswith("--bank_prompts ")]
         prompts = draw_prompts(bank_prompts(run, backbone, target, num_samples), before["bank_samples"], run.seed)
-        if is_whole and prompts_sha256(prompts) != BankManifest.read(folder).prompts_sha256:
+        if is_whole and prompts_sha256(prompts) != manifest.prompts_sha256:
             changed.append(f"--bank_prompts {config.bank_prompts} has other prompts than the bank was sampled for")
         before["bank_prompts"] = config.bank_prompts
     if changed:
@@ -163,11 +163,6 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
         weights_fingerprint=backbone.fingerprint(run.cache_dir),
         notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
-
-
-def is_complete_bank(folder: Path) -> bool:
-    """Whether a folder holds a bank that was built to its end."""
-    return (folder / MANIFEST_NAME).is_file() and BankManifest.read(folder).is_complete
 
 
 def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, total_steps: int) -> KnowledgeBank:
