@@ -22,7 +22,7 @@ from tests.training.runs import arguments
 from tests.two_runs import SHARDS
 
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
