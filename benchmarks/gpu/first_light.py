@@ -31,6 +31,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from packaging.requirements import Requirement
+
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "icons")]
@@ -352,14 +354,29 @@ def peak_memory() -> int | None:
 
 
 def imports() -> dict[str, Any]:
-    """Which distributions were imported that a machine for rent may lack and that are not carried there."""
+    """Which distributions were imported that the library needs, a machine for rent may lack and are not carried there."""
     owners = importlib.metadata.packages_distributions()
     used = {
         name.lower().replace("_", "-")
         for module in {m.split(".")[0] for m in sys.modules}
         for name in owners.get(module, [])
     }
-    return {"neither_assumed_nor_carried": sorted(used - ASSUMED - CARRIED - {"diffusers-difftune"})}
+    return {"neither_assumed_nor_carried": sorted(used & needed("diffusers-difftune") - ASSUMED - CARRIED)}
+
+
+def needed(distribution: str) -> set[str]:
+    """What a distribution requires, directly or not; what is imported only where it happens to be there is none of it."""
+    found: set[tuple[str, frozenset[str]]] = set()
+    ahead = [(distribution, frozenset[str]())]
+    while ahead:
+        name, extras = ahead.pop()
+        for wanted in map(Requirement, importlib.metadata.requires(name) or []):
+            applies = wanted.marker is None or any(wanted.marker.evaluate({"extra": extra}) for extra in extras | {""})
+            key = (wanted.name.lower().replace("_", "-"), frozenset(wanted.extras))
+            if applies and key not in found:
+                found.add(key)
+                ahead.append(key)
+    return {name for name, _ in found}
 
 
 def compare(reference: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
