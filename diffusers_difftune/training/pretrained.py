@@ -19,7 +19,7 @@ def find_backbone(config: TrainingConfig, conditioned_on: str, **settings: Any) 
     Args:
         config: The config of a task.
         conditioned_on (`str`): What the task's models are conditioned on, `"prompts"` or `"classes"`.
-        settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+        settings: Arguments of [`Backbone`] that only some tasks have flags for.
 
     Raises:
         DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
@@ -28,7 +28,13 @@ def find_backbone(config: TrainingConfig, conditioned_on: str, **settings: Any) 
         with errors.flag("--pretrained_vae_model_name_or_path"):
             vae = config.pretrained_vae_model_name_or_path
             settings["vae"] = folder_of(vae, "a VAE", cache_dir=config.cache_dir, token=config.hub_token)
-    with errors.flag("--pretrained_model_name_or_path"):
+    with errors.flag(
+        "--pretrained_model_name_or_path",
+        vae="--pretrained_vae_model_name_or_path",
+        tokenizer="--tokenizer_name",
+        resolution="--resolution",
+        prediction_type="--prediction_type",
+    ):
         folder = pipeline_folder(
             config.pretrained_model_name_or_path, config.revision, config.variant, config.cache_dir, config.hub_token
         )

@@ -65,7 +65,7 @@ class Task:
         """The pretrained pipeline, whose configs are read and no weights.
 
         Args:
-            settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+            settings: Arguments of [`Backbone`] that only some tasks have flags for.
         """
         return find_backbone(self.config, self.conditioned_on, **settings)
 
