@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Only the split named train is trained on, by either flag, and what is held out is what is measured by."""
 
+import dataclasses
 import json
 import logging
 from argparse import Namespace
@@ -328,12 +329,16 @@ def test_a_data_set_is_measured_by_its_held_out_split(tmp_path: Path) -> None:
 def test_evaluation_data_are_the_held_out_ones_of_the_training_folder(tmp_path: Path) -> None:
     folder = images(tmp_path / "data", "test", "train")
     config = TextToImageConfig(train_data_dir=folder, cache_dir=tmp_path / "cache")
-    run = SimpleNamespace(config=config, seed=0)
-    assert captions_of(open_held_out(run, "evaluation", str(folder), 2)) == rows_of("test")
+
+    def held_out(place: Path) -> TargetData:
+        flags = dataclasses.replace(config, evaluation_data=str(place), evaluation_samples=2)
+        return open_held_out(SimpleNamespace(config=flags, seed=0), "evaluation")
+
+    assert captions_of(held_out(folder)) == rows_of("test")
     images(folder, "val")
     with pytest.raises(DiffTuneError, match="^--evaluation_data: .* has the splits test, validation; give the folder"):
-        open_held_out(run, "evaluation", str(folder), 2)
-    assert captions_of(open_held_out(run, "evaluation", str(folder / "val"), 2)) == rows_of("val")
+        held_out(folder)
+    assert captions_of(held_out(folder / "val")) == rows_of("val")
 
 
 def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:
