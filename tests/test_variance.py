@@ -156,7 +156,9 @@ def test_every_level_is_that_of_the_formulas(scheduler: type) -> None:
 def test_a_perfect_answer_costs_nothing() -> None:
     noise, t = torch.randn(2, 4, 8, 8), torch.tensor([1, 700])
     true_variance = -torch.ones(2, 4, 8, 8)
-    found = VariationalTerm(DDPMScheduler(**LINEAR), "epsilon")(true_variance, noise, noise, torch.zeros_like(noise), t)
+    found = VariationalTerm(DDPMScheduler(**LINEAR), "epsilon")(
+        true_variance, noise, noise, torch.zeros_like(noise), t
+    )
     assert found.tolist() == [0, 0]
 
 
