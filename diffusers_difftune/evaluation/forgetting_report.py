@@ -68,8 +68,6 @@ def conditions(
     model. A ControlNet gets the control images of target rows, and a blank one with source rows, which are to be what
     they were without it.
 
-    Returns:
-        `tuple[dict, dict]`: The fine-tuned model's and the pretrained one's.
     """
     nothing = [""] * len(rows)
     own = nothing if is_source and not finetuned.knows_classes else rows.prompts
