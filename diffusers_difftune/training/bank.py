@@ -16,7 +16,7 @@ from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
-from ..data.cut import cut_prompts
+from ..data.cut import tell_cut
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
@@ -181,9 +181,7 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget,
     num_samples = bank_size(run, total_steps)
     prompts = bank_prompts(run, backbone, target, num_samples)
     if config.bank_prompts != "captions" and accelerator.is_main_process:
-        found = cut_prompts(prompts, backbone, "prompts of the knowledge bank")
-        if found is not None and found.count:
-            logger.warning("%s.", found.sentence())
+        tell_cut(prompts, backbone, "prompts of the knowledge bank")
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     return build_bank(

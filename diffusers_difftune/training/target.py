@@ -2,16 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The target data of a run."""
 
-import logging
-
 from ..backbones import Backbone
-from ..data.cut import CutCaptions, cut_captions
+from ..data.cut import CutCaptions, tell_cut
 from ..data.dataset import TargetData, load_target_data
 from ..data.stream import StreamedTarget
 from .run import Run
-
-
-logger = logging.getLogger(__name__)
 
 
 def open_target(run: Run) -> TargetData | StreamedTarget:
@@ -22,8 +17,8 @@ def open_target(run: Run) -> TargetData | StreamedTarget:
 
 
 def tell_cut_captions(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> CutCaptions | None:
-    """Counts the captions that are longer than the model reads, and says so; `None` on other than the main process."""
-    found = cut_captions(target, backbone) if run.accelerator.is_main_process else None
-    if found is not None and found.count:
-        logger.warning("%s.", found.sentence())
-    return found
+    """Counts the captions that are longer than the model reads, and says so; `None` on other than the main process, and for
+    a stream, whose captions are not known."""
+    if isinstance(target, StreamedTarget) or not run.accelerator.is_main_process:
+        return None
+    return tell_cut(target.distinct_captions, backbone, "captions", target)
