@@ -65,10 +65,9 @@ def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]]) -> Non
 
 def machine(accelerator: "Accelerator") -> str:
     """On what a command computes, in words."""
-    from ..training.summary import machine_facts
-    from ..training.summary_text import machine_words
+    from ..training.summary import machine_words
 
-    return machine_words(machine_facts(accelerator))
+    return machine_words(accelerator)
 
 
 def open_pipeline(

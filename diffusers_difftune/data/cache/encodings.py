@@ -35,14 +35,11 @@ logger = logging.getLogger(__name__)
 
 # Part of all settings; count up when the same inputs come to be encoded or stored differently, by other batches for one.
 CACHE_VERSION = 3
-# What cached crops are drawn from. A checkpoint that was trained with crops drawn otherwise is not gone on with.
-CROPS_DRAWN_FROM = "image bytes"
 ROWS_AT_ONCE = 16  # images that are read and decoded together, and prompts that are encoded together
 PIXELS_AT_ONCE = 2**20  # of images that are encoded together
 # What is kept of each view of an image beside its posterior.
 VIEW = pa.schema(
     {"key": pa.binary(32), "top": pa.int64(), "left": pa.int64(), "height": pa.int64(), "width": pa.int64()}
-    | {"drawn": pa.int8()}
 )
 
 
@@ -57,10 +54,6 @@ class ImageCache:
 
     def crops(self, row: int) -> int:
         return self._rows.records(row) // self._flips
-
-    def has_drawn_crops(self, row: int) -> bool:
-        """Whether the crops of a row are drawn: neither is it square, nor is it cropped in the centre."""
-        return bool(self._rows.value("drawn", row))
 
     def coordinates(self, row: int, crop: int = 0) -> tuple[int, int]:
         """Top and left of a crop in the resized image, in pixels."""
@@ -134,12 +127,11 @@ def build_image_cache(
     def views(row: int) -> list[tuple[dict[str, Any], torch.Tensor]]:
         loaded = load_rgb(target.image(row))
         image = transform.resize(loaded)
-        drawn = not config.center_crop and image.width != image.height
         boxes = [transform.crop_box(image.size)]
-        if drawn:
+        if not config.center_crop and image.width != image.height:
             spread = [spread_crop(keys[row], crop, config.crops_per_image) for crop in range(config.crops_per_image)]
             boxes = [transform.crop_box(image.size, at) for at in spread]
-        facts = {"key": keys[row], "height": loaded.height, "width": loaded.width, "drawn": int(drawn)}
+        facts = {"key": keys[row], "height": loaded.height, "width": loaded.width}
         return [
             (facts | {"top": top, "left": left}, transform.to_tensor(image, top, left, flip))
             for top, left in boxes
