@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, NoReturn
 
+from .. import errors
 from ..errors import DiffTuneError
 
 
@@ -65,10 +66,9 @@ def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]]) -> Non
 
 def machine(accelerator: "Accelerator") -> str:
     """On what a command computes, in words."""
-    from ..training.summary import machine_facts
-    from ..training.summary_text import machine_words
+    from ..training.summary import machine_words
 
-    return machine_words(machine_facts(accelerator))
+    return machine_words(accelerator)
 
 
 def open_pipeline(
@@ -94,7 +94,8 @@ def open_pipeline(
     from ..backbones import load_backbone, pipeline_folder
 
     folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-    return load_backbone(folder, arguments.variant, resolution=resolution)
+    with errors.flag(resolution="--resolution"):
+        return load_backbone(folder, arguments.variant, resolution=resolution)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
@@ -114,6 +115,7 @@ def precision(accelerator: "Accelerator") -> "torch.dtype":
 def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
     """The side of the images that all pipelines are to make, in pixels: the one that is wanted, or the first one's own."""
     resolution = wanted or pipelines[0].native_resolution
-    for backbone in pipelines:
-        backbone.image_side(resolution)
+    with errors.flag(resolution="--resolution"):
+        for backbone in pipelines:
+            backbone.image_side(resolution)
     return resolution

@@ -52,7 +52,7 @@ def copied(done, tmp_path) -> Path:
 
 
 def test_a_finished_run_is_not_written_over(copied, tiny_pipeline, tiny_images, capsys, monkeypatch):
-    monkeypatch.setattr("diffusers_difftune.training.pretrained.load_backbone", None)  # it does not come as far
+    monkeypatch.setattr("diffusers_difftune.training.task.load_backbone", None)  # it does not come as far
     before = contents(copied)
     said = refused(capsys, tiny_pipeline, tiny_images, copied)
     assert said == (
@@ -155,10 +155,9 @@ def test_a_bank_that_does_not_fit_is_refused_before_the_old_run_goes(tiny_pipeli
         run(FULL, tiny_pipeline, tiny_images, old, f"{flags} --max_train_steps 4 --overwrite_output_dir")
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        "knowledge_bank holds a knowledge bank of other settings: --bank_samples is 8 (by default as many as the"
-        in said
+        "knowledge_bank holds a knowledge bank of other settings: --bank_samples is 8, not 4 (by default a run" in said
     )
-    assert "run draws), not 4; delete that folder" in said and "hash" not in said
+    assert "samples as many as it draws); delete that folder" in said and "hash" not in said
     assert contents(old) == before
 
 
