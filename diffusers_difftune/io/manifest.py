@@ -85,10 +85,12 @@ class ShardManifest:
         return range(start, min(start + self.shard_size, len(self)))
 
     def num_built(self, folder: Path) -> int:
-        """How many rows are there, going by the names of files."""
-        place = folder / (self.place if self.is_complete else self.building)
-        there = [(place / name).is_file() for name in self.shard_names]
-        return sum(len(self.shard_range(number)) for number, is_there in enumerate(there) if is_there)
+        """How many rows are there, going by the names of files: there may be fewer of these than the manifest says."""
+        directory = (folder / (self.place if self.is_complete else self.building) / self.shard_name(0)).parent
+        names = {file.name for file in directory.glob("*.parquet")}
+        numbers = {int(found[0]) for found in (re.search(r"\d{5,10}", name) for name in names) if found}
+        built = (k for k in numbers if k < self.num_shards and Path(self.shard_name(k)).name in names)
+        return sum(len(self.shard_range(number)) for number in built)
 
     def damage(self, folder: Path) -> str | None:
         """The end of a sentence about the shards of a complete folder that are not what was written, or `None`."""
