@@ -46,21 +46,13 @@ BANK_SEED = 2**31
 
 @dataclass
 class Images:
-    """Real images, and what to ask the models for to have the like.
-
-    Attributes:
-        images (`torch.Tensor` of shape `(N, 3, R, R)`): uint8.
-        prompts (`list[str]`): One for each.
-        controls (`torch.Tensor` of shape `(N, 3, R, R)`, *optional*): Their control images, uint8.
-        others (`torch.Tensor` of shape `(M, 3, R, R)`, *optional*): Other images of the same kind, for the floor.
-        key (`str`): A hash of the data they are from.
-    """
+    """Real images, uint8 of shape `(N, 3, R, R)`, and what to ask the models for to have the like."""
 
     images: torch.Tensor
     prompts: list[str]
-    controls: torch.Tensor | None = None
-    others: torch.Tensor | None = None
-    key: str = ""
+    controls: torch.Tensor | None = None  # their control images
+    others: torch.Tensor | None = None  # other images of the same kind, for the floor
+    key: str = ""  # a hash of the data they are from
 
 
 class Comparison:
@@ -222,7 +214,7 @@ class Comparison:
         decoded = []
         for start in range(0, len(shown), given.batch_size):
             latents = torch.stack([bank.latents(row) for row in shown[start : start + given.batch_size]])
-            decoded.append((self.backbone.decode_latents(latents) * 255).round().to("cpu", torch.uint8))
+            decoded.append((self.backbone.decode(self.backbone.vae, latents) * 255).round().to("cpu", torch.uint8))
         self.source_images = Images(torch.cat(decoded), [bank.prompt(row) for row in shown])
 
     def encoded(self, images: Images) -> Rows:
