@@ -55,15 +55,8 @@ def find_adapter(config: Any, backbone: Backbone) -> AdapterSettings | None:
 def check_fit(
     config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str, stock: type | None = None
 ) -> None:
-    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it.
-
-    Args:
-        config: The config of a task.
-        settings ([`AdapterSettings`]): What the flags ask for.
-        empty (`torch.nn.Module`): The model without weights; changed in place.
-        what (`str`): What the model is called in messages.
-        stock (`type`, *optional*): The pipeline class whose `load_lora_weights` is to read the result.
-    """
+    """Tries the adapter on a model without weights, which changes in place, and tells what is wrong with the flag that asked
+    for it. `stock` is the pipeline class whose `load_lora_weights` is to read the result."""
     flag = f"--adapter {settings.kind}"
     if config.lora_target_modules:
         flag = f"--lora_target_modules {' '.join(config.lora_target_modules)}"
