@@ -10,7 +10,7 @@ import torch
 from .. import errors
 from ..adapters import Adapter, AdapterSettings
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
-from ..adapters.stock_lora import check_stock_reads, is_stock_lora
+from ..adapters.stock_lora import check_stock_reads
 from ..backbones import Backbone
 
 
@@ -36,20 +36,6 @@ def adapter_settings(
         train_parameters=tuple(config.train_parameters or ()),
         always_trained=backbone.always_trained if always_trained is None else always_trained,
     )
-
-
-def find_adapter(config: Any, backbone: Backbone) -> AdapterSettings | None:
-    """The adapter that the flags ask for, if it fits the denoiser; loads no weights.
-
-    Raises:
-        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
-            would not read all of the file that the run is to write for it.
-    """
-    settings = adapter_settings(config, backbone)
-    if settings is not None:
-        stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
-        check_fit(config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
-    return settings
 
 
 def check_fit(
