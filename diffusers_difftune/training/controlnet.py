@@ -17,10 +17,11 @@ from ..controls import bank as control_bank
 from ..data.images.decode import ImageTransform, UnreadableImage, control_crop, decode
 from ..errors import DiffTuneError
 from ..trainables.control import ControlBranch
+from .adapter import adapter_settings, check_fit
 from .batches import PlannedBatches
 from .control_evaluation import ControlEvaluation
 from .control_images import sample_decoder
-from .control_model import empty_controlnet, find_control_parts, find_tokenizer, load_controlnet
+from .control_model import check_controlnet, control_family, empty_controlnet, find_tokenizer, load_controlnet
 from .evaluation import Evaluation
 from .folder import CONTROLNET_CONFIG
 from .trainer import Trainer
@@ -58,7 +59,22 @@ class ControlNetTrainer(Trainer):
         return super().find_backbone(tokenizer=find_tokenizer(self.config), **settings)
 
     def find_adapter(self) -> AdapterSettings | None:
-        return find_control_parts(self.config, self.backbone)
+        """Finds the ControlNet and the adapter on it that the flags name, and checks that they fit."""
+        config, backbone, family = self.config, self.backbone, control_family(self.backbone)
+        pretrained_type = backbone.pretrained_prediction_type
+        if config.prediction_type not in (None, pretrained_type):
+            raise DiffTuneError(
+                f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
+                f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
+            )
+        if config.controlnet_model_name_or_path is not None:
+            check_controlnet(config, backbone)
+        adapter = adapter_settings(config, backbone, family.always_trained)
+        if adapter is not None:
+            with torch.device("meta"):
+                empty = family.new(backbone.empty_denoiser())
+            check_fit(config, adapter, empty, "ControlNet")
+        return adapter
 
     def find_validation(self) -> Validation:
         """A prompt and a control image for each validation image; a single one of either goes with all of the other.
