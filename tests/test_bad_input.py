@@ -260,7 +260,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {
             MODEL: place.edited("model_index.json", scheduler=["diffusers", "EDMDPMSolverMultistepScheduler"])
         },
-        f"--{MODEL}: the scheduler of .* is EDMDPMSolverMultistepScheduler, which has continuous noise levels; give .*",
+        f"--{MODEL}: the scheduler of .* is .EDMDPMSolverMultistepScheduler., whose noise levels are not those of DDPM .*; give .*",
     ),
     "a model for inpainting": (
         lambda place: {MODEL: place.edited("unet/config.json", in_channels=9)},
@@ -312,7 +312,7 @@ ROWS: dict[str, tuple] = {
     "damaged images": (
         lambda place: {DATA: damaged_images(place)},
         "--train_data_dir: 3 of 5 images cannot be read: row 1 01.png .*, row 3 03.png .*, row 4 04.png "
-        r"\(no such file\); repair or remove them, or leave them out with --skip_bad_images; .*/04.png, for one, is not there",
+        r"\(no such file .*/04.png\); repair or remove them, or leave them out with --skip_bad_images",
     ),
     "captions missing": (
         lambda place: {DATA: save_tiny_images(place.folder / "images", 4, captions=["a", "", None, [" "]])},
@@ -325,7 +325,7 @@ ROWS: dict[str, tuple] = {
     # the knowledge bank
     "bank that is nowhere": (
         {BANK: "user/nowhere"},
-        "--knowledge_bank: user/nowhere is neither a folder nor a dataset on the Hub that can be read: .*",
+        "--knowledge_bank: user/nowhere is neither a folder nor a knowledge bank that can be had from the Hub: .*",
     ),
     "no bank": (
         lambda place: {BANK: place.images},
@@ -337,7 +337,7 @@ ROWS: dict[str, tuple] = {
     ),
     "bank of another resolution": (
         lambda place: {BANK: place.bank, "resolution": 8},
-        r"--knowledge_bank: .* has latents of \[4, 8, 8\] \(--resolution 16\), and training needs \[4, 4, 4\]; .*",
+        r"--knowledge_bank: .* has latents of \[4, 8, 8\] \(images of 16 pixels\), and training needs \[4, 4, 4\]; .*",
     ),
     "half-built bank": (
         lambda place: {BANK: half_built(place)},

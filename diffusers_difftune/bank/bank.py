@@ -5,11 +5,10 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError
+from ..io.hub import folder_of
 from ..io.shards import StoredRows
-from ..publishing import HUB_ERRORS
 from .manifest import MANIFEST_NAME, BankManifest
 from .shard import Shard
 
@@ -51,9 +50,8 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
         Raises:
             DiffTuneError: There is no bank there.
         """
-        folder = Path(path_or_id)
-        if not folder.exists():
-            folder = download_bank(str(path_or_id), revision, token, cache_dir)
+        where = {"repo_type": "dataset", "revision": revision, "token": token, "cache_dir": cache_dir}
+        folder = folder_of(path_or_id, "a knowledge bank", BANK_FILES, **where)
         return cls(folder, BankManifest.read(folder))
 
     def latents(self, index: int) -> torch.Tensor:
@@ -72,7 +70,6 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
         return [prompt for path in paths for prompt in Shard.read_prompts(path)]
 
     def read_shard(self, path: Path) -> Shard:
-        """Reads a shard."""
         return Shard.read(path, tuple(self.manifest.latent_shape))
 
     def check(self, fingerprint: str | None = None, latent_shape: tuple[int, ...] | None = None) -> "KnowledgeBank":
@@ -100,14 +97,15 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
             built = manifest.num_built(self.folder)
             return f"is half built ({built} of {len(self)} samples); run the command that began it once more"
         if fingerprint is not None and fingerprint != manifest.weights_fingerprint:
+            commit = f" at commit {manifest.revision[:12]}" if manifest.revision else ""
             return (
-                f"was sampled from other weights than the model's or with another tokenizer, namely from {origin(manifest)};"
-                " build one from this model"
+                "was sampled from other weights than the model's or with another tokenizer, namely from"
+                f" {manifest.model}{commit}; build one from this model"
             )
         if latent_shape is not None and tuple(latent_shape) != tuple(manifest.latent_shape):
             return (
-                f"has latents of {manifest.latent_shape} (--resolution {manifest.resolution}), and training needs"
-                f" {list(latent_shape)}; build one at the same --resolution"
+                f"has latents of {manifest.latent_shape} (images of {manifest.resolution} pixels), and training needs"
+                f" {list(latent_shape)}; build one at the same resolution"
             )
         return manifest.damage(self.folder) or self.invalid_shard()
 
@@ -118,28 +116,3 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
             if (wrong := Shard.problem(self.shard_path(number), rows, shape)) is not None:
                 return f"has a shard that is none, {name}, which {wrong}; delete the folder and build it again"
         return None
-
-
-def download_bank(
-    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
-) -> Path:
-    """The local folder of a bank on the Hub, downloaded if it is not there yet; see [`KnowledgeBank.load`]."""
-    try:
-        folder = snapshot_download(
-            repo_id,
-            repo_type="dataset",
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            allow_patterns=BANK_FILES,
-        )
-    except HUB_ERRORS as error:
-        raise DiffTuneError(
-            f"{repo_id} is neither a folder nor a dataset on the Hub that can be read: {first_sentence(error)}."
-        ) from error
-    return Path(folder)
-
-
-def origin(manifest: BankManifest) -> str:
-    """The model that a bank was sampled from, by name."""
-    return manifest.model + (f" at commit {manifest.revision[:12]}" if manifest.revision else "")

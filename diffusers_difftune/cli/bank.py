@@ -80,11 +80,11 @@ def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
 
     from ..backbones.fingerprint import hub_commit
-    from ..bank.build import begun_bank, build_bank
+    from ..bank.build import build_bank, check_begun_bank
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
-    from ..data.cut import cut_prompts
+    from ..data.cut import tell_cut
     from ..io.processes import from_main, frozen_dtype
 
     # Whatever can be wrong without the model is said before it is downloaded.
@@ -109,11 +109,10 @@ def bank_build(arguments: argparse.Namespace) -> int:
         "weights_fingerprint": weights,
     }
     folder = Path(arguments.output_dir)
-    from_main(accelerator, lambda: begun_bank(folder, settings, prompts, **sampled_from))
+    from_main(accelerator, lambda: check_begun_bank(folder, settings, prompts, **sampled_from))
     different = min(settings.num_samples, len(set(prompts)))
-    found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
-    if found is not None and found.count:
-        logging.getLogger("diffusers_difftune").warning("%s.", found.sentence())
+    if accelerator.is_main_process:
+        tell_cut(prompts, backbone)
     precision = frozen_dtype(accelerator)
     show_summary(
         accelerator,

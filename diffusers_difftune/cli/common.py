@@ -6,6 +6,7 @@ import argparse
 import logging
 from typing import TYPE_CHECKING, NoReturn
 
+from .. import errors
 from ..errors import DiffTuneError
 
 
@@ -93,7 +94,8 @@ def open_pipeline(
     from ..backbones import load_backbone, pipeline_folder
 
     folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-    return load_backbone(folder, arguments.variant, resolution=resolution)
+    with errors.flag(resolution="--resolution"):
+        return load_backbone(folder, arguments.variant, resolution=resolution)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
@@ -113,6 +115,7 @@ def precision(accelerator: "Accelerator") -> "torch.dtype":
 def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
     """The side of the images that all pipelines are to make, in pixels: the one that is wanted, or the first one's own."""
     resolution = wanted or pipelines[0].native_resolution
-    for backbone in pipelines:
-        backbone.image_side(resolution)
+    with errors.flag(resolution="--resolution"):
+        for backbone in pipelines:
+            backbone.image_side(resolution)
     return resolution

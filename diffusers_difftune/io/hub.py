@@ -15,30 +15,20 @@ from ..errors import DiffTuneError, first_sentence
 MODEL_FILES = ("*.json", "*.safetensors")
 
 
-def folder_of(
-    name: str | Path,
-    what: str,
-    files: Sequence[str] = MODEL_FILES,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-) -> Path:
-    """The local folder of a model; one on the Hub is downloaded first, or found in the cache.
+def folder_of(name: str | Path, what: str, files: Sequence[str] = MODEL_FILES, **where: Any) -> Path:
+    """The local folder of a model or a bank; one on the Hub is downloaded first, or found in the cache.
 
     Args:
         name (`str` or `Path`): A folder, or an id on the Hub.
         what (`str`): What it is to be, with its article, for the message: `"a VAE"`.
         files (`Sequence[str]`, *optional*): Patterns of the files to download.
-        revision (`str`, *optional*): Revision on the Hub.
-        cache_dir (`str` or `Path`, *optional*): Where downloads are kept. `None` is the Hub's own cache.
-        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
+        where: As in `snapshot_download`: `revision`, `cache_dir`, `token`, `repo_type`.
 
     Raises:
         DiffTuneError: There is neither such a folder nor such a repository.
     """
     if Path(name).is_dir():
         return Path(name)
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files), **where))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here

@@ -11,13 +11,14 @@ from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
-from ..bank.build import begun_bank, build_bank
+from ..bank.build import build_bank, check_begun_bank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
+from ..bank.settings import FLAGS as SETTING_FLAGS
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
 from ..console import counted
-from ..data.cut import cut_prompts
+from ..data.cut import tell_cut
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
@@ -91,7 +92,7 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     manifest = BankManifest.read(folder) if (folder / MANIFEST_NAME).is_file() else None
     if run.checkpoint is None:
         if manifest is not None:  # told before weights are loaded, and not when the bank is about to be sampled
-            begun_bank(
+            check_begun_bank(
                 folder,
                 BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
                 # The captions of a stream are read when they are needed.
@@ -99,9 +100,6 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
                 latent_shape=backbone.latent_shape(),
                 model=config.pretrained_model_name_or_path,
                 weights_fingerprint=backbone.fingerprint(run.cache_dir),
-                notes={"num_samples": " (by default as many as the run draws)"}
-                if config.bank_samples is None
-                else None,
             )
         return None, flags
     is_whole = manifest is not None and manifest.is_complete
@@ -154,22 +152,21 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
     num_samples = config.bank_samples
     prompts = bank_prompts(run, backbone, target, num_samples)
     if config.bank_prompts != "captions" and accelerator.is_main_process:
-        found = cut_prompts(prompts, backbone, "prompts of the knowledge bank")
-        if found is not None and found.count:
-            logger.warning("%s.", found.sentence())
+        tell_cut(prompts, backbone, "prompts of the knowledge bank")
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
-    return build_bank(
-        pipeline,
-        run.output_dir / BANK_FOLDER,
-        prompts,
-        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
-        latent_shape=backbone.latent_shape(),
-        model=config.pretrained_model_name_or_path,
-        revision=hub_commit(backbone.folder) or config.revision,
-        weights_fingerprint=backbone.fingerprint(run.cache_dir),
-        accelerator=accelerator,
-    )
+    with errors.flag(**SETTING_FLAGS):
+        return build_bank(
+            pipeline,
+            run.output_dir / BANK_FOLDER,
+            prompts,
+            BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
+            latent_shape=backbone.latent_shape(),
+            model=config.pretrained_model_name_or_path,
+            revision=hub_commit(backbone.folder) or config.revision,
+            weights_fingerprint=backbone.fingerprint(run.cache_dir),
+            accelerator=accelerator,
+        )
 
 
 def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> list[str]:

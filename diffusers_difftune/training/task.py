@@ -4,7 +4,6 @@
 prompts is trained, all of it or an adapter on it, and the quality of its samples is measured. At the end of the file is what
 callbacks use of a trainer."""
 
-import logging
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -18,7 +17,7 @@ from ..bank.bank import KnowledgeBank
 from ..bank.prompts import read_prompts
 from ..config.checks import check_flags
 from ..config.shared import EmaConfig, TrainingConfig
-from ..data.cut import CutCaptions, cut_captions
+from ..data.cut import CutCaptions, tell_cut
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform
 from ..data.plan import BatchPlan
@@ -41,9 +40,6 @@ from .quality_evaluation import QualityEvaluation
 from .run import Run
 from .run_identity import run_settings
 from .validation import Validation
-
-
-logger = logging.getLogger(__name__)
 
 
 class Task:
@@ -95,7 +91,7 @@ class Task:
         """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
 
         Args:
-            settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+            settings: Arguments of [`Backbone`] that only some tasks have flags for.
 
         Raises:
             DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
@@ -105,7 +101,13 @@ class Task:
             with errors.flag("--pretrained_vae_model_name_or_path"):
                 vae = config.pretrained_vae_model_name_or_path
                 settings["vae"] = folder_of(vae, "a VAE", cache_dir=config.cache_dir, token=config.hub_token)
-        with errors.flag("--pretrained_model_name_or_path"):
+        with errors.flag(
+            "--pretrained_model_name_or_path",
+            vae="--pretrained_vae_model_name_or_path",
+            tokenizer="--tokenizer_name",
+            resolution="--resolution",
+            prediction_type="--prediction_type",
+        ):
             folder = pipeline_folder(
                 config.pretrained_model_name_or_path,
                 config.revision,
@@ -174,11 +176,10 @@ class Task:
 
     def check_target(self) -> CutCaptions | None:
         """Looks at the opened target data: counts the captions that are longer than the model reads, if it reads any, on
-        the main process."""
-        found = cut_captions(self.target, self.backbone) if self.context.accelerator.is_main_process else None
-        if found is not None and found.count:
-            logger.warning("%s.", found.sentence())
-        return found
+        the main process. Those of a stream are not known."""
+        if isinstance(self.target, StreamedTarget) or not self.context.accelerator.is_main_process:
+            return None
+        return tell_cut(self.target.distinct_captions, self.backbone, "captions", self.target)
 
     def find_validation(self) -> Validation:
         """The validation images to be made; of no prompts if nothing is named."""

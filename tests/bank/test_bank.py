@@ -72,7 +72,9 @@ def test_the_bank_of_another_model_is_refused(bank: KnowledgeBank, tmp_path: Pat
 
 
 def test_the_bank_of_another_resolution_is_refused(bank: KnowledgeBank) -> None:
-    with pytest.raises(DiffTuneError, match=r"has latents of \[4, 8, 8\] \(--resolution 16\).* needs \[4, 16, 16\]"):
+    with pytest.raises(
+        DiffTuneError, match=r"has latents of \[4, 8, 8\] \(images of 16 pixels\).* needs \[4, 16, 16\]"
+    ):
         bank.check(latent_shape=(4, 16, 16))
 
 
@@ -179,9 +181,11 @@ def test_latents_may_have_any_number_of_dimensions(
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiffTuneError, match="is not a knowledge bank"):
         KnowledgeBank.load(tmp_path)
-    with pytest.raises(DiffTuneError, match="absent is neither a folder nor a dataset on the Hub"):
+    with pytest.raises(
+        DiffTuneError, match="absent is neither a folder nor a knowledge bank that can be had from the Hub"
+    ):
         KnowledgeBank.load("absent")
-    with pytest.raises(DiffTuneError, match="is neither a folder nor a dataset on the Hub"):
+    with pytest.raises(DiffTuneError, match="is neither a folder nor a knowledge bank that can be had from the Hub"):
         KnowledgeBank.load(tmp_path / "a" / "b" / "c")
 
 
