@@ -205,11 +205,11 @@ ROWS: dict[str, tuple] = {
     ),
     "tokenizer of more words": (
         lambda place: {"tokenizer_name": tokenizer(place, 32, "cat", "dog")},
-        "--tokenizer_name .*/tokenizer knows 516 tokens, and the model's text encoder takes 514; .*",
+        "--tokenizer_name .*/tokenizer has a vocabulary of 516 and needs at most 514, the text_encoder's vocab_size; .*",
     ),
     "tokenizer of longer prompts": (
         lambda place: {"tokenizer_name": tokenizer(place, 77)},
-        "--tokenizer_name .*/tokenizer cuts prompts at 77 tokens, and the model's text encoder takes 32; .*",
+        "--tokenizer_name .*/tokenizer has model_max_length 77 and needs at most 32, the text_encoder's .*; .*",
     ),
     # the ControlNet
     "ControlNet that is nowhere": (

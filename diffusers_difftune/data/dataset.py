@@ -112,7 +112,7 @@ def load_target_data(
 
     Images are decoded once to see that they can be; which of them can is remembered by their content, and the others are
     looked at again every time. Every process of a run calls this; one at a time looks at the data, and those after it find
-    what the first one learned.
+    what the first one learned. What is not read is in the `report` of the data, and not told here.
 
     Args:
         config ([`DataConfig`]): The flags.
@@ -120,9 +120,6 @@ def load_target_data(
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
         wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`Source`].
         flag (`str`, *optional*): The flag that named the data, if it is none of the config's.
-
-    Returns:
-        [`TargetData`]: The rows. What is not read is in their `report`, and not told here.
 
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.

@@ -37,15 +37,8 @@ class StreamedTarget:
 
     Every process, and every worker of its loader, reads the whole stream and decodes its own rows only (all rows with
     `--skip_bad_images`, which otherwise could not be counted). Ordinals should be asked for in ascending order; going
-    back starts the stream anew. When the stream ends it begins again, shuffled differently.
-
-    Args:
-        config ([`DataConfig`]): The flags.
-        seed (`int`): Shuffles the stream.
-        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-
-    Raises:
-        DiffTuneError: A flag is out of range, the data cannot be opened, or its first row cannot be used.
+    back starts the stream anew. When the stream ends it begins again, shuffled differently, as `seed` has it. The first row is
+    looked at when the stream is opened.
     """
 
     def __init__(self, config: DataConfig, seed: int, cache_dir: str | Path | None = None) -> None:

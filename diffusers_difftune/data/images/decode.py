@@ -215,15 +215,10 @@ def load_rgb(image: Image.Image, control: bool = False) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings.
+    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings."""
 
-    Args:
-        resolution (`int`): The side of the square result, in pixels.
-        interpolation (`str`, *optional*, defaults to `"lanczos"`): A name in `PIL_FILTERS`.
-    """
-
-    resolution: int
-    interpolation: str = "lanczos"
+    resolution: int  # the side of the square result, in pixels
+    interpolation: str = "lanczos"  # a name in `PIL_FILTERS`
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """The size (width, height) after resizing: the shorter side is `resolution`."""

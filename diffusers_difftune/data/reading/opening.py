@@ -24,15 +24,8 @@ from .text_files import captioned_images, open_captioned_images
 
 
 def open_source(source: Source, report: DataReport) -> Dataset | IterableDataset:
-    """The target data with its image columns not yet decoded; the columns of images and of captions or labels are there.
-
-    Args:
-        source ([`Source`]): What to open.
-        report ([`DataReport`]): Told what is read and what is not.
-
-    Raises:
-        DiffTuneError: There is no such data, or it lacks a column.
-    """
+    """The target data with its image columns not yet decoded; what is read of them and what is not is told to the report.
+    Raises a [`DiffTuneError`] if there are no such data, or if they lack a column."""
     by_name = source.config.dataset_name is not None
     dataset = open_named(source, report) if by_name else open_folder(source, report)
     if dataset.features is None:  # a stream of CSV or JSON files
