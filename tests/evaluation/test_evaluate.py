@@ -205,7 +205,7 @@ def test_an_adapter_on_the_hub_is_downloaded_once(place, tiny_pipeline, tmp_path
         asked.append((name, given["cache_dir"], given["token"]))
         return str(adapter)
 
-    monkeypatch.setattr("diffusers_difftune.evaluation.finetuned.snapshot_download", download)
+    monkeypatch.setattr("diffusers_difftune.io.hub.snapshot_download", download)
     where = ["--cache_dir", tmp_path / "cache", "--hub_token", "mine"]
     (on_hub,) = evaluate(place, tmp_path / "hub.json", *words, "user/lora", *where)["results"]
     assert asked == [("user/lora", str(tmp_path / "cache"), "mine")]
