@@ -325,7 +325,7 @@ ROWS: dict[str, tuple] = {
     # the knowledge bank
     "bank that is nowhere": (
         {BANK: "user/nowhere"},
-        "--knowledge_bank: user/nowhere is neither a folder nor a dataset on the Hub that can be read: .*",
+        "--knowledge_bank: user/nowhere is neither a folder nor a knowledge bank that can be had from the Hub: .*",
     ),
     "no bank": (
         lambda place: {BANK: place.images},

@@ -5,11 +5,10 @@
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
 
-from ..errors import DiffTuneError, first_sentence
+from ..errors import DiffTuneError
+from ..io.hub import folder_of
 from ..io.shards import StoredRows
-from ..publishing import HUB_ERRORS
 from .manifest import MANIFEST_NAME, BankManifest
 from .shard import Shard
 
@@ -53,7 +52,9 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
         """
         folder = Path(path_or_id)
         if not folder.exists():
-            folder = download_bank(str(path_or_id), revision, token, cache_dir)
+            folder = folder_of(
+                path_or_id, "a knowledge bank", BANK_FILES, revision, cache_dir, token, repo_type="dataset"
+            )
         return cls(folder, BankManifest.read(folder))
 
     def latents(self, index: int) -> torch.Tensor:
@@ -118,26 +119,6 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
             if (wrong := Shard.problem(self.shard_path(number), rows, shape)) is not None:
                 return f"has a shard that is none, {name}, which {wrong}; delete the folder and build it again"
         return None
-
-
-def download_bank(
-    repo_id: str, revision: str | None = None, token: str | None = None, cache_dir: str | Path | None = None
-) -> Path:
-    """The local folder of a bank on the Hub, downloaded if it is not there yet; see [`KnowledgeBank.load`]."""
-    try:
-        folder = snapshot_download(
-            repo_id,
-            repo_type="dataset",
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            allow_patterns=BANK_FILES,
-        )
-    except HUB_ERRORS as error:
-        raise DiffTuneError(
-            f"{repo_id} is neither a folder nor a dataset on the Hub that can be read: {first_sentence(error)}."
-        ) from error
-    return Path(folder)
 
 
 def origin(manifest: BankManifest) -> str:

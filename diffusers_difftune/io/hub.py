@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..errors import DiffTuneError, first_sentence
 
@@ -22,6 +22,7 @@ def folder_of(
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     token: str | None = None,
+    repo_type: str = "model",
 ) -> Path:
     """The local folder of a model; one on the Hub is downloaded first, or found in the cache.
 
@@ -32,16 +33,48 @@ def folder_of(
         revision (`str`, *optional*): Revision on the Hub.
         cache_dir (`str` or `Path`, *optional*): Where downloads are kept. `None` is the Hub's own cache.
         token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
+        repo_type (`str`, *optional*, defaults to `"model"`): What it is on the Hub, `"model"` or `"dataset"`.
 
     Raises:
         DiffTuneError: There is neither such a folder nor such a repository.
     """
     if Path(name).is_dir():
         return Path(name)
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token, "repo_type": repo_type}
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files), **where))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(
             f"{name} is neither a folder nor {what} that can be had from the Hub: {first_sentence(error)}."
         ) from error
+
+
+def pinned(
+    name: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    file: str = "config.json",
+) -> tuple[Path, dict[str, Any]]:
+    """The config of a model, and where the rest of it is: at the same commit, whatever the repository becomes meanwhile.
+
+    Args:
+        name (`str` or `Path`): A folder, or an id on the Hub.
+        revision (`str`, *optional*): Revision on the Hub.
+        cache_dir (`str` or `Path`, *optional*): Where downloads are kept. `None` is the Hub's own cache.
+        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
+        file (`str`, *optional*, defaults to `"config.json"`): The config's name.
+
+    Returns:
+        `tuple[Path, dict]`: The local file, and the arguments of `from_pretrained` beside the name; `revision` is the
+        commit. Of a folder the file may be missing, and there are no arguments.
+
+    Raises:
+        Exception: What the Hub client raises, of which there are a dozen unrelated classes; callers say what the model is
+            for.
+    """
+    if Path(name).is_dir():
+        return Path(name, file), {}
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+    config = Path(hf_hub_download(str(name), file, revision=revision, **where))
+    return config, where | {"revision": config.parent.name}  # …/snapshots/COMMIT/config.json

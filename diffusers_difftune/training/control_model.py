@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import errors
@@ -17,6 +16,7 @@ from ..backbones.controlnet import ControlNetFamily
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..config import ControlNetConfig
 from ..errors import DiffTuneError, first_sentence
+from ..io.hub import pinned
 from .adapter import adapter_settings, check_fit
 from .pretrained import save_memory
 
@@ -81,9 +81,7 @@ def find_tokenizer(config: ControlNetConfig) -> PreTrainedTokenizerBase | None:
 def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
     """Checks by its config that a ControlNet belongs to the pipeline."""
     try:
-        file = Path(name, "config.json")
-        if not Path(name).is_dir():
-            file = Path(hf_hub_download(name, "config.json", **where))
+        file, _ = pinned(name, **where)
         found = dict(json.loads(file.read_text()))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(

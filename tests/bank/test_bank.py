@@ -179,9 +179,11 @@ def test_latents_may_have_any_number_of_dimensions(
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiffTuneError, match="is not a knowledge bank"):
         KnowledgeBank.load(tmp_path)
-    with pytest.raises(DiffTuneError, match="absent is neither a folder nor a dataset on the Hub"):
+    with pytest.raises(
+        DiffTuneError, match="absent is neither a folder nor a knowledge bank that can be had from the Hub"
+    ):
         KnowledgeBank.load("absent")
-    with pytest.raises(DiffTuneError, match="is neither a folder nor a dataset on the Hub"):
+    with pytest.raises(DiffTuneError, match="is neither a folder nor a knowledge bank that can be had from the Hub"):
         KnowledgeBank.load(tmp_path / "a" / "b" / "c")
 
 
