@@ -17,9 +17,7 @@ finds where each comes down to the threshold. docs/evaluation.md has the rule.
 
 def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `convergence`."""
-    parser = subcommands.add_parser(
-        "convergence", help="when ControlNets came to obey", description=CONVERGENCE, allow_abbrev=False
-    )
+    parser = subcommands.add_parser("convergence", help="when ControlNets came to obey", description=CONVERGENCE)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders: output_dirs of the ControlNet script.")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--threshold", type=float, help="The condition error at which a run counts as converged.")

@@ -10,7 +10,7 @@ from .. import errors
 from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
 from ..evaluation import FEWEST_IMAGES
 from .candidates import Candidate, find_candidates, find_prompts
-from .common import find_resolution, machine, new_accelerator, precision, show_log, show_summary
+from .common import find_resolution, new_accelerator, show_summary
 from .flags import DATA_FLAGS, MOST_IMAGES, add_flags, add_sampling_flags, check_sampling_flags
 from .results import check_is_free, check_output, picture_beside, write_results
 
@@ -38,7 +38,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="how near samples are to real images",
         usage="difftune evaluate PIPELINE [PIPELINE ...] DATA [flags]",
         description=EVALUATE,
-        allow_abbrev=False,
     )
     parser.add_argument("pipelines", metavar="PIPELINE", nargs="+", help="A pipeline's folder, or its id on the Hub.")
     parser.add_argument(
@@ -76,7 +75,7 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
     )
     add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
     add_flags(parser, ClassConditionalConfig, "label_column")
-    add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
+    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=evaluate)
 
@@ -89,11 +88,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
+    from ..io.processes import frozen_dtype
     from .evaluate_table import table
 
     accelerator = new_accelerator(arguments.mixed_precision)
-    show_log(accelerator)
-    dtype = precision(accelerator)
+    dtype = frozen_dtype(accelerator)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)
     facts["precision"] = str(dtype).removeprefix("torch.")
     check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])
@@ -143,9 +142,8 @@ def make_measurement(
                 f" {arguments.guidance_scale:g}",
             ),
             ("compared", f"with as many of {len(data):,} images of {arguments.data}, by {arguments.features}"),
-            ("computes", machine(accelerator)),
-            ("result", str(arguments.output)),
         ],
+        arguments.output,
     )
     rows = drawn_rows(data, len(data))
     for candidate in candidates:

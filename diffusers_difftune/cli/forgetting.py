@@ -30,7 +30,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="what was forgotten where, and how far the weights went",
         description=FORGETTING,
         usage="difftune forgetting PRETRAINED FINETUNED DATA [flags]",
-        allow_abbrev=False,
     )
     parser.add_argument("pretrained", metavar="PRETRAINED", help="A pipeline's folder, or its id on the Hub.")
     parser.add_argument(
@@ -75,7 +74,7 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
     add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
     add_flags(parser, ClassConditionalConfig, "label_column")
     add_flags(parser, ControlNetConfig, "conditioning_image_column")
-    add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
+    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=forgetting)
 
@@ -88,23 +87,21 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.forgetting_plot import plot_chain
     from ..evaluation.forgetting_summary import words
     from ..io.atomic import write_bytes_atomic
-    from .common import machine, new_accelerator, precision, show_log, show_summary
+    from ..io.processes import frozen_dtype
+    from .common import new_accelerator, show_summary
     from .forgetting_comparison import Comparison
     from .results import check_is_free
 
     comparison = Comparison(arguments)
     accelerator = new_accelerator(arguments.mixed_precision)
-    show_log(accelerator)
-    show_summary(
-        accelerator, [*comparison.described(), ("computes", machine(accelerator)), ("result", arguments.output_dir)]
-    )
-    output = Path(arguments.output_dir)
-    settings = comparison.settings(precision(accelerator))
+    show_summary(accelerator, comparison.described(), arguments.output_dir)
+    output, dtype = Path(arguments.output_dir), frozen_dtype(accelerator)
+    settings = comparison.settings(dtype)
     check_is_free("--output_dir", output / "forgetting.json", settings)
 
     comparison.load(accelerator)
     report: dict[str, Any] = {"settings": settings, "losses": comparison.losses()}
-    report["swap"], pictures = comparison.swap(settings, accelerator.device, precision(accelerator))
+    report["swap"], pictures = comparison.swap(settings, accelerator.device, dtype)
     report["distance"] = comparison.distance()
     report["words"] = words(report)
     write_bytes_atomic(output / "forgetting.json", (json.dumps(report, indent=2) + "\n").encode())

@@ -19,8 +19,7 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
-from diffusers_difftune.config.parse import parse_config
-from diffusers_difftune.config.recipes import flags_file
+from diffusers_difftune.config.parse import flags_file, parse_config
 from diffusers_difftune.training.checks import check_flags
 from diffusers_difftune.training.control_flags import check_control_flags
 from tests.tiny import tiny_image
