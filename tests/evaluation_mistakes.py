@@ -75,6 +75,6 @@ ROWS: dict[str, tuple] = {
     ),
     "features without their package": (
         lambda place: {DATA: place.many, "evaluation_samples": 8, "evaluation_features": "inception"},
-        "--evaluation_features: the features of inception need torchmetrics and torch-fidelity; install them with .*",
+        "--evaluation_features: the features of inception need torch-fidelity; install it with .*",
     ),
 }

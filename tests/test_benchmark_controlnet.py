@@ -196,8 +196,7 @@ def test_the_committed_summary_is_that_of_the_committed_runs():
 
 def test_the_committed_pictures_say_what_the_committed_table_says():
     import evidence
-
-    from diffusers_difftune.evaluation.convergence_plot import steps_saved
+    from comparison_plot import steps_saved
 
     summary = json.loads((ROOT / "benchmarks/controlnet/results/summary.json").read_text())
     found = panels(evidence.IMAGES / "evidence_controlnet_convergence.png")

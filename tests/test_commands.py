@@ -346,7 +346,7 @@ def test_sentences_of_errors_tell_what_can_be_installed() -> None:
         for sentence in quoted:
             check_pip(tuple(shlex.split(sentence.rstrip("'>=") + "'" * (sentence.count("'") % 2)))[1:], path.name)
             found += 1
-    assert found >= 5
+    assert found
 
 
 def cpu_commands() -> list[Command]:

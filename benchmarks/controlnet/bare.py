@@ -21,7 +21,8 @@ from train_text_encoder import top5_of_100  # noqa: E402
 
 from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting  # noqa: E402
-from diffusers_difftune.evaluation.metrics import extract_features, fid_kid, real_floor  # noqa: E402
+from diffusers_difftune.evaluation.metrics import distances, extract_features  # noqa: E402
+from diffusers_difftune.evaluation.real_images import RealImages  # noqa: E402
 from diffusers_difftune.objective import DiffTuningObjective  # noqa: E402
 
 
@@ -97,18 +98,18 @@ class BareModel:
     def sample(self, controlnet: torch.nn.Module | None) -> torch.Tensor:
         """An image for each prompt, uint8 of shape `(N, 3, 32, 32)`, from noise that depends on its place alone."""
         pipeline = self.backbone.pipeline(self.denoiser, torch.device("cpu"), torch.float32, controlnet=controlnet)
-        blank = {} if controlnet is None else {"image": torch.zeros(1, 3, RESOLUTION, RESOLUTION)}
+        blank = None if controlnet is None else torch.zeros(1, 3, RESOLUTION, RESOLUTION, dtype=torch.uint8)
         with torch.autocast("cpu", torch.bfloat16):
-            return sample_images(pipeline, self.prompts, self.size.sampling_steps, GUIDANCE, **blank)
+            return sample_images(pipeline, self.prompts, self.size.sampling_steps, GUIDANCE, controls=blank)
 
     def pretrained(self) -> dict[str, Any]:
         """The figures of the pretrained pipeline alone, with the real-vs-real floor."""
         images = torch.from_numpy(self.reference["images"])
-        floor = real_floor(torch.from_numpy(self.reference["real_features"]))
+        floor = RealImages(torch.from_numpy(self.reference["real_features"])).floor
         return self.quality(images) | {
-            "fid_floor": floor.fid,
-            "kid_floor": floor.kid,
-            "num_floor": [floor.num_real, floor.num_generated],
+            "fid_floor": floor["fid"],
+            "kid_floor": floor["kid"],
+            "num_floor": [floor["num_real"], floor["num_generated"]],
             "feature_set": NAME,
             "num_real": len(self.drawings),
             **bare_settings(self.size),
@@ -131,6 +132,6 @@ class BareModel:
         """Prompt adherence, and the distance to held-out source drawings."""
         contrastive = load_contrastive()
         tokenizer = CLIPTokenizer.from_pretrained(PIPELINE, subfolder="tokenizer")
-        found = fid_kid(torch.from_numpy(self.reference["real_features"]), extract_features(IconFeatures(), images))
+        found = distances(torch.from_numpy(self.reference["real_features"]), extract_features(IconFeatures(), images))
         top5 = top5_of_100(contrastive, images, self.prompts, tokenizer)
-        return {"top5_of_100": top5, "fid": found.fid, "kid": found.kid}
+        return {"top5_of_100": top5, "fid": found["fid"], "kid": found["kid"]}

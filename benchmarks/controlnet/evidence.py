@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison import TunedGroup, make_group, report
 from jobs import fill
+from paired import LEAST_CONDITIONS, LEAST_PAIRS, mean_interval
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from settings import ABLATIONS, DIFFTUNE, FULL, ROOT, TITLES, VARIANTS, result_runs
@@ -23,8 +25,6 @@ from table import Table
 
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.convergence import Curve, default_metric
-from diffusers_difftune.evaluation.convergence_report import Group, make_group, report
-from diffusers_difftune.evaluation.paired import LEAST_CONDITIONS, LEAST_PAIRS, mean_interval
 from diffusers_difftune.io.atomic import write_bytes_atomic
 
 
@@ -73,7 +73,7 @@ def find_groups(
     methods: Sequence[str],
     metric: str | None = None,
     notes: list[str] | None = None,
-) -> list[Group]:
+) -> list[TunedGroup]:
     """The runs of these methods by condition, with the thresholds of the tuning runs; conditions without are left out.
 
     Args:
@@ -96,8 +96,8 @@ def find_groups(
         if tuning and compared:
             try:
                 # variants are tried on the tuning seeds themselves
-                others = {} if seeds & set(FULL.tuning_seeds) else {condition: tuning}
-                found.append(make_group(condition, name, compared, others, None))
+                others = [] if seeds & set(FULL.tuning_seeds) else tuning
+                found.append(make_group(condition, name, compared, others))
             except DiffTuneError as error:
                 if notes is not None:
                     notes.append(f"{condition}: {error}")
@@ -147,7 +147,7 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
         "learning_rate": rate,
         **{key: comparison.get(key) for key in ("mean_step_reduction", "ci95", "num_pairs", "never_crossed")},
         "conditions": {
-            condition: found["conditions"][condition] | part | {"final_error": final_errors(found["runs"], condition)}
+            condition: found["conditions"][condition] | part | {"final_error": final_errors(groups, condition)}
             for condition, part in comparison["conditions"].items()
         },
         "without_part_in_the_choice": untouched_comparison
@@ -170,12 +170,12 @@ def summarise(runs: Sequence[dict[str, Any]], pretrained: dict[str, Any], rate: 
     }
 
 
-def final_errors(runs: Sequence[dict[str, Any]], condition: str) -> dict[str, float]:
+def final_errors(groups: Sequence[TunedGroup], condition: str) -> dict[str, float]:
     """The median final error of each method."""
-    own = [run for run in runs if run["condition"] == condition]
+    own = [curve for group in groups if group.condition == condition for curve in group.curves]
     return {
-        method: statistics.median(run["final_error"] for run in own if run["objective"] == method)
-        for method in dict.fromkeys(run["objective"] for run in own)
+        method: statistics.median(curve.final_error for curve in own if curve.objective == method)
+        for method in dict.fromkeys(curve.objective for curve in own)
     }
 
 
@@ -210,7 +210,7 @@ def beside_standard(runs: Sequence[dict[str, Any]], methods: Sequence[str]) -> d
                 condition: {name: part[name] for name in ("standard_steps", "difftune_steps", "mean_step_reduction")}
                 for condition, part in result["comparison"]["conditions"].items()
             }
-            errors = {kind: final_errors(result["runs"], kind)["difftune"] for kind in by_condition}
+            errors = {kind: final_errors(groups, kind)["difftune"] for kind in by_condition}
             found[method] = kept | {"conditions": by_condition, "final_error": errors}
     return found
 
@@ -404,7 +404,7 @@ def write(output: Path, rate: float, is_evidence: bool) -> dict[str, Any]:
 
 def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
     """The plots of the comparison and of the ablations, as far as there are runs of the result (see [`of_the_result`])."""
-    from diffusers_difftune.evaluation.convergence_plot import plot_convergence
+    from comparison_plot import plot_comparison  # imports matplotlib
 
     plots = {"convergence.png": find_groups(runs, ("standard", DIFFTUNE))}
     own = [run for run in runs if run["condition"] in FULL.ablation_conditions]
@@ -412,7 +412,7 @@ def draw(output: Path, runs: Sequence[dict[str, Any]]) -> list[Path]:
     plots["ablations.png"] = find_groups(own, ("standard", *ABLATIONS, DIFFTUNE)) if has_ablations else []
     for name, groups in plots.items():
         if groups:
-            plot_convergence(groups, output / name)
+            plot_comparison(groups, output / name)
     return [output / name for name, groups in plots.items() if groups]
 
 

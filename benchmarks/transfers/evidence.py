@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.jobs import fill
-from diffusers_difftune.evaluation.paired import mean_interval
+from benchmarks.paired import mean_interval
 from diffusers_difftune.io.atomic import write_bytes_atomic
 
 from .choose import adapter_scores, best_adapter_rates, recipe_scores

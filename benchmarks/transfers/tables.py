@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from diffusers_difftune.evaluation.paired import LEAST_CONDITIONS, LEAST_PAIRS
+from benchmarks.paired import LEAST_CONDITIONS, LEAST_PAIRS
 
 from .methods import MAIN, METHODS, VARIED, WEIGHTED
 from .settings import STAGE_2_TARGETS

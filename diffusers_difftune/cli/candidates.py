@@ -78,9 +78,8 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
     for name, flag, adapter in named:
         with errors.flag(flag):
             backbone = open_pipeline(name, arguments.revision, arguments, arguments.resolution)
-        candidate = Candidate(
-            name, backbone, adapter, class_ids=class_ids(backbone), is_baseline=flag == "--pretrained"
-        )
+        ids = backbone.classes.ids if backbone.classes else None
+        candidate = Candidate(name, backbone, adapter, class_ids=ids, is_baseline=flag == "--pretrained")
         if adapter is not None:
             with errors.flag("--adapter"):
                 finetuned = open_finetuned(backbone, adapter, arguments.cache_dir, arguments.hub_token)
@@ -92,11 +91,6 @@ def find_candidates(arguments: argparse.Namespace) -> list[Candidate]:
     if len({candidate.class_ids is None for candidate in candidates}) > 1:
         raise DiffTuneError("Some of the pipelines are class-conditional and some take text; compare them separately.")
     return candidates
-
-
-def class_ids(backbone: "Backbone") -> dict[str, int] | None:
-    """The classes of a pipeline by their names, of which one may have several; `None` if it takes text."""
-    return backbone.classes.ids if backbone.classes else None
 
 
 def find_prompts(

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
 from ..evaluation import FEWEST_IMAGES
 from .candidates import Candidate, find_candidates, find_prompts
 from .common import find_resolution, new_accelerator, show_summary
-from .flags import DATA_FLAGS, MOST_IMAGES, add_flags, add_sampling_flags, check_sampling_flags
+from .flags import add_sampling_flags, check_sampling_flags
 from .results import check_is_free, check_output, picture_beside, write_results
 
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
 
-    from ..evaluation.clip_score import ClipScore
     from ..evaluation.sample_quality import Measurement
 
 EVALUATE = """\
@@ -52,19 +50,10 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         " their classes), empty, a text file with one prompt a line, or DATASET#COLUMN. Default: captions.",
     )
     parser.add_argument(
-        "--num_images",
-        type=int,
-        help="Images to sample, and real ones to compare them with. Default: as many as DATA has, at most"
-        f" {MOST_IMAGES}.",
-    )
-    parser.add_argument(
         "--clip_model",
         default="openai/clip-vit-large-patch14",
         help="The model of the CLIP score: a folder or an id on the Hub; none leaves the score out. Default:"
         " openai/clip-vit-large-patch14.",
-    )
-    parser.add_argument(
-        "--resolution", type=int, help="Side of the images in pixels. Default: the first pipeline's own."
     )
     add_sampling_flags(parser)
     parser.add_argument(
@@ -73,10 +62,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         default=Path("evaluation.json"),
         help="Where the figures go, and beside them a picture of the first samples. Default: evaluation.json.",
     )
-    add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
-    add_flags(parser, ClassConditionalConfig, "label_column")
-    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
-    add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=evaluate)
 
 
@@ -123,6 +108,7 @@ def make_measurement(
 
     Gives the pipelines their prompts and loads none of them.
     """
+    from ..evaluation.clip_score import ClipScore
     from ..evaluation.features import make_features
     from ..evaluation.real_images import drawn_rows, read_images
     from ..evaluation.sample_quality import Measurement
@@ -152,7 +138,10 @@ def make_measurement(
     with errors.flag("--features"):
         extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
     captions = [data.captions(row)[0] for row in rows[:count]]
-    score = find_clip_score(arguments, device) if data.class_names is None else None
+    score = None
+    if data.class_names is None and arguments.clip_model != "none":
+        with errors.flag("--clip_model"):
+            score = ClipScore(arguments.clip_model, device, arguments.cache_dir, arguments.hub_token)
     images = read_images(data, rows[:count], resolution)
     measurement = Measurement(
         extractor,
@@ -184,13 +173,3 @@ def make_measurement(
         "seed": arguments.seed,
     }
     return measurement, facts, images[:SHOWN], captions[:SHOWN]
-
-
-def find_clip_score(arguments: argparse.Namespace, device: "torch.device") -> "ClipScore | None":
-    """What compares samples with captions, unless `--clip_model none` leaves it out."""
-    from ..evaluation.clip_score import ClipScore
-
-    if arguments.clip_model == "none":
-        return None
-    with errors.flag("--clip_model"):
-        return ClipScore(arguments.clip_model, device, arguments.cache_dir, arguments.hub_token)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TypeAlias
 
-from ..config import DataConfig
+from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
 from ..config.base import Config, flags_of
 from ..config.parse import add_flag
 from ..errors import DiffTuneError
@@ -47,7 +47,16 @@ def name_data(config: DataConfig, flag: str, name: str) -> None:
 
 
 def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of commands that sample and compare the samples with real images."""
+    """Adds the flags of commands that sample and compare the samples with the real images of DATA."""
+    parser.add_argument(
+        "--num_images",
+        type=int,
+        help="How many samples are compared with as many real images. Default: as many as DATA has, at most"
+        f" {MOST_IMAGES}.",
+    )
+    parser.add_argument(
+        "--resolution", type=int, help="Side of the images in pixels. Default: the (first) pipeline's own."
+    )
     parser.add_argument(
         "--floor_data",
         metavar="DATA",
@@ -64,6 +73,10 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=20, help="Sampling steps of DPM-Solver++. Default: 20.")
     parser.add_argument("--seed", type=int, default=0, help="Seed of all noise. Default: 0.")
     parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
+    add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
+    add_flags(parser, ClassConditionalConfig, "label_column")
+    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
+    add_flags(parser, RunConfig, "mixed_precision", "hub_token")
 
 
 def check_sampling_flags(arguments: argparse.Namespace, **least: int) -> None:

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..config import ClassConditionalConfig, ControlNetConfig, DataConfig, ModelConfig, RunConfig
+from ..config import ControlNetConfig
 from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
-from .flags import DATA_FLAGS, add_flags, add_sampling_flags, check_sampling_flags
+from .flags import add_flags, add_sampling_flags, check_sampling_flags
 
 
 FORGETTING = """\
@@ -64,18 +64,8 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         metavar="X",
         help="The parts of the sampling steps to swap, in per cent; 0 and 100 are measured anyway. Default: 0 10 … 100.",
     )
-    parser.add_argument(
-        "--num_images",
-        type=int,
-        help="Samples at each x, and target images to compare them with. Default: as many as DATA has, at most 1000.",
-    )
-    parser.add_argument("--resolution", type=int, help="Side of the images in pixels. Default: the model's own.")
     add_sampling_flags(parser)
-    add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
-    add_flags(parser, ClassConditionalConfig, "label_column")
     add_flags(parser, ControlNetConfig, "conditioning_image_column")
-    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
-    add_flags(parser, RunConfig, "mixed_precision", "hub_token")
     parser.set_defaults(run=forgetting)
 
 
@@ -85,9 +75,8 @@ def forgetting(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.forgetting_plot import plot_chain
-    from ..evaluation.forgetting_summary import words
+    from ..evaluation.forgetting_summary import summary
     from ..io.atomic import write_bytes_atomic
-    from ..io.processes import frozen_dtype
     from .common import new_accelerator, show_summary
     from .forgetting_comparison import Comparison
     from .results import check_is_free
@@ -95,15 +84,15 @@ def forgetting(arguments: argparse.Namespace) -> int:
     comparison = Comparison(arguments)
     accelerator = new_accelerator(arguments.mixed_precision)
     show_summary(accelerator, comparison.described(), arguments.output_dir)
-    output, dtype = Path(arguments.output_dir), frozen_dtype(accelerator)
-    settings = comparison.settings(dtype)
+    output = Path(arguments.output_dir)
+    settings = comparison.settings(accelerator)
     check_is_free("--output_dir", output / "forgetting.json", settings)
 
     comparison.load(accelerator)
     report: dict[str, Any] = {"settings": settings, "losses": comparison.losses()}
-    report["swap"], pictures = comparison.swap(settings, accelerator.device, dtype)
+    report["swap"], pictures = comparison.swap(settings, accelerator)
     report["distance"] = comparison.distance()
-    report["words"] = words(report)
+    report["words"] = summary(report)
     write_bytes_atomic(output / "forgetting.json", (json.dumps(report, indent=2) + "\n").encode())
     titles = comparison.target.prompts[: len(pictures["real images"])]
     write_bytes_atomic(output / "samples.png", contact_sheet(pictures, titles))
@@ -115,10 +104,9 @@ def forgetting(arguments: argparse.Namespace) -> int:
 def tell(report: dict[str, Any], output: Path) -> None:
     """Prints the summary, and where everything is."""
     from ..console import labelled_block, terminal_width, wrapped
-    from ..evaluation.forgetting_summary import summary
 
     width = terminal_width()
-    print(labelled_block("What fine-tuning did", list(summary(report).items()), width, most_lines=100))
+    print(labelled_block("What fine-tuning did", list(report["words"].items()), width, most_lines=100))
     places = f"The figures are in {output / 'forgetting.json'}, pictures in forgetting.png and samples.png beside it."
     print(wrapped(places, width))
     first = report["swap"]["points"][0]["target"]
@@ -138,10 +126,3 @@ def check_arguments(arguments: argparse.Namespace) -> None:
             f"--percents is {' '.join(f'{x:g}' for x in arguments.percents)}; give numbers from 0 to 100."
         )
     check_output_dir(Path(arguments.output_dir))
-    try:
-        import matplotlib  # noqa: F401
-        import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise DiffTuneError(
-            "difftune forgetting needs matplotlib and torchmetrics; install them with `pip install matplotlib torchmetrics`."
-        ) from error

@@ -22,6 +22,7 @@ from ..evaluation.metrics import extract_features
 from ..evaluation.real_images import RealImages
 from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 from ..io.hashing import file_sha256
+from ..io.processes import frozen_dtype
 from ..objective import DiffTuningObjective
 from ..version import __version__
 from .common import find_resolution, fingerprint, open_pipeline
@@ -36,24 +37,9 @@ logger = logging.getLogger(__name__)
 
 
 class Comparison:
-    """A fine-tuned model beside the pipeline that it began as. Opens and checks everything; loads no weights of them.
+    """A fine-tuned model beside the pipeline that it began as. Opens and checks everything; loads no weights of them."""
 
-    Args:
-        arguments (`argparse.Namespace`): Those of the command.
-
-    Attributes:
-        backbone ([`Backbone`]): The pretrained pipeline.
-        finetuned ([`Finetuned`]): The fine-tuned model.
-        resolution (`int`): Side of the images in pixels.
-        target ([`Images`]): Held-out target images.
-        source ([`KnowledgeBank`] or [`Images`], *optional*): What `--source` names.
-        source_rows ([`Rows`]), source_images ([`Images`]): Source data, once [`load`] was called.
-
-    Raises:
-        DiffTuneError: The models do not belong together, or the data or the features cannot be had.
-    """
-
-    source_rows: Rows
+    source_rows: Rows  # once [`load`] was called
     source_images: Images
 
     def __init__(self, arguments: argparse.Namespace) -> None:
@@ -86,7 +72,7 @@ class Comparison:
             ),
         ]
 
-    def settings(self, precision: torch.dtype) -> dict[str, Any]:
+    def settings(self, accelerator: "Accelerator") -> dict[str, Any]:
         """What is compared, and how, for the file of figures."""
         given = self.arguments
         return {
@@ -100,12 +86,12 @@ class Comparison:
             "source_kind": "images" if isinstance(self.source, Images) else "bank",
             "num_images": len(self.target.images),
             "resolution": self.resolution,
-            "features": str(self.extractor.name),
+            "features": self.extractor.name,
             "sampler": "dpm++",
             "steps": given.steps,
             "guidance_scale": given.guidance_scale,
             "percents": self.percents,
-            "precision": str(precision).removeprefix("torch."),
+            "precision": str(frozen_dtype(accelerator)).removeprefix("torch."),
             "batch_size": given.batch_size,
             "seed": given.seed,
             "difftune": __version__,
@@ -148,17 +134,11 @@ class Comparison:
         }
 
     def swap(
-        self, settings: dict[str, Any], device: torch.device, precision: torch.dtype
+        self, settings: dict[str, Any], accelerator: "Accelerator"
     ) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        """The swap curves, and the first samples of each point beside real images.
-
-        Args:
-            settings (`dict`): Those of [`settings`].
-            device (`torch.device`): Where features are computed.
-            precision (`torch.dtype`): What is sampled in.
-        """
+        """The swap curves, and the first samples of each point beside real images."""
         logger.info(f"Samples with steps swapped: {len(self.target.prompts)} at each x.")
-        given, target, source = self.arguments, self.target, self.source_images
+        given, target, source, device = self.arguments, self.target, self.source_images, accelerator.device
 
         def features(images: torch.Tensor) -> torch.Tensor:
             return extract_features(self.extractor, images, given.batch_size, device)
@@ -167,22 +147,19 @@ class Comparison:
         real = RealImages(features(target.images), others, given.seed)
         known = RealImages(features(source.images), seed=given.seed) if len(source.images) >= FEWEST_IMAGES else None
         key = features_key(settings, self.fingerprint, self.finetuned.files(), target, Path(given.features))
-        sampler = SwapSampler(
-            self.finetuned,
-            target.prompts,
-            self.extractor,
-            Path(given.output_dir, "features", key),
-            target.controls,
-            steps=given.steps,
-            batch_size=given.batch_size,
-            device=device,
-            precision=precision,
-            guidance_scale=given.guidance_scale,
-            seed=given.seed,
-            height=self.resolution,
-            width=self.resolution,
-        )
-        curve, pictures = swap_curve(sampler, given.percents, real, known)
+        sampling = {
+            "prompts": target.prompts,
+            "controls": target.controls,
+            "steps": given.steps,
+            "batch_size": given.batch_size,
+            "guidance_scale": given.guidance_scale,
+            "seed": given.seed,
+            "height": self.resolution,
+            "width": self.resolution,
+        }
+        kept = Path(given.output_dir, "features", key)
+        sampler = SwapSampler(self.finetuned, self.extractor, kept, device, frozen_dtype(accelerator), sampling)
+        curve, pictures = swap_curve(sampler, self.percents, real, known)
         return curve, {"real images": target.images[:SHOWN]} | pictures
 
     def distance(self) -> dict[str, Any]:
@@ -201,15 +178,8 @@ class Comparison:
 def features_key(
     settings: dict[str, Any], pretrained: str, finetuned: list[Path], target: Images, network: Path
 ) -> str:
-    """The name under which the features of samples are kept: a hash of whatever decides them.
-
-    Args:
-        settings (`dict`): What is compared, and how.
-        pretrained (`str`): Fingerprint of the pretrained pipeline.
-        finetuned (`list[Path]`): The files that the fine-tuned model is in.
-        target ([`Images`]): The images whose prompts are sampled.
-        network (`Path`): What `--features` names, which may be a file.
-    """
+    """The name under which the features of samples are kept: a hash of whatever decides them, among it the pretrained
+    pipeline's fingerprint, the fine-tuned model's files, and what `--features` names, which may be a file."""
     names = ("resolution", "features", "steps", "guidance_scale", "precision", "batch_size", "seed", "difftune")
     parts = [
         {name: settings[name] for name in names},

@@ -150,15 +150,8 @@ def sample_source(
 def of_bank(
     bank: KnowledgeBank, backbone: Backbone, count: int, most_images: int, batch_size: int
 ) -> tuple[Rows, Images]:
-    """Rows of a knowledge bank, and its samples as images; the encoders must be in memory.
-
-    Args:
-        bank ([`KnowledgeBank`]): The bank.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        count (`int`): How many rows, at most.
-        most_images (`int`): How many images, at most.
-        batch_size (`int`): Images at once.
-    """
+    """At most `count` rows of a knowledge bank, and at most so many of its samples as images; the encoders must be in
+    memory."""
     order = seeded_order(0, "source rows", 0, len(bank)).tolist()
     chosen, shown = order[:count], order[:most_images]
     latents, prompts = [bank.latents(row) for row in chosen], [bank.prompt(row) for row in chosen]

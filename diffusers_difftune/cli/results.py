@@ -13,16 +13,8 @@ from ..errors import DiffTuneError
 def check_is_free(flag: str, file: Path, settings: dict[str, Any], pipelines: list[str] | None = None) -> None:
     """Refuses to write over what the same command would not write.
 
-    A command that is repeated, or goes on after it was killed, finds its own settings in the file, and writes it anew.
-
-    Args:
-        flag (`str`): The flag that names the file or its folder, for the message.
-        file (`Path`): The file of figures.
-        settings (`dict`): What is to be measured, and how; the library's version aside.
-        pipelines (`list[str]`, *optional*): What is compared, in order, where the file has a result for each.
-
-    Raises:
-        DiffTuneError: There is another file in its place.
+    A command that is repeated, or goes on after it was killed, finds its own settings in the file, and writes it anew. Of
+    pipelines that are compared, the file has a result for each of the first, in order.
     """
     if not file.exists():
         return
@@ -54,16 +46,7 @@ def picture_beside(output: Path) -> Path:
 
 
 def write_results(output: Path, content: dict[str, Any], sheet: bytes) -> None:
-    """Writes the figures, and the picture beside them.
-
-    Args:
-        output (`Path`): The file of figures, as `--output` names it.
-        content (`dict`): The figures.
-        sheet (`bytes`): The picture, a PNG.
-
-    Raises:
-        DiffTuneError: The system does not write there.
-    """
+    """Writes the figures to what `--output` names, and the picture, a PNG, beside them."""
     from ..io.atomic import write_bytes_atomic
 
     try:

@@ -62,9 +62,6 @@ class ClipScore:
 
         Returns:
             `float`: The score, in [0, 100].
-
-        Raises:
-            DiffTuneError: There are no images, or not as many prompts.
         """
         if len(images) != len(prompts) or not prompts:
             raise DiffTuneError(f"Each image needs its prompt, but there are {len(prompts)} for {len(images)} images.")

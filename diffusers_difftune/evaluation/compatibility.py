@@ -36,7 +36,7 @@ def check_denoiser(backbone: Backbone, folder: Path) -> None:
     component = folder / backbone.denoiser_name
     tensors = tensors_in(component, backbone.variant)
     empty = backbone.empty_denoiser()
-    own_empty = without_weights(type(empty), read_config(type(empty), component))
+    own_empty = without_weights(type(empty), component)
     refuse_other_shapes(folder, shapes_of(own_empty), shapes_of(empty))
     check_headers(component, tensors, own_empty)
     file = folder / "scheduler" / "scheduler_config.json"
@@ -61,7 +61,7 @@ def check_controlnet(backbone: Backbone, folder: Path) -> None:
     tensors = tensors_in(folder)
     assert backbone.controlnet is not None
     model_class = backbone.controlnet.model_class
-    empty = without_weights(model_class, read_config(model_class, folder))
+    empty = without_weights(model_class, folder)
     check_copied(backbone, folder, shapes_of(empty))
     check_headers(folder, tensors, empty)
 
@@ -79,7 +79,7 @@ def check_controlnet_adapter(
     place = next((each for each in (folder, folder.resolve().parent) if (each / "config.json").is_file()), None)
     if place is None:
         raise DiffTuneError(f"{folder} lacks the config.json of its ControlNet; name the folder of its run.")
-    empty = without_weights(model_class, read_config(model_class, place))
+    empty = without_weights(model_class, place)
     check_copied(backbone, folder, shapes_of(empty))
     check_tensors(empty, folder, saved, tensors)
 
@@ -103,15 +103,8 @@ def check_copied(backbone: Backbone, folder: Path, found: dict[str, list[int]]) 
 
 
 def check_run(folder: Path, fingerprint: str) -> None:
-    """Refuses what a run of ours trained from other weights; its `run_config.json` says which.
-
-    Args:
-        folder (`Path`): Of the fine-tuned model: the run's, or that of a checkpoint in it.
-        fingerprint (`str`): [`~diffusers_difftune.backbones.fingerprint.weights_fingerprint`] of the pretrained pipeline.
-
-    Raises:
-        DiffTuneError: They are others. Of models that say nothing, nothing is said.
-    """
+    """Refuses what a run of ours trained from weights with another fingerprint, where a `run_config.json` in or above the
+    folder says from which."""
     found, flags = section(run_config(folder), "settings").get("model"), run_flags(folder)
     # the name of a tokenizer goes into the fingerprint, too
     if isinstance(found, str) and found != fingerprint and flags.get("tokenizer_name") is None:
@@ -144,25 +137,14 @@ def section(content: dict[str, Any], name: str) -> dict[str, Any]:
 def saved_classes(folder: Path) -> dict[int, str] | None:
     """The classes of a fine-tuned pipeline; those of a checkpoint are its run's, which may not be at its end."""
     for place in (folder, folder.parent):
-        if (place / "model_index.json").is_file():
-            file = place / "model_index.json"
-            return class_names(file, read_json(file).get("id2label") or {})
-        if (place / "run_config.json").is_file():
-            file = place / "run_config.json"
-            return class_names(file, read_json(file).get("id2label"))
+        for file, default in ((place / "model_index.json", {}), (place / "run_config.json", None)):
+            if file.is_file():
+                return class_names(file, read_json(file).get("id2label") or default)
     return None
 
 
 def class_names(file: Path, found: Any) -> dict[int, str] | None:
-    """The names of classes by their ids, as a file has them; `None` if it has none.
-
-    Args:
-        file (`Path`): The file, for the message.
-        found: Its `id2label`, such as `{"0": "ash"}`.
-
-    Raises:
-        DiffTuneError: It is something else.
-    """
+    """The names of classes by their ids, from the `id2label` of a file; `None` if it has none."""
     if found is None:
         return None
     # no class has an id of ten digits, and Python does not read one of thousands
@@ -177,14 +159,7 @@ def class_names(file: Path, found: Any) -> dict[int, str] | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a JSON file beside a fine-tuned model says.
-
-    Args:
-        file (`Path`): `run_config.json` or `model_index.json`.
-
-    Raises:
-        DiffTuneError: It is damaged.
-    """
+    """What a `run_config.json` or `model_index.json` says."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -208,16 +183,12 @@ def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone)
         )
 
 
-def read_config(model_class: Any, component: Path) -> dict[str, Any]:
-    """The config of a component."""
+def without_weights(model_class: Any, component: Path) -> torch.nn.Module:
+    """A model of a component's config, to look at the shapes of its weights."""
     try:
-        return model_class.load_config(component)
+        config = model_class.load_config(component)
     except (OSError, ValueError) as error:
         raise DiffTuneError(f"{component / 'config.json'} cannot be read: {first_sentence(error)}.") from error
-
-
-def without_weights(model_class: Any, config: dict[str, Any]) -> torch.nn.Module:
-    """A model of this config, to look at the shapes of its weights."""
     try:
         with torch.device("meta"):
             return model_class.from_config(config)
@@ -226,7 +197,6 @@ def without_weights(model_class: Any, config: dict[str, Any]) -> torch.nn.Module
 
 
 def shapes_of(model: torch.nn.Module) -> dict[str, list[int]]:
-    """The shape of every weight of a model."""
     return {name: list(parameter.shape) for name, parameter in model.named_parameters()}
 
 

@@ -4,15 +4,7 @@
 
 While a run trains, images are generated for a fixed set of held-out conditions, prompts and noise, the condition is
 extracted from each again, and how much the two differ is logged: the *condition error*. A run's *convergence step* is
-where the curve of this error crosses a threshold. The rule is the same for every method and was fixed before any run:
-
-* The curve is smoothed by [`smooth`] and joined by straight lines; it crosses where it first comes down to the
-  threshold.
-* The threshold is the midpoint, on a log scale, between the error at step 0 and the median final error of standard
-  training on tuning seeds that are not in the result. [`sweep`] tells what any other threshold would have said.
-* A run that never crosses counts as its whole budget, and is marked.
-* At least [`MIN_CONDITIONS`] held-out conditions, and at least [`MIN_POINTS`] points before the median crossing of
-  standard training.
+where the curve of this error crosses a threshold. docs/evaluation.md has the rule, which is the same for every method.
 """
 
 import json
@@ -21,6 +13,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,7 +24,6 @@ from ..errors import DiffTuneError
 MIN_CONDITIONS = 32
 MIN_POINTS = 30
 FINAL_POINTS = 3
-FRACTIONS = tuple(tenth / 10 for tenth in range(1, 10))
 
 
 def condition_error(
@@ -50,7 +42,7 @@ def condition_error(
         `"ssim"`, 1 minus the structural similarity (Wang et al., 2004), which lies in [0, 2]; 0 for equal images.
 
     Raises:
-        DiffTuneError: The images do not match or are none, or torchmetrics, which has the similarity, is missing.
+        DiffTuneError: The images do not match or are none, or are smaller than the window of the similarity.
     """
     pair = [stacked(images) for images in (given, found)]
     if pair[0].shape != pair[1].shape or pair[0].ndim != 4 or pair[0].shape[-1] != 3:
@@ -73,13 +65,8 @@ def stacked(images: np.ndarray | Sequence[Image.Image]) -> np.ndarray:
 
 def ssim_distance(given: np.ndarray, found: np.ndarray) -> list[float]:
     """1 − SSIM of images of shape `(N, H, W, 3)` in [0, 1], with the usual Gaussian window of 11 pixels."""
-    try:
-        from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError as error:
-        raise DiffTuneError(
-            "The structural similarity of edges needs torchmetrics; install it with `pip install torchmetrics`."
-        ) from error
     import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
     if min(given.shape[1:3]) < 11:
         raise DiffTuneError(
@@ -124,6 +111,11 @@ class Curve:
         """The steps of the run; the last that was measured where they are not known."""
         return self.total_steps or self.steps[-1]
 
+    @property
+    def final_error(self) -> float:
+        """The median of the last errors, so that one outlier at the end does not count."""
+        return statistics.median(self.errors[-FINAL_POINTS:])
+
 
 @dataclass(frozen=True)
 class Crossing:
@@ -136,6 +128,23 @@ class Crossing:
 
     step: float
     crossed: bool
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs on one kind of condition, and the threshold that they are measured by.
+
+    Attributes:
+        condition (`str`): The kind.
+        metric (`str`): What the curves are of: `"mse"` or `"ssim"`.
+        curves (`list[Curve]`): The runs.
+        threshold (`float`): The condition error at which a run counts as converged.
+    """
+
+    condition: str
+    metric: str
+    curves: list[Curve]
+    threshold: float
 
 
 def read_curve(run_folder: str | Path, name: str | None = None) -> Curve:
@@ -185,7 +194,7 @@ def read_curve(run_folder: str | Path, name: str | None = None) -> Curve:
     return Curve(str(run_folder), condition, config["flags"]["objective"], config["seed"], count, steps, errors, total)
 
 
-def read_run_config(folder: Path) -> dict:
+def read_run_config(folder: Path) -> dict[str, Any]:
     """The `run_config.json` of a run folder."""
     try:
         config = json.loads((folder / "run_config.json").read_text(encoding="utf-8"))
@@ -210,17 +219,12 @@ def smooth(errors: Sequence[float]) -> list[float]:
     return [float(np.median(values[i - r : i + r + 1])) for i, r in enumerate(reach)]
 
 
-def final_error(curve: Curve) -> float:
-    """The median of the last [`FINAL_POINTS`] errors."""
-    return statistics.median(curve.errors[-FINAL_POINTS:])
-
-
 def threshold(step0_error: float, final_errors: Sequence[float], fraction: float = 0.5) -> float:
     """The error at which a run counts as converged.
 
     Args:
         step0_error (`float`): Before training.
-        final_errors (`Sequence[float]`): After standard training, from tuning seeds that are not in the result.
+        final_errors (`Sequence[float]`): After standard training.
         fraction (`float`, *optional*, defaults to 0.5): How far down from the one to the median of the others, on a
             log scale; 0.5 is the rule.
 
@@ -251,18 +255,8 @@ def crossing(curve: Curve, threshold: float) -> Crossing:
     return Crossing(before + (after - before) * (high - threshold) / (high - low), True)
 
 
-def sweep(curve: Curve, step0_error: float, final_errors: Sequence[float]) -> dict[float, Crossing]:
-    """The crossings of the thresholds at 10 %, 20 % … 90 % of the way down; see [`threshold`]."""
-    return {fraction: crossing(curve, threshold(step0_error, final_errors, fraction)) for fraction in FRACTIONS}
-
-
 def broken_rules(standard: Sequence[Curve], threshold: float) -> list[str]:
-    """What makes the result of these runs less than the rule asks for, a sentence each.
-
-    Args:
-        standard (`Sequence[Curve]`): The runs of standard training.
-        threshold (`float`): Their threshold.
-    """
+    """What makes the result of these runs of standard training less than the rule asks for, a sentence each."""
     found = []
     counts = {curve.num_conditions for curve in standard if curve.num_conditions is not None}
     if counts and min(counts) < MIN_CONDITIONS:
@@ -270,8 +264,7 @@ def broken_rules(standard: Sequence[Curve], threshold: float) -> list[str]:
             f"The error is a mean over {min(counts)} held-out conditions; the rule is {MIN_CONDITIONS} or more."
         )
     if standard:
-        crossings = [crossing(curve, threshold) for curve in standard]
-        median = statistics.median(at.step for at in crossings)
+        median = statistics.median(crossing(curve, threshold).step for curve in standard)
         points = min(sum(step < median for step in curve.steps) for curve in standard)
         if points < MIN_POINTS:
             found.append(

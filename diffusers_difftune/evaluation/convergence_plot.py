@@ -4,94 +4,51 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from .convergence import Curve, crossing, smooth
-from .convergence_report import Group, pairs, sweep_report
-from .paired import compare
-from .plots import NAMES, STYLES
+from .convergence import Curve, Group, crossing, smooth
 
 
 METRICS = {"mse": "condition error (MSE)", "ssim": "condition error (1 − SSIM)"}
-OTHER_COLORS = ("#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # of Okabe and Ito's, for further methods
+# Okabe and Ito's, which the colour-blind can tell apart.
+COLORS = {"standard": "#D55E00", "difftune": "#0072B2"}
+NAMES = {"difftune": "Diff-Tuning"}
 
 
 def plot_convergence(groups: Sequence[Group], path: str | Path) -> None:
     """Draws a panel for each kind of condition: the smoothed curves, the threshold, and where they come down to it.
 
     Args:
-        groups (`Sequence[Group]`): From [`~diffusers_difftune.evaluation.convergence_report.read_groups`].
-        path (`str` or `Path`): The picture to write; its suffix says of which format. A PNG has its words as
-            `Description` in its metadata.
+        groups (`Sequence[Group]`): The runs, by kind of condition.
+        path (`str` or `Path`): The picture to write; its suffix says of which format.
     """
-    points = sweep_report(groups)
-    panels = len(groups) + bool(points)
-    columns = 3 if panels > 4 else min(panels, 2)
-    rows = math.ceil(panels / columns)
+    figure, axes = make_panels(len(groups))
+    for axis, group in zip(axes, groups, strict=True):
+        draw_group(axis, group, group.condition)
+    figure.savefig(path)
+
+
+def make_panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, and these."""
+    columns = 3 if count > 4 else min(count, 2)
+    rows = math.ceil(count / columns)
     figure = Figure(figsize=(max(6.6, 4.4 * columns), 3.9 * rows), dpi=160, layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
-    methods = list(dict.fromkeys(curve.objective for group in groups for curve in group.curves))
-    for axis in axes.flat:
+    axes = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
+    for axis in axes[count:]:
         axis.set_axis_off()
-    for axis, group in zip(axes.flat, groups, strict=False):
-        axis.set_axis_on()
-        draw_group(axis, group, method_colors(methods))
-    if points:
-        axes.flat[len(groups)].set_axis_on()
-        draw_sweep(axes.flat[len(groups)], points)
-        if len(groups) > 1:
-            saved = compare(pairs(groups))["mean_step_reduction"]
-            axes.flat[len(groups)].set_title(f"all: {steps_saved(saved)}; by threshold", fontsize=11, loc="left")
-    is_png = Path(path).suffix.lower() == ".png"
-    figure.savefig(path, metadata={"Description": words(figure)} if is_png else None)
+    return figure, axes[:count]
 
 
-def words(figure: Figure) -> str:
-    """What the panels of a picture say, a line for each."""
-    panels = [axis for axis in figure.axes if axis.get_title(loc="left")]
-    return "\n".join(
-        "; ".join([axis.get_title(loc="left"), *(text.get_text() for text in axis.texts)]) for axis in panels
-    )
-
-
-def draw_sweep(axis: Axes, points: dict[float, dict[str, Any]]) -> None:
-    """The panel that says how much the result depends on the threshold."""
-    saved = [100 * point["mean_step_reduction"] for point in points.values()]
-    axis.set_title("and with other thresholds", fontsize=11, loc="left")
-    axis.plot(
-        [100 * fraction for fraction in points], saved, color=STYLES["difftune"]["color"], marker="o", markersize=4
-    )
-    intervals = [(100 * fraction, *point["ci95"]) for fraction, point in points.items() if point["ci95"]]
-    if intervals:
-        places = [place for place, _, _ in intervals]
-        low, high = ([100 * interval[end] for interval in intervals] for end in (1, 2))
-        axis.fill_between(places, low, high, color=STYLES["difftune"]["color"], alpha=0.15, linewidth=0)
-    axis.axhline(0, color="#595959", linewidth=1)
-    axis.axvline(50, color="#595959", linewidth=1, linestyle="--")
-    axis.text(51, axis.get_ylim()[0], "the rule", color="#595959", fontsize=8, va="bottom")
-    axis.set_xlim(0, 100)
-    axis.set_xlabel("threshold, % of the way from step 0 to standard's end", fontsize=9)
-    axis.set_ylabel("fewer steps with Diff-Tuning, %", fontsize=9)
-
-
-def method_colors(methods: Sequence[str]) -> dict[str, str]:
-    """A colour for each method; the two objectives have theirs in every picture."""
-    others = [method for method in methods if method not in STYLES]
-    return {method: str(STYLES[method]["color"]) for method in methods if method in STYLES} | {
-        method: OTHER_COLORS[index % len(OTHER_COLORS)] for index, method in enumerate(others)
-    }
-
-
-def draw_group(axis: Axes, group: Group, colors: dict[str, str]) -> None:
-    """One panel."""
-    axis.set_title(title(group), fontsize=11, loc="left")
+def draw_group(axis: Axes, group: Group, title: str, colors: Mapping[str, str] = COLORS) -> None:
+    """One panel, with a colour for each objective."""
+    axis.set_title(title, fontsize=11, loc="left")
     axis.set_yscale("log")
     axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 6, 8)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -109,29 +66,10 @@ def draw_group(axis: Axes, group: Group, colors: dict[str, str]) -> None:
         f"threshold {group.threshold:.3g}", (end, group.threshold), xytext=(0, 3), textcoords="offset points",
         ha="right", color="#595959", fontsize=8,
     )  # fmt: skip
-    for place, (method, curves) in enumerate(by_method(group.curves).items()):
+    methods = sorted({curve.objective for curve in group.curves}, key=list(colors).index)
+    for place, method in enumerate(methods):
+        curves = [curve for curve in group.curves if curve.objective == method]
         mark_crossings(axis, curves, group.threshold, colors[method], NAMES.get(method, method), place)
-
-
-def title(group: Group) -> str:
-    """The condition, and what the panel says about it."""
-    paired = pairs([group])
-    if not paired or any(pair.standard.step == 0 for pair in paired):
-        return group.condition
-    return f"{group.condition}: Diff-Tuning needs {steps_saved(compare(paired)['mean_step_reduction'])}"
-
-
-def steps_saved(reduction: float) -> str:
-    """A step reduction in words."""
-    return f"{abs(100 * reduction):.0f} % {'fewer' if reduction >= 0 else 'more'} steps"
-
-
-def by_method(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
-    """Curves by their objective, standard training first."""
-    found: dict[str, list[Curve]] = {}
-    for curve in sorted(curves, key=lambda curve: curve.objective != "standard"):
-        found.setdefault(curve.objective, []).append(curve)
-    return found
 
 
 def mark_crossings(axis: Axes, curves: Sequence[Curve], threshold: float, color: str, name: str, place: int) -> None:

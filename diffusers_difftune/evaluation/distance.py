@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far fine-tuning moved the weights: plainly, and weighted by how much each weight matters to what was known."""
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,42 +15,6 @@ from ..objective.noise_levels import draw_levels
 from .forgetting import row_losses, standard_error
 
 
-@dataclass(frozen=True)
-class Distance:
-    """The distance of fine-tuned weights θ from the pretrained θ*, in all of them or in one block.
-
-    Attributes:
-        l2 (`float`): ‖θ − θ*‖.
-        relative_l2 (`float`): ‖θ − θ*‖ / ‖θ*‖, over the weights compared.
-        ewc (`float`): ½ Σᵢ Fᵢ (θᵢ − θ*ᵢ)², the penalty of elastic weight consolidation at λ = 1 (Kirkpatrick et al., PNAS
-            2017, eq. 3), with F the diagonal Fisher information; see [`measure_distance`].
-        ewc_standard_error (`float`): Of `ewc`, by the choice of rows that F is estimated from.
-        num_compared (`int`): Weights compared.
-        num_changed (`int`): Weights in tensors that differ at all.
-    """
-
-    l2: float
-    relative_l2: float
-    ewc: float
-    ewc_standard_error: float
-    num_compared: int
-    num_changed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def per_parameter(self, trained: int) -> dict[str, float]:
-        """The distances per parameter that was trained, to compare methods that train more or fewer.
-
-        Args:
-            trained (`int`): How many parameters trained; of an adapter its own, of a whole model those that changed.
-
-        Returns:
-            `dict[str, float]`: `rms`, the root mean square l2 / √n, and `ewc`, the mean ewc / n.
-        """
-        return {"rms": self.l2 / max(trained, 1) ** 0.5, "ewc": self.ewc / max(trained, 1)}
-
-
 def measure_distance(
     denoiser: torch.nn.Module,
     finetuned: dict[str, torch.Tensor],
@@ -61,8 +24,8 @@ def measure_distance(
     condition: dict[str, torch.Tensor],
     draws: int = 4,
     seed: int = 0,
-) -> tuple[Distance, dict[str, Distance]]:
-    """The distance of fine-tuned weights from the pretrained ones.
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The distance of fine-tuned weights θ from the pretrained ones θ*.
 
     The diagonal Fisher information is that of the pretrained denoiser's loss on source data, Fᵢ = E[(∂ℓ/∂θᵢ)²], by
     exact gradients of one example at a time: each row of source data is taken at `draws` noise levels, one from each of as
@@ -83,7 +46,10 @@ def measure_distance(
         seed (`int`, *optional*, defaults to 0): Seed of noise levels and noise.
 
     Returns:
-        `tuple[Distance, dict[str, Distance]]`: In all weights, and by block of the denoiser, in its order.
+        `tuple[dict, dict[str, dict]]`: In all weights, and by block of the denoiser, in its order: `l2`, ‖θ − θ*‖;
+        `relative_l2`, the same by ‖θ*‖ of the weights compared; `ewc`, ½ Σᵢ Fᵢ (θᵢ − θ*ᵢ)², the penalty of elastic weight
+        consolidation at λ = 1 (Kirkpatrick et al., PNAS 2017, eq. 3), and its `ewc_standard_error`, by the choice of rows;
+        `num_compared` weights, of which `num_changed` are in tensors that differ at all.
 
     Raises:
         DiffTuneError: The weights do not fit the denoiser.
@@ -105,18 +71,18 @@ def measure_distance(
     for name in compared:
         blocks.setdefault(block_of(name), []).append(name)
 
-    def over(names: list[str]) -> Distance:
+    def over(names: list[str]) -> dict[str, Any]:
         rows = sum((weighted[name] for name in names if name in weighted), torch.zeros(len(latents)).double())
         squares = sum(changes[name].double().square().sum().item() for name in names if name in changes)
         norm = sum(parameters[name].detach().double().square().sum().item() for name in names)
-        return Distance(
-            l2=squares**0.5,
-            relative_l2=(squares / norm) ** 0.5 if norm else 0.0,
-            ewc=rows.mean().item(),
-            ewc_standard_error=standard_error(rows),
-            num_compared=sum(parameters[name].numel() for name in names),
-            num_changed=sum(changes[name].numel() for name in names if name in changes),
-        )
+        return {
+            "l2": squares**0.5,
+            "relative_l2": (squares / norm) ** 0.5 if norm else 0.0,
+            "ewc": rows.mean().item(),
+            "ewc_standard_error": standard_error(rows),
+            "num_compared": sum(parameters[name].numel() for name in names),
+            "num_changed": sum(changes[name].numel() for name in names if name in changes),
+        }
 
     return over(compared), {block: over(names) for block, names in blocks.items()}
 

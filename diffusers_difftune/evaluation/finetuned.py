@@ -5,7 +5,7 @@ it is called beside the pretrained denoiser; what can be wrong is found before w
 
 import json
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -27,27 +27,6 @@ from .compatibility import (
     saved_classes,
 )
 from .swap import without_class, without_inputs
-
-
-class Finetuned(Protocol):
-    """A fine-tuned model beside the pretrained one; [`FinetunedDenoiser`] documents each part."""
-
-    kind: str
-    folder: Path
-    num_trained: int | None
-    knows_classes: bool
-    class_ids: dict[str, int] | None
-    pretrained: torch.nn.Module
-    model: torch.nn.Module
-    pipeline: Any
-
-    def load(self, device: torch.device) -> None: ...
-    def predict(
-        self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
-    ) -> torch.Tensor: ...
-    def stand_in(self) -> torch.nn.Module: ...
-    def weights(self) -> dict[str, torch.Tensor]: ...
-    def files(self) -> list[Path]: ...
 
 
 class FinetunedDenoiser:
@@ -110,7 +89,9 @@ class FinetunedDenoiser:
 
     def stand_in(self) -> torch.nn.Module:
         """The pretrained model in the fine-tuned one's place: called as the pipeline calls that."""
-        return self.pretrained if self.knows_classes else without_class(self.pretrained, null_class(self.backbone))
+        if self.knows_classes or self.backbone.classes is None:
+            return self.pretrained
+        return without_class(self.pretrained, self.backbone.classes.null)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The fine-tuned weights by the pretrained denoiser's names. An adapter is merged into them, for good: rounding
@@ -128,18 +109,12 @@ class FinetunedDenoiser:
 class FinetunedControlNet:
     """A ControlNet beside the pretrained denoiser, which it left as it was. Both together are the fine-tuned model.
 
-    Args:
-        backbone ([`Backbone`]): The pretrained pipeline.
-        folder (`Path`): What `ControlNetModel.from_pretrained` loads, or an adapter that was trained on a ControlNet.
-
-    Attributes: As of [`FinetunedDenoiser`]; `pretrained` is the bare denoiser, `model` the ControlNet.
-
-    Raises:
-        DiffTuneError: It belongs to another architecture, or has no weights, or a file of it is damaged.
+    Its folder is what `ControlNetModel.from_pretrained` loads, or has an adapter that was trained on a ControlNet. As of
+    [`FinetunedDenoiser`], but `pretrained` is the bare denoiser and `model` the ControlNet.
     """
 
-    kind: str = "controlnet"
-    knows_classes: bool = True
+    kind = "controlnet"
+    knows_classes = True
     class_ids: dict[str, int] | None = None
     pretrained: torch.nn.Module
     model: torch.nn.Module
@@ -147,6 +122,7 @@ class FinetunedControlNet:
 
     def __init__(self, backbone: Backbone, folder: Path) -> None:
         self.backbone, self.folder = backbone, folder
+        self.family: Any = backbone.controlnet  # without one the checks refuse the folder
         self.is_adapter = holds_adapter(folder)
         self.num_trained: int | None = None
         if self.is_adapter:
@@ -162,15 +138,12 @@ class FinetunedControlNet:
     def load(self, device: torch.device) -> None:
         """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
         self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
-        family = self.backbone.controlnet
-        assert family is not None
-        model_class: Any = family.model_class
         start = self.adapted() if self.is_adapter else self.folder
         if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
-            controlnet = family.new(self.pretrained)
+            controlnet = self.family.new(self.pretrained)
         else:
             try:
-                controlnet = model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
+                controlnet = self.family.model_class.from_pretrained(start, dtype=torch.float32, use_safetensors=True)
             except OSError as error:  # the one that an adapter was trained on may be anywhere
                 raise DiffTuneError(
                     f"{self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
@@ -194,13 +167,13 @@ class FinetunedControlNet:
 
     def stand_in(self) -> torch.nn.Module:
         """The bare denoiser, which does not hear the ControlNet."""
-        return without_inputs(self.pretrained, self.backbone.controlnet.inputs if self.backbone.controlnet else ())
+        return without_inputs(self.pretrained, self.family.inputs)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
         layers have nothing to be compared with. An adapter is merged, for good."""
         merge_adapter(self.pipeline)
-        new = self.backbone.controlnet.new_layers if self.backbone.controlnet else ()
+        new = self.family.new_layers
         return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(new)}
 
     def files(self) -> list[Path]:
@@ -208,9 +181,10 @@ class FinetunedControlNet:
         return adapter_files(self.folder) if self.is_adapter else weight_files(self.folder)
 
 
-def open_finetuned(
-    backbone: Backbone, name: str, cache_dir: str | None = None, token: str | None = None
-) -> FinetunedDenoiser | FinetunedControlNet:
+Finetuned = FinetunedDenoiser | FinetunedControlNet
+
+
+def open_finetuned(backbone: Backbone, name: str, cache_dir: str | None = None, token: str | None = None) -> Finetuned:
     """Finds out what was fine-tuned, and checks that it belongs to the pretrained pipeline. Loads no weights of models.
 
     Args:
@@ -285,9 +259,3 @@ def class_name(config: Path) -> str | None:
         return json.loads(config.read_text())["_class_name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def null_class(backbone: Backbone) -> int:
-    """The class that stands for none."""
-    assert backbone.classes is not None
-    return backbone.classes.null

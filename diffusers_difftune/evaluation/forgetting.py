@@ -100,18 +100,8 @@ def row_losses(
     noise: torch.Tensor,
     condition: dict[str, torch.Tensor],
 ) -> torch.Tensor:
-    """The denoising loss ℓ of each row at one noise level: the mean squared error of the prediction, unweighted.
-
-    Args:
-        denoiser, backbone, objective: As for [`denoising_loss_by_level`].
-        level (`int`): Index into the objective's noise levels.
-        clean (`torch.Tensor` of shape `(B, C, h, w)`): Clean latents, on the denoiser's device.
-        noise (`torch.Tensor` of shape `(B, C, h, w)`): ε.
-        condition (`dict[str, torch.Tensor]`): B entries each.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`, float64.
-    """
+    """The denoising loss ℓ of each row at one noise level (an index): the mean squared error of the prediction, unweighted,
+    float64."""
     levels = objective.levels
     signal, sigma = (factor[level].float().to(clean.device) for factor in (levels.signal, levels.noise))
     timesteps = levels.timesteps[level].to(clean.device).expand(len(clean))
@@ -187,5 +177,4 @@ def increase_error(finetuned: LossByLevel, pretrained: LossByLevel) -> torch.Ten
 
 
 def standard_error(values: torch.Tensor) -> float:
-    """The standard error of a mean over rows."""
     return (values.std() / len(values) ** 0.5).item()

@@ -52,15 +52,13 @@ def draw_losses(axis: Axes, losses: dict[str, Any]) -> None:
     axis.axhline(0, color=GREY, linewidth=1)
     for name, color, marker in (("source", NOISE, "o"), ("target", DATA, "s")):
         found = losses[name]
+        label = f"on {name} data, {100 * found['mean_change']:+.1f} % on average".replace("-", "−")
         change, error = (100 * np.array(found[key]) for key in ("change", "change_standard_error"))
         levels = found["noise_level"]
         axis.fill_between(levels, change - CLEAR * error, change + CLEAR * error, color=color, alpha=0.18, linewidth=0)
-        axis.plot(levels, change, color=color, linewidth=2, marker=marker, markersize=4)
-        label = f"on {name} data\n{100 * found['mean_change']:+.1f} % on average".replace("-", "−")
-        axis.text(1.03, change[-1], label, color=color, fontsize=9, va="center", bbox=WHITE)
-    spread_texts(axis)
-    axis.set_xlim(0, 1.45)  # room for the labels
-    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+        axis.plot(levels, change, color=color, linewidth=2, marker=marker, markersize=4, label=label)
+    axis.legend(fontsize=8.5, frameon=False)
+    axis.set_xlim(0, 1)
     axis.set_xlabel("noise level t / T   (0: data, 1: noise)", fontsize=9)
     axis.set_ylabel("change of the denoising loss, %", fontsize=9)
 
@@ -148,15 +146,3 @@ def draw_floor(axis: Axes, floor: float | None) -> None:
     axis.set_ylim(low - 0.12 * (high - low), high)
     words = f"↓ real images among themselves: {floor:.3g}"
     axis.text(0.01, 0.02, words, transform=axis.transAxes, va="bottom", fontsize=8.5, color=GREY, bbox=WHITE)
-
-
-def spread_texts(axis: Axes) -> None:
-    """Moves two labels apart where they would touch."""
-    low, high = axis.get_ylim()
-    gap = 0.16 * (high - low)
-    texts = sorted(axis.texts, key=lambda text: text.get_position()[1])
-    for below, above in zip(texts, texts[1:], strict=False):
-        overlap = gap - (above.get_position()[1] - below.get_position()[1])
-        if overlap > 0:
-            below.set_y(below.get_position()[1] - overlap / 2)
-            above.set_y(above.get_position()[1] + overlap / 2)

@@ -53,18 +53,7 @@ def encode_rows(
     controls: torch.Tensor | None = None,
     batch_size: int = 16,
 ) -> Rows:
-    """Rows of images, by the means of the VAE's posteriors; the encoders must be in memory.
-
-    Args:
-        backbone ([`Backbone`]): The family.
-        images (`torch.Tensor` of shape `(N, 3, H, W)`): uint8.
-        prompts (`list[str]`): A prompt for each.
-        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): Control images, uint8.
-        batch_size (`int`, *optional*, defaults to 16): Images encoded at once.
-
-    Returns:
-        [`Rows`]: The rows, on the CPU.
-    """
+    """Rows of images, uint8, by the means of the VAE's posteriors, on the CPU; the encoders must be in memory."""
     means = [backbone.encode_images(batch.float() / 127.5 - 1)[0].cpu() for batch in images.split(batch_size)]
     return Rows(backbone.to_denoiser(torch.cat(means)), prompts, images.shape[-1], controls)
 
@@ -104,23 +93,9 @@ def measure_losses(
     batch_size: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The denoising losses of both models by noise level, on the same rows under the same noise.
+    """The denoising losses of both models by noise level, on the same rows under the same noise; see [`loss_report`].
 
-    Args:
-        backbone ([`Backbone`]): The pretrained pipeline, with its encoders in memory.
-        finetuned ([`Finetuned`]): The fine-tuned model, loaded.
-        objective ([`DiffTuningObjective`]): Of the pretrained scheduler.
-        rows ([`Rows`]): Source or target rows, at least two.
-        is_source (`bool`): Which; see [`conditions`].
-        num_levels (`int`, *optional*, defaults to 20): Noise levels.
-        batch_size (`int`, *optional*, defaults to 16): Rows at once.
-        seed (`int`, *optional*, defaults to 0): Seed of the noise.
-
-    Returns:
-        `dict[str, Any]`: [`loss_report`].
-
-    Raises:
-        DiffTuneError: There are fewer than two rows.
+    The encoders must be in memory. Of fewer than two rows there is no standard error, and a [`DiffTuneError`] says so.
     """
     if len(rows) < LEAST_ROWS:
         raise DiffTuneError(f"Of {len(rows)} rows there is no standard error; at least {LEAST_ROWS} are needed.")
@@ -138,13 +113,12 @@ def loss_report(finetuned: LossByLevel, pretrained: LossByLevel) -> dict[str, An
     Returns:
         `dict[str, Any]`: By level, from data to noise: `noise_level` (t / T), `timestep`, `finetuned` and `pretrained` loss,
         `change` (relative) and its `change_standard_error` from the paired rows. Means over the levels:
-        `mean_change`, `mean_change_standard_error`, and `thirds` of the noise scale, with the same two. And `num_rows`.
+        `mean_change`, `mean_change_standard_error`, and `thirds` of the noise scale, with the same two (`None` without a
+        level). And `num_rows`.
     """
-    mean, error = forgetting(finetuned, pretrained)
     return {
         "num_rows": finetuned.rows.shape[1],
-        "mean_change": mean,
-        "mean_change_standard_error": error,
+        **mean_change(finetuned, pretrained),
         "thirds": {name: part(finetuned, pretrained, *third) for name, third in THIRDS.items()},
         "noise_level": finetuned.heights.tolist(),
         "timestep": finetuned.timesteps.tolist(),
@@ -155,14 +129,19 @@ def loss_report(finetuned: LossByLevel, pretrained: LossByLevel) -> dict[str, An
     }
 
 
+def mean_change(finetuned: LossByLevel, pretrained: LossByLevel) -> dict[str, float]:
+    mean, error = forgetting(finetuned, pretrained)
+    return {"mean_change": mean, "mean_change_standard_error": error}
+
+
 def part(finetuned: LossByLevel, pretrained: LossByLevel, low: float, high: float) -> dict[str, float] | None:
-    """The mean change over the levels in a part of the noise scale; `None` if there are none."""
+    """The mean change over the levels in a part of the noise scale."""
     inside = (finetuned.heights > low) & (finetuned.heights <= high)
     if not inside.any():
         return None
-    halves = (LossByLevel(x.timesteps[inside], x.heights[inside], x.rows[inside]) for x in (finetuned, pretrained))
-    mean, error = forgetting(*halves)
-    return {"mean_change": mean, "mean_change_standard_error": error}
+    return mean_change(
+        *(LossByLevel(x.timesteps[inside], x.heights[inside], x.rows[inside]) for x in (finetuned, pretrained))
+    )
 
 
 def distance_report(
@@ -172,19 +151,13 @@ def distance_report(
     source: Rows,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """How far the weights went; see [`measure_distance`]. Of an adapter this is the last thing to measure, because it is
-    merged.
-
-    Args:
-        backbone ([`Backbone`]): The pretrained pipeline, with its encoders in memory.
-        finetuned ([`Finetuned`]): The fine-tuned model, loaded.
-        objective ([`DiffTuningObjective`]): Of the pretrained scheduler.
-        source ([`Rows`]): Source rows, for the Fisher information.
-        seed (`int`, *optional*, defaults to 0): Seed of its noise.
+    """How far the weights went, by Fisher information on source rows; see [`measure_distance`]. Of an adapter this is the
+    last thing to measure, because it is merged.
 
     Returns:
-        `dict[str, Any]`: `total`, `blocks` (by name), `num_trained`, `per_trained_parameter` (`rms` and `ewc`), and
-        `num_rows` and `draws` of the Fisher information.
+        `dict[str, Any]`: `total`, `blocks` (by name), `num_trained`, of an adapter its parameters and of a whole model those
+        that changed, `per_trained_parameter`, to compare methods that train more or fewer (`rms`, the root mean square
+        l2 / √n, and `ewc`, the mean ewc / n), and `num_rows` and `draws` of the Fisher information.
     """
     _, condition = conditions(backbone, finetuned, source, is_source=True)
     total, blocks = measure_distance(
@@ -197,12 +170,12 @@ def distance_report(
         draws=FISHER_DRAWS,
         seed=seed,
     )
-    trained = total.num_changed if finetuned.num_trained is None else finetuned.num_trained
+    trained = total["num_changed"] if finetuned.num_trained is None else finetuned.num_trained
     return {
-        "total": total.to_dict(),
+        "total": total,
         "num_trained": trained,
-        "per_trained_parameter": total.per_parameter(trained),
-        "blocks": {name: distance.to_dict() for name, distance in blocks.items()},
+        "per_trained_parameter": {"rms": total["l2"] / max(trained, 1) ** 0.5, "ewc": total["ewc"] / max(trained, 1)},
+        "blocks": blocks,
         "num_rows": len(source),
         "draws": FISHER_DRAWS,
     }

@@ -9,21 +9,13 @@ CLEAR = 2  # standard errors; less says nothing
 PLACES = {"near_data": "near the data", "middle": "in the middle", "near_noise": "near the noise"}
 
 
-def words(report: dict[str, Any]) -> list[str]:
-    """[`summary`] as it is kept in `forgetting.json`: one text a point, which begins with the point's name."""
-    return [f"{label}: {text}" for label, text in summary(report).items()]
-
-
 def summary(report: dict[str, Any]) -> dict[str, str]:
-    """What was forgotten and learned where, what the swap says, and how far the weights went.
+    """What was forgotten and learned where, what the swap says, and how far the weights went, a text for each.
 
     A change counts as one from two standard errors on, here as everywhere in the project.
 
     Args:
         report (`dict[str, Any]`): `settings`, `losses`, `swap` and `distance`, as `difftune forgetting` writes them.
-
-    Returns:
-        `dict[str, str]`: A text for each of the five, by its name.
     """
     settings, losses = report["settings"], report["losses"]
     control = settings["kind"] == "controlnet"
@@ -71,29 +63,17 @@ def swap_words(swap: dict[str, Any]) -> str:
 
 
 def verdict(points: list[dict[str, Any]]) -> str:
-    """Where swapping holds, where it helps, and where it hurts, by the paired difference of KIDs."""
-    whole = points[-1]
-    swapped = [point for point in points if point["percent"] > 0]
-    if not any(standing(point) for point in swapped):
+    """Where swapping hurts, and where it helps, by the paired difference of KIDs."""
+    farther, nearer = (
+        ", ".join(f"{point['percent']:g}" for point in points if standing(point) == sign) for sign in (1, -1)
+    )
+    if not farther and not nearer:
         return (
             "By KID no x is clearly nearer or farther than the fine-tuned model, the pretrained model alone included."
         )
-    said = []
-    if standing(whole) <= 0:
-        than = "not clearly farther from" if standing(whole) == 0 else "clearly nearer to"
-        said.append(f"the pretrained model alone is {than} the target than the fine-tuned one")
-    worse = [point["percent"] for point in swapped if standing(point) > 0]
-    better = [f"{point['percent']:g}" for point in swapped if standing(point) < 0 and point is not whole]
-    if worse:
-        before = [point["percent"] for point in swapped if point["percent"] < worse[0]]
-        held = f"it holds up to x = {before[-1]:g}, and is" if before else "it is"
-        again = "" if all(standing(p) > 0 for p in swapped if p["percent"] >= worse[0]) else " (not at all larger x)"
-        said.append(f"{held} clearly farther from the target from x = {worse[0]:g} on{again}")
-    elif better:
-        said.append("it is nowhere clearly farther from the target than the fine-tuned model")
-    if better:
-        said.append(f"it is clearly nearer at x = {', '.join(better)}")
-    return f"By KID {'; '.join(said)}."
+    said = [f"clearly farther from the target at x = {farther}"] if farther else []
+    said += [f"clearly nearer to the target at x = {nearer}"] if nearer else []
+    return f"By KID it is {', and '.join(said)}."
 
 
 def control_words(swap: dict[str, Any]) -> str:
@@ -144,7 +124,7 @@ def of_end(swap: dict[str, Any], end: str) -> list[dict[str, Any]]:
     return sorted((point for point in swap["points"] if point["end"] == end), key=lambda point: point["percent"])
 
 
-def metric_of(swap: dict[str, Any], data: str = "target") -> tuple[str, str]:
+def metric_of(swap: dict[str, Any]) -> tuple[str, str]:
     """Name and key of what the curve is told by: FID, or KID where there are too few images for an FID."""
-    known = all(point[data]["fid"] is not None for point in swap["points"])
+    known = all(point["target"]["fid"] is not None for point in swap["points"])
     return ("FID", "fid") if known else ("KID", "kid")

@@ -3,7 +3,6 @@
 """Real images to compare generated ones with, and what real images score among themselves."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +12,7 @@ from ..data.images.decode import ImageTransform, load_rgb
 from ..errors import DiffTuneError
 from ..io.random import seeded_order
 from . import FEWEST_IMAGES
-from .metrics import check_features, floor_pair, frechet_distance, kernel_distance
-from .precision_recall import precision_recall
+from .metrics import distances
 
 
 MEASURES = ("fid", "kid", "precision", "recall")
@@ -64,34 +62,18 @@ class RealImages:
         return found | floors | {"num_floor": self.floor["num_real"]}
 
 
-def distances(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> dict[str, Any]:
-    """How far apart two sets of images are.
-
-    Args:
-        real (`torch.Tensor` of shape `(N, D)`): Features of real images.
-        generated (`torch.Tensor` of shape `(M, D)`): Features of generated images.
-        seed (`int`, *optional*, defaults to 0): Seed of the random halves that the KID is averaged over.
-
-    Returns:
-        `dict`: `fid`, `None` if there are not more images than features, of which it would be arbitrary; `kid` and its
-        standard deviation `kid_std`; `precision`; `recall`; `num_real`; `num_generated`; `num_features`.
-
-    Raises:
-        DiffTuneError: The features do not match or are not finite, or there are fewer than four images.
-    """
-    check_features(real, generated)
-    kid, kid_std = kernel_distance(real, generated, seed)
-    precision, recall = precision_recall(real, generated)
-    return {
-        "fid": frechet_distance(real, generated) if min(len(real), len(generated)) > real.shape[1] else None,
-        "kid": kid,
-        "kid_std": kid_std,
-        "precision": precision,
-        "recall": recall,
-        "num_real": len(real),
-        "num_generated": len(generated),
-        "num_features": real.shape[1],
-    }
+def floor_pair(
+    real: torch.Tensor, other_real: torch.Tensor | None = None, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two equally large draws of real images: of these and of others, or two halves of these."""
+    generator = torch.Generator().manual_seed(seed)
+    if other_real is None:
+        order = torch.randperm(len(real), generator=generator)
+        half = len(real) // 2
+        return real[order[:half]], real[order[half : 2 * half]]
+    count = min(len(real), len(other_real))
+    first, second = (x[torch.randperm(len(x), generator=generator)[:count]] for x in (real, other_real))
+    return first, second
 
 
 def drawn_rows(data: TargetData, count: int) -> list[int]:

@@ -27,9 +27,8 @@ def sample_images(
     batch_size: int = 32,
     height: int | None = None,
     width: int | None = None,
-    first: int = 0,
+    controls: torch.Tensor | None = None,
     title: str = "samples",
-    **inputs: Any,
 ) -> torch.Tensor:
     """Samples an image for each prompt by DPM-Solver++ (Lu et al., 2022), as a knowledge bank is sampled.
 
@@ -46,9 +45,9 @@ def sample_images(
         batch_size (`int`, *optional*, defaults to 32): Images at once.
         height (`int`, *optional*): In pixels, a multiple of the VAE's factor. `None` is what the denoiser was trained at.
         width (`int`, *optional*): Likewise.
-        first (`int`, *optional*, defaults to 0): The number of the first image, where these are a part of more.
+        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): Control images of a ControlNet, uint8; one of them is for
+            all prompts.
         title (`str`, *optional*, defaults to `"samples"`): What the progress bar says.
-        inputs: More for every call of the pipeline, such as the control image of a ControlNet.
 
     Returns:
         `torch.Tensor` of shape `(N, 3, height, width)`: The images, uint8, on the CPU.
@@ -75,13 +74,16 @@ def sample_images(
     try:
         for start in tqdm(range(0, len(prompts), batch_size), title, leave=False):
             batch = prompts[start : start + batch_size]
-            noise = [first_noise(seed, first + start + i, shape) for i in range(len(batch))]
+            noise = [first_noise(seed, start + i, shape) for i in range(len(batch))]
             start_from = torch.from_numpy(np.stack(noise)).to(pipeline.device, pipeline.dtype)
+            control = {}
+            if controls is not None:
+                control["image"] = controls.expand(len(prompts), -1, -1, -1)[start : start + batch_size].float() / 255
             pixels = pipeline(
                 **family.sample_arguments(pipeline, batch, height, width, guidance_scale, start_from),
                 num_inference_steps=steps,
                 output_type="pt",
-                **inputs,
+                **control,
             ).images
             if not pixels.isfinite().all():
                 raise DiffTuneError(f"The pipeline gives images that are not finite in {pipeline.dtype}; use float32.")

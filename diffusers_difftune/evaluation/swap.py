@@ -91,12 +91,7 @@ def swapped_steps(percent: float, steps: int) -> int:
 
 
 class Adjusted(torch.nn.Module):
-    """A denoiser that gets some of its arguments changed, or not at all.
-
-    Args:
-        denoiser (`torch.nn.Module`): The denoiser. It is not owned: moving this module moves it, saving is not meant.
-        change (`Callable`): From the arguments by name to those to call with.
-    """
+    """A denoiser whose arguments, by name, are changed at every call."""
 
     def __init__(self, denoiser: torch.nn.Module, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
         super().__init__()

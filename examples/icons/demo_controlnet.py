@@ -129,7 +129,7 @@ def draw_samples(
                 arguments.pipeline, controlnet=controlnet, safety_checker=None, torch_dtype=torch.float32
             )
             label = f"{title.removesuffix(' training')},\n{step} steps"
-            rows[label] = sample_images(pipeline, prompts, steps, PICTURE_GUIDANCE, image=controls / 255)
+            rows[label] = sample_images(pipeline, prompts, steps, PICTURE_GUIDANCE, controls=controls)
     samples_picture([(f"Held-out drawings by their {condition['kind']}", prompts, rows | {"real": images})], path)
 
 

@@ -10,7 +10,15 @@ from matplotlib.figure import Figure  # not pyplot: no global state, no display
 from matplotlib.ticker import LogFormatter
 
 from diffusers_difftune.evaluation.forgetting import LossByLevel, relative_increase
-from diffusers_difftune.evaluation.plots import NAMES, STYLES
+
+
+# Okabe and Ito's colours, which the colour-blind can tell apart, and a grey; told apart by dashes and markers as well.
+STYLES = {
+    "pretrained": {"color": "#595959", "linestyle": "--", "linewidth": 1.5},
+    "standard": {"color": "#D55E00", "linewidth": 2, "marker": "o", "markersize": 4},
+    "difftune": {"color": "#0072B2", "linewidth": 2, "marker": "s", "markersize": 4},
+}
+NAMES = {"pretrained": "pretrained", "standard": "standard", "difftune": "Diff-Tuning"}
 
 
 def plot_forgetting(panels: dict[str, dict[str, LossByLevel]], path: str | Path) -> None:

@@ -15,9 +15,11 @@ from finetune import DATA, PIPELINE, RESOLUTION, target_file
 from PIL import Image
 
 from diffusers_difftune.backbones import load_backbone
+from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation import samples
 from diffusers_difftune.evaluation.forgetting import LossByLevel, denoising_loss_by_level, forgetting
-from diffusers_difftune.evaluation.metrics import extract_features, fid_kid, real_floor
+from diffusers_difftune.evaluation.metrics import extract_features
+from diffusers_difftune.evaluation.real_images import RealImages
 from diffusers_difftune.io.random import seeded_order
 from diffusers_difftune.objective import DiffTuningObjective
 
@@ -45,7 +47,7 @@ def sample_images(
     seed: int = 0,
     batch_size: int = 32,
     title: str = "samples",
-    **inputs,
+    controls: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The library's [`sample_images`] at the size of icons, uint8 of shape `(N, 3, 32, 32)`."""
     return samples.sample_images(
@@ -58,7 +60,7 @@ def sample_images(
         height=RESOLUTION,
         width=RESOLUTION,
         title=title,
-        **inputs,
+        controls=controls,
     )
 
 
@@ -98,8 +100,9 @@ class Measurement:
 
         images, self.prompts = read_drawings(target_file(target, "held_out"), num_images, seed)
         others, _ = read_drawings(target_file(target, "train"), len(images), seed)
-        self.real = self.features(images)
-        self.floor = real_floor(self.real, self.features(others), seed)
+        self.real = RealImages(self.features(images), self.features(others), seed)
+        if self.real.floor["fid"] is None:
+            raise DiffTuneError(f"FID needs more drawings than features, but there are {len(images)} of {target}.")
         self.data = {
             "target": (images[:num_rows], self.prompts[:num_rows]),
             "source": read_drawings(DATA / "source_held_out.parquet", num_rows, seed),
@@ -161,21 +164,21 @@ class Measurement:
         pipeline = self.backbone.pipeline(denoiser, self.device, torch.float32)
         prompts = self.prompts * self.samples_per_caption
         images = sample_images(pipeline, prompts, self.steps, self.guidance_scale, self.seed, title=title)
-        quality = fid_kid(self.real, self.features(images), self.seed)
+        quality = self.real.compare(self.features(images))
         forgotten, forgotten_error = forgetting(losses["source"], self.pretrained["source"])
         change, change_error = forgetting(losses["target"], self.pretrained["target"])
         return {
-            "fid_target": quality.fid,
-            "kid_target": quality.kid,
-            "kid_target_std": quality.kid_std,
+            "fid_target": quality["fid"],
+            "kid_target": quality["kid"],
+            "kid_target_std": quality["kid_std"],
             "feature_set": NAME,
-            "num_generated": quality.num_generated,
-            "num_real": quality.num_real,
+            "num_generated": quality["num_generated"],
+            "num_real": quality["num_real"],
             "sampling_steps": self.steps,
             "guidance_scale": self.guidance_scale,
-            "fid_floor": self.floor.fid,
-            "kid_floor": self.floor.kid,
-            "num_floor": [self.floor.num_real, self.floor.num_generated],
+            "fid_floor": quality["fid_floor"],
+            "kid_floor": quality["kid_floor"],
+            "num_floor": [quality["num_floor"]] * 2,
             "forgetting_source": forgotten,
             "forgetting_source_standard_error": forgotten_error,
             "num_source": len(self.data["source"][1]),

@@ -5,6 +5,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,13 +20,10 @@ from diffusers_difftune.evaluation.convergence import (
     broken_rules,
     condition_error,
     crossing,
-    final_error,
     read_curve,
     smooth,
-    sweep,
     threshold,
 )
-from diffusers_difftune.evaluation.paired import Pair, bootstrap_interval, compare
 
 
 def curve(errors, every=10, **facts):
@@ -187,14 +185,8 @@ def test_no_threshold_without_a_fall(final):
 
 
 def test_final_error_is_the_median_of_three_points():
-    assert final_error(curve([9, 5, 3, 4])) == 4
-    assert final_error(curve([9, 5])) == 7
-
-
-def test_sweep_goes_down_an_exponential_in_equal_steps():
-    found = sweep(curve(decay(20), every=1), 1.0, [math.exp(-5)])
-    assert list(found) == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
-    assert [at.step for at in found.values()] == pytest.approx([10, 20, 30, 40, 50, 60, 70, 80, 90], abs=0.1)
+    assert curve([9, 5, 3, 4]).final_error == 4
+    assert curve([9, 5]).final_error == 7
 
 
 def test_too_few_conditions_or_points_are_told():
@@ -205,68 +197,6 @@ def test_too_few_conditions_or_points_are_told():
     assert re.match("The error is a mean over 31 held-out conditions", *broken_rules([few], level))
     coarse = curve(decay(20)[::2], every=20, num_conditions=32)
     assert re.match("There are 25 points before the median crossing.* step 500", *broken_rules([coarse], level))
-
-
-# Two methods
-
-
-def pair(condition, seed, standard, difftune):
-    return Pair(condition, seed, Crossing(standard, True), Crossing(difftune, True))
-
-
-def test_mean_step_reduction_is_over_conditions_then_paired_seeds():
-    pairs = [pair("edge", 1, 100, 50), pair("edge", 2, 200, 150), pair("edge", 3, 400, 400), pair("depth", 1, 10, 9)]
-    found = compare(pairs)
-    assert found["conditions"]["edge"]["mean_step_reduction"] == pytest.approx(0.25)
-    assert found["conditions"]["depth"]["mean_step_reduction"] == pytest.approx(0.1)
-    assert found["mean_step_reduction"] == pytest.approx(0.175)  # conditions count the same, not pairs
-    assert (
-        found["conditions"]["edge"]["standard_steps"] == 200 and found["conditions"]["edge"]["difftune_steps"] == 150
-    )
-    assert found["num_pairs"] == 4 and found == compare(pairs)
-    json.dumps(found)
-
-
-@pytest.mark.parametrize(
-    ("counts", "has_interval"),
-    [((3,), False), ((4,), True), ((3, 3), False), ((9, 9), False), ((1, 1, 1), False), ((2, 1, 1), True)],
-)
-def test_there_is_no_interval_of_two_conditions_or_three_pairs(counts, has_interval):
-    kinds = ("edge", "depth", "normal")
-    pairs = [pair(kinds[i], seed, 100, 40 + 5 * i + seed) for i, count in enumerate(counts) for seed in range(count)]
-    found = compare(pairs)
-    assert (found["ci95"] is not None) == has_interval
-    if has_interval:
-        low, high = found["ci95"]
-        assert low < found["mean_step_reduction"] < high
-    assert all((part["ci95"] is not None) == (part["num_pairs"] > 3) for part in found["conditions"].values())
-
-
-def test_runs_that_never_crossed_are_counted():
-    found = compare([Pair("edge", 1, Crossing(100, True), Crossing(200, False)), pair("edge", 2, 100, 80)])
-    assert found["never_crossed"] == {"standard": 0, "difftune": 1}
-    assert found["conditions"]["edge"]["pairs"][0]["difftune_crossed"] is False
-
-
-def test_bootstrap_interval_has_the_spread_of_both_stages():
-    generator = np.random.default_rng(0)
-    seeds = generator.standard_normal(400)
-    low, high = bootstrap_interval([seeds], 0)  # one group: the classical interval of a mean
-    assert (high - low) / 2 == pytest.approx(1.96 * seeds.std() / 20, rel=0.05)
-    between = generator.standard_normal(60)
-    groups = [value + 2 * generator.standard_normal(4) for value in between]
-    low, high = bootstrap_interval(groups, 0)
-    means = np.array([values.mean() for values in groups])
-    within = np.mean([values.var() / len(values) for values in groups])
-    assert (high - low) / 2 == pytest.approx(1.96 * math.sqrt((means.var() + within) / 60), rel=0.06)
-    assert bootstrap_interval([np.array([0.1, 0.1]), np.array([0.1])], 0) == pytest.approx([0.1, 0.1])
-
-
-def test_nothing_to_compare_is_told():
-    with pytest.raises(DiffTuneError, match="nothing to compare"):
-        compare([])
-    with pytest.raises(DiffTuneError, match="edge and seed 3 is below the threshold at step 0"):
-        compare([pair("edge", 3, 0, 0)])
 
 
 # The log of a run
@@ -323,51 +253,39 @@ def runs(tmp_path_factory):
             for objective, rate in (("standard", 20 + seed), ("difftune", (20 + seed) * (1 - saved))):
                 path = folder / f"{kind}-{objective}-{seed}"
                 named.append(write_run(path, decay(rate).tolist(), 10, kind, objective, seed, metric))
-    tuning = [
-        write_run(folder / f"{kind}-tuning", decay(20).tolist(), 10, kind, "standard", 9, metric)
-        for kind, metric in (("edge", "ssim"), ("depth", "mse"))
-    ]
-    return named, tuning
+    return named
 
 
-def test_command_reports_steps_saved(runs, tmp_path, capsys):
-    named, tuning = runs
+def test_command_reports_when_each_run_obeys(runs, tmp_path, capsys):
     files = ["--json", str(tmp_path / "found.json"), "--plot", str(tmp_path / "curves.png")]
-    assert main(["convergence", *named, "--tuning", *tuning, *files]) == 0
+    assert main(["convergence", *runs, *files]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
-    final = float(decay(20)[99])  # the median of the last three points
-    assert found["conditions"]["edge"]["threshold"] == pytest.approx(math.sqrt(final))
+    final = (decay(21)[99] + decay(22)[99]) / 2  # the medians of the last three points
+    edge, depth = (found["conditions"][kind] for kind in ("edge", "depth"))
+    assert edge["threshold"] == depth["threshold"] == pytest.approx(math.sqrt(final))
     first = found["runs"][0]
-    assert (first["run"], first["objective"], first["crossed"]) == (named[0], "standard", True)
-    assert first["step"] == pytest.approx(10 * 21 * 99 / 40, rel=0.01)
-    assert first["sweep"]["0.5"]["step"] == first["step"] and first["sweep"]["0.9"]["step"] > first["step"]
-    comparison = found["comparison"]
-    assert comparison["conditions"]["edge"]["mean_step_reduction"] == pytest.approx(0.2, abs=0.005)
-    assert comparison["conditions"]["depth"]["mean_step_reduction"] == pytest.approx(0.4, abs=0.005)
-    assert comparison["mean_step_reduction"] == pytest.approx(0.3, abs=0.005)
-    assert found["sweep"]["0.3"]["mean_step_reduction"] == pytest.approx(0.3, abs=0.005)
+    assert (first["run"], first["objective"], first["crossed"]) == (runs[0], "standard", True)
+    steps = [-10 * fall * math.log(edge["threshold"]) for fall in (21, 21.5)]  # of the first run, and the median
+    assert first["step"] == pytest.approx(steps[0], rel=0.01)
+    assert edge["median_steps"]["standard"] == pytest.approx(steps[1], rel=0.01)
+    assert edge["median_steps"]["difftune"] == pytest.approx(0.8 * steps[1], rel=0.01)
     assert found["notes"] == [] and "note:" not in printed
-    row = next(line for line in printed.splitlines() if line.startswith(named[0]))
-    assert re.search(r"standard\s+edge\s+1\s+0\.00\d+\s+5\d\d$", row)
-    assert (
-        "all conditions: Diff-Tuning needs 30.0 % fewer steps (too few pairs or conditions for an interval)" in printed
+    row = next(line for line in printed.splitlines() if line.startswith(runs[0]))
+    assert re.search(rf"standard\s+edge\s+1\s+0\.00\d+\s+{first['step']:.0f}$", row)
+    assert re.search(
+        r"^edge: threshold [\d.]+ \(ssim\); median of standard \d+ steps, difftune \d+ steps", printed, re.M
     )
+    assert "(20 % fewer with Diff-Tuning)" in printed and "(40 % fewer with Diff-Tuning)" in printed
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width > 1200 and len(picture.convert("RGB").getcolors(2**20)) > 20
 
 
-def test_threshold_out_of_the_runs_compared_is_marked(runs, capsys):
-    depth = [run for run in runs[0] if "depth" in run]
-    assert main(["convergence", *depth]) == 0
-    assert "note: depth: threshold taken from the runs compared" in capsys.readouterr().out
-
-
 def test_given_threshold_and_a_run_that_never_crosses(runs, capsys):
-    one = [run for run in runs[0] if "depth-difftune" in run][:1]
+    one = [run for run in runs if "depth-difftune" in run][:1]
     assert main(["convergence", *one, "--threshold", "1e-9"]) == 0
     printed = capsys.readouterr().out
-    assert "never (1,000)" in printed and "taken from --threshold" in printed and "fewer steps" not in printed
+    assert "never (1,000)" in printed and "threshold 1e-09 (mse)" in printed and "fewer" not in printed
 
 
 def test_a_run_that_was_killed_is_refused(tmp_path, capsys):
@@ -387,23 +305,6 @@ def test_a_run_that_was_not_measured_at_its_end_counts_as_its_budget(tmp_path):
     assert read_curve(run).steps[-1] == 20 and read_curve(run).budget == 25
 
 
-def test_several_partners_and_unequal_budgets_are_told(tmp_path, capsys):
-    runs = [write_run(tmp_path / f"standard-{seed}", decay(20).tolist(), seed=seed, total=1000) for seed in (1, 2)]
-    for name, seed in (("extracted", 1), ("blank", 1), ("short", 2)):
-        errors = decay(10)[: 51 if name == "short" else 101].tolist()
-        total = 10 * (len(errors) - 1)
-        runs.append(write_run(tmp_path / name, errors, objective="difftune", seed=seed, total=total))
-    assert main(["convergence", *runs, "--json", str(tmp_path / "found.json")]) == 0
-    found = json.loads((tmp_path / "found.json").read_text())
-    (several,) = [note for note in found["notes"] if "leaves out" in note]
-    assert several.startswith("depth: of seed 1 ") and all(run in several for run in (runs[0], *runs[2:4]))
-    assert runs[1] not in several and runs[4] not in several
-    (uneven,) = [note for note in found["notes"] if "budgets" in note]
-    assert "seed 2 have different budgets, 1000 steps (standard) and 500 (difftune)" in uneven
-    assert found["comparison"]["num_pairs"] == 1
-    assert f"note: {several}" in capsys.readouterr().out
-
-
 def test_rules_that_are_not_kept_are_told(tmp_path, capsys):
     run = write_run(tmp_path / "run", decay(4, 21).tolist(), control_evaluation_samples=8)
     assert main(["convergence", run]) == 0
@@ -415,13 +316,6 @@ def test_rules_that_are_not_kept_are_told(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["depth-difftune-1"], "no run of standard training is named"),
-        (["depth-standard-1", "--tuning", "depth-difftune-2"], "--tuning takes standard runs"),
-        (["depth-standard-1", "--tuning", "depth-standard-1"], "takes runs of other seeds"),
-        (["depth-standard-1", "--tuning", "edge-tuning"], "condition edge, but no runs with it"),
-        (
-            ["depth-standard-1", "edge-standard-1", "--tuning", "edge-tuning"],
-            "no --tuning run with the condition depth",
-        ),
         (["depth-standard-1", "edge-standard-1", "--threshold", "0.1"], "one kind of condition"),
         (["depth-standard-1", "--threshold", "-1"], "above 0"),
         (["depth-standard-1", "--metric", "ssim"], "has no ssim at step 0, only mse; choose with --metric"),
@@ -431,7 +325,7 @@ def test_rules_that_are_not_kept_are_told(tmp_path, capsys):
     ],
 )
 def test_bad_arguments_are_refused_in_a_sentence(runs, monkeypatch, capsys, arguments, message):
-    monkeypatch.chdir(runs[1][0] + "/..")
+    monkeypatch.chdir(Path(runs[0]).parent)
     assert main(["convergence", *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1

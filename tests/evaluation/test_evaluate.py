@@ -26,7 +26,7 @@ from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.clip_score import ClipScore
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.kid_difference import kid_difference
-from diffusers_difftune.evaluation.metrics import extract_features, fid_kid
+from diffusers_difftune.evaluation.metrics import distances, extract_features
 from diffusers_difftune.evaluation.real_images import drawn_rows, read_images
 from diffusers_difftune.evaluation.samples import sample_images
 from tests.evaluation.models import LORA, save_adapter
@@ -84,14 +84,14 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys, caplog
     samples = sample_images(pipeline, prompts, **given)
     first_pipeline = load_backbone(tiny_pipeline).pipeline(None, torch.device("cpu"), torch.float32)
     samples_of_first = sample_images(first_pipeline, prompts, **given)
-    expected = fid_kid(extract_features(extractor, images), extract_features(extractor, samples), seed=3)
-    assert second["fid"] == pytest.approx(expected.fid, rel=1e-4)
-    assert second["kid"] == pytest.approx(expected.kid, rel=1e-4)
+    expected = distances(extract_features(extractor, images), extract_features(extractor, samples), seed=3)
+    assert second["fid"] == pytest.approx(expected["fid"], rel=1e-4)
+    assert second["kid"] == pytest.approx(expected["kid"], rel=1e-4)
     assert (second["num_real"], second["num_generated"], second["num_floor"]) == (9, 9, 9)
     others = extract_features(extractor, read_images(data, rows[9:18], 16))
     floor = [first[f"{name}_floor"] for name in ("fid", "kid", "precision", "recall")]
     assert floor == [second[f"{name}_floor"] for name in ("fid", "kid", "precision", "recall")]
-    assert floor[0] == pytest.approx(fid_kid(extract_features(extractor, images), others).fid, rel=1e-6)
+    assert floor[0] == pytest.approx(distances(extract_features(extractor, images), others)["fid"], rel=1e-6)
     score = ClipScore(str(place.clip))
     assert second["clip_score"] == pytest.approx(score(samples, prompts), abs=0.01)
     assert second["clip_score_real"] == first["clip_score_real"] == pytest.approx(score(images, prompts), abs=1e-3)

@@ -41,7 +41,7 @@ CPU = torch.device("cpu")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PROMPTS = ["a red square", "a blue bar"]
 SAMPLING = {"steps": 3, "guidance_scale": 2.0, "height": 16, "width": 16}
-CONTROL = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+CONTROL = torch.randint(256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
 def loaded(pretrained: Path, folder: Path) -> FinetunedDenoiser | FinetunedControlNet:
@@ -79,7 +79,7 @@ def test_none_swapped_is_the_finetuned_and_all_the_pretrained_model(
     folder = SAVE[kind](tmp_path / "finetuned", tiny_pipeline)
     finetuned = loaded(tiny_pipeline, folder)
     assert finetuned.kind == kind
-    inputs = {"image": CONTROL} if kind == "controlnet" else {}
+    inputs = {"controls": CONTROL} if kind == "controlnet" else {}
     before = sample_images(
         StableDiffusionPipeline.from_pretrained(tiny_pipeline, safety_checker=None), PROMPTS, **SAMPLING
     )
@@ -124,9 +124,9 @@ def test_an_adapter_of_a_controlnet(tiny_pipeline: Path, tmp_path: Path) -> None
     pipeline = stock(tiny_pipeline, save_controlnet(tmp_path / "start", tiny_pipeline), "controlnet")
     pipeline.controlnet = load_backbone(tiny_pipeline).controlnet.new(pipeline.unet)
     load_adapter(pipeline, folder)
-    expected = sample_images(pipeline, PROMPTS, **SAMPLING, image=CONTROL)
+    expected = sample_images(pipeline, PROMPTS, **SAMPLING, controls=CONTROL)
     with swapped(finetuned.pipeline, finetuned.stand_in(), 0):
-        assert torch.equal(sample_images(finetuned.pipeline, PROMPTS, **SAMPLING, image=CONTROL), expected)
+        assert torch.equal(sample_images(finetuned.pipeline, PROMPTS, **SAMPLING, controls=CONTROL), expected)
     weights, own = finetuned.weights(), dict(finetuned.pretrained.named_parameters())
     changed = [name for name in weights if not torch.equal(weights[name], own[name])]
     assert changed and all(".attentions." in name for name in changed)

@@ -79,11 +79,11 @@ def test_a_whole_model(
     (end,) = [number for number, line in enumerate(printed) if line.startswith("The figures are in")]
     assert printed[0] == "What fine-tuning did" and max(map(len, printed[:end])) <= 80
     said = " ".join("\n".join(printed[1:]).split())  # the labels, and their texts in lines of their own
-    assert said.startswith(" ".join(text.replace(": ", " ", 1) for text in report["words"]))
+    assert said.startswith(" ".join(f"{name} {text}" for name, text in report["words"].items()))
     assert "pictures in forgetting.png and samples.png beside it." in said
     (block,) = [r.getMessage() for r in caplog.records if r.getMessage().startswith("What this command does")]
     assert "  samples   10 at each of 3 points, 4 steps" in block
-    assert [text.split(":")[0] for text in report["words"]] == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
+    assert list(report["words"]) == ["Forgotten", "Learned", "Swap", "Control", "Distance"]
     settings = report["settings"]
     assert (settings["kind"], settings["num_images"], settings["source_kind"]) == ("full", 10, "bank")
     assert report["losses"]["source"]["num_rows"] == report["losses"]["target"]["num_rows"] == 3
@@ -155,7 +155,7 @@ def test_a_controlnet(command, tiny_pipeline: Path, data: Path, tmp_path: Path) 
     assert code == 0
     report = json.loads((out / "forgetting.json").read_text())
     assert report["settings"]["kind"] == "controlnet" and report["settings"]["source_kind"] == "images"
-    assert "under a blank control image" in report["words"][0]
+    assert "under a blank control image" in report["words"]["Forgotten"]
     assert set(report["distance"]["blocks"]) == {
         "conv_in",
         "time_embedding",

@@ -53,7 +53,8 @@ def test_distance_of_an_adapter_is_per_parameter_of_the_adapter(tiny_pipeline: P
     total = report["total"]
     assert total["l2"] > 0 and total["ewc"] > total["ewc_standard_error"] > 0
     assert report["num_trained"] == lora.num_trained != total["num_changed"]
-    assert report["per_trained_parameter"]["ewc"] == pytest.approx(total["ewc"] / lora.num_trained)
+    each = report["per_trained_parameter"]
+    assert each == pytest.approx({"rms": total["l2"] / lora.num_trained**0.5, "ewc": total["ewc"] / lora.num_trained})
     moved = {name for name, block in report["blocks"].items() if block["num_changed"]}
     assert moved == {"down_blocks.1", "up_blocks.0", "mid_block"}  # where the attention is
     assert report["blocks"]["conv_in"]["ewc"] == 0

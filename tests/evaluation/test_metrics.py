@@ -12,13 +12,12 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.metrics import (
     KID_SUBSETS,
+    distances,
     extract_features,
-    fid_kid,
-    floor_pair,
     frechet_distance,
     kernel_distance,
-    real_floor,
 )
+from diffusers_difftune.evaluation.real_images import RealImages, floor_pair
 
 
 def standardized(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -32,23 +31,21 @@ def test_fid_of_gaussians_is_the_closed_form():
     # d² = |μ|² + Σ (σ₁ − σ₂)² for covariances that commute
     shift = torch.linspace(-1, 2, 8, dtype=torch.float64)
     scale = torch.linspace(0.5, 3, 8, dtype=torch.float64)
-    quality = fid_kid(standardized(200, 8, 0), standardized(150, 8, 1) * scale + shift)
-    assert quality.fid == pytest.approx(((shift**2).sum() + ((scale - 1) ** 2).sum()).item(), rel=1e-6)
-    assert (quality.num_real, quality.num_generated, quality.feature_dimension) == (200, 150, 8)
+    quality = distances(standardized(200, 8, 0), standardized(150, 8, 1) * scale + shift)
+    assert quality["fid"] == pytest.approx(((shift**2).sum() + ((scale - 1) ** 2).sum()).item(), rel=1e-6)
+    assert (quality["num_real"], quality["num_generated"], quality["num_features"]) == (200, 150, 8)
 
 
 def test_fid_survives_a_large_mean_in_float32_features():
     real, generated = standardized(200, 4, 0) + 1000, standardized(200, 4, 1) + 1001
-    assert fid_kid(real.float(), generated.float()).fid == pytest.approx(4, abs=1e-2)
+    assert frechet_distance(real.float(), generated.float()) == pytest.approx(4, abs=1e-2)
 
 
 def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
     # With all features equal to a constant vector, k(x, y) = (x·y / d + 1)³ is known, and so is the distance.
     real, generated = torch.ones(40, 4), torch.full((40, 4), 2.0)
     expected = (1 + 1) ** 3 + (4 + 1) ** 3 - 2 * (2 + 1) ** 3
-    quality = fid_kid(real, generated)
-    assert quality.kid == pytest.approx(expected, rel=1e-12)
-    assert quality.kid_std == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(real, generated) == (pytest.approx(expected, rel=1e-12), pytest.approx(0, abs=1e-9))
 
 
 def correlated(count: int, dimension: int, seed: int) -> torch.Tensor:
@@ -67,7 +64,6 @@ def test_fid_is_what_numpy_finds():
     expected = means + np.trace(np.cov(x, rowvar=False) + np.cov(y, rowvar=False) - 2 * root)
     assert expected > 1
     assert frechet_distance(real, generated) == pytest.approx(expected, rel=1e-9)
-    assert fid_kid(real, generated).fid == frechet_distance(real, generated)
 
 
 def test_kid_is_what_numpy_finds_on_the_same_halves():
@@ -98,39 +94,38 @@ def test_both_are_what_torchmetrics_finds():
         for batch in real.split(7):
             metric.update(batch, real=True)
         metric.update(generated, real=False)
-    found = fid_kid(real, generated, seed=3)
-    assert found.fid == pytest.approx(fid.compute().item(), rel=1e-9)
+    found = distances(real, generated, seed=3)
+    assert found["fid"] == pytest.approx(fid.compute().item(), rel=1e-9)
     torch.manual_seed(3)
-    assert (found.kid, found.kid_std) == pytest.approx([value.item() for value in kid.compute()], rel=1e-12)
+    assert (found["kid"], found["kid_std"]) == pytest.approx([value.item() for value in kid.compute()], rel=1e-12)
 
 
 def test_same_arguments_give_the_same_numbers_and_leave_the_global_generator_alone():
     real, generated = standardized(60, 4, 0), standardized(60, 4, 1)
     state = torch.get_rng_state()
-    assert fid_kid(real, generated, seed=3) == fid_kid(real, generated, seed=3)
-    assert fid_kid(real, generated, seed=3).kid != fid_kid(real, generated, seed=4).kid
+    assert distances(real, generated, seed=3) == distances(real, generated, seed=3)
+    assert kernel_distance(real, generated, seed=3) != kernel_distance(real, generated, seed=4)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_floor_compares_disjoint_draws_of_stated_size():
     real = standardized(101, 4, 0)
-    halves = real_floor(real)
-    assert (halves.num_real, halves.num_generated) == (50, 50)
-    assert halves == real_floor(real)
-    assert 0 < halves.fid < 0.5
+    halves = RealImages(real).floor
+    assert (halves["num_real"], halves["num_generated"]) == (50, 50)
+    assert halves == RealImages(real).floor
+    assert 0 < halves["fid"] < 0.5
     first, second = floor_pair(real)
     assert len({tuple(row) for row in torch.cat([first, second]).tolist()}) == 100
     other = standardized(70, 4, 1)
-    draw = real_floor(real, other)
-    assert (draw.num_real, draw.num_generated) == (70, 70)
-    far = fid_kid(real, other + 3)
-    assert far.fid > 20 * halves.fid and far.kid > 20 * abs(halves.kid)
+    draw = RealImages(real, other).floor
+    assert (draw["num_real"], draw["num_generated"]) == (70, 70)
+    far = distances(real, other + 3)
+    assert far["fid"] > 20 * halves["fid"] and far["kid"] > 20 * abs(halves["kid"])
 
 
 @pytest.mark.parametrize(
     ("real", "generated", "message"),
     [
-        (torch.zeros(4, 4), torch.zeros(9, 4), "more than 4 images"),
         (torch.zeros(9, 4), torch.zeros(9, 5), "equal width"),
         (torch.zeros(3, 2), torch.zeros(9, 2), "for which 3 are too few; use at least 4"),
         (torch.full((9, 4), torch.nan), torch.zeros(9, 4), "not finite"),
@@ -138,7 +133,7 @@ def test_floor_compares_disjoint_draws_of_stated_size():
 )
 def test_features_that_cannot_be_compared_are_refused(real, generated, message):
     with pytest.raises(DiffTuneError, match=message):
-        fid_kid(real, generated)
+        distances(real, generated)
 
 
 def test_any_module_extracts_features():

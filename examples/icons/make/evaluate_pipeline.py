@@ -31,7 +31,7 @@ sys.path.append(str(HERE.parent))
 from contrastive_model import PIPELINE, load_contrastive  # noqa: E402
 from features import NAME, IconFeatures  # noqa: E402
 
-from diffusers_difftune.evaluation.metrics import extract_features, fid_kid  # noqa: E402
+from diffusers_difftune.evaluation.metrics import distances, extract_features  # noqa: E402
 
 
 def sample(pipeline: StableDiffusionPipeline, prompts: list[str], args: argparse.Namespace) -> torch.Tensor:
@@ -133,12 +133,12 @@ def main() -> None:
     if args.fid_samples > 64:
         extractor = IconFeatures()
         real = extract_features(extractor, held_out["image"])
-        generated = fid_kid(real, extract_features(extractor, samples[: args.fid_samples]))
+        generated = distances(real, extract_features(extractor, samples[: args.fid_samples]))
         others = plain[-args.fid_samples :]
-        floor = fid_kid(real, extract_features(extractor, train["image"][others]))
+        floor = distances(real, extract_features(extractor, train["image"][others]))
         report |= {
             "features": NAME, "num_real": len(real), "num_samples": min(args.fid_samples, len(samples)),
-            "fid": generated.fid, "kid": generated.kid, "fid_floor": floor.fid, "kid_floor": floor.kid,
+            "fid": generated["fid"], "kid": generated["kid"], "fid_floor": floor["fid"], "kid_floor": floor["kid"],
         }  # fmt: skip
     report["seconds"] = round(time.time() - started)
     (args.output_dir / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DiffTuneError
-from .convergence import Crossing
+from diffusers_difftune.errors import DiffTuneError
+from diffusers_difftune.evaluation.convergence import Crossing
 
 
 RESAMPLES = 10_000
