@@ -79,8 +79,9 @@ def labelled_block(title: str, rows: Sequence[tuple[str, str]], width: int, most
     for most in range(most_lines, 0, -1):
         lines = [title]
         for label, text in rows:
+            fitting = " ".join(shortened(word, width - column) for word in text.split())
             first, *more = textwrap.wrap(
-                " ".join(text.split()), width - column, max_lines=most, placeholder=" …", break_on_hyphens=False
+                fitting, width - column, max_lines=most, placeholder=" …", break_on_hyphens=False
             ) or [""]
             lines.append(f"  {label}".ljust(column) + first)
             lines += [" " * column + line for line in more]
@@ -100,6 +101,11 @@ def shortened(path: str, longest: int) -> str:
         return path
     end = (longest - 1) * 2 // 3
     return f"{path[: longest - 1 - end]}…{path[-end:]}"
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number of things, such as `1 row`, `1,234 rows`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -25,11 +25,10 @@ from diffusers_difftune.config import (
 )
 from diffusers_difftune.config.parse import config_parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.control_flags import check_control_flags
 
 from .commands import PAGES, ROOT, Command, all_commands, commands_in
 from .tiny import tiny_image
+from .training.runs import check_flags
 
 
 COMMANDS = all_commands()
@@ -77,8 +76,6 @@ def check_script(script: str, words: tuple[str, ...], is_whole: bool) -> None:
     if is_whole:
         config = parse_config(configs[0], list(words))
         check_flags(config)
-        if isinstance(config, ControlNetConfig):
-            check_control_flags(config)
 
 
 def check_train(words: tuple[str, ...], is_whole: bool) -> None:

@@ -40,10 +40,9 @@ def new_accelerator(mixed_precision: str | None = None) -> "Accelerator":
 def show_summary(accelerator: "Accelerator", rows: list[tuple[str, str]], result: object = None) -> None:
     """Prints, on the main process, what a command of minutes is about to do, on what, and where the result goes."""
     from ..console import labelled_block, terminal_width
-    from ..training.summary import machine_facts
-    from ..training.summary_text import machine_words
+    from ..training.summary import machine_words
 
-    rows = [*rows, ("computes", machine_words(machine_facts(accelerator)))]
+    rows = [*rows, ("computes", machine_words(accelerator))]
     if result is not None:
         rows.append(("result", str(result)))
     if accelerator.is_main_process:

@@ -118,7 +118,7 @@ def tell(report: dict[str, Any], output: Path) -> None:
 
 def check_arguments(arguments: argparse.Namespace) -> None:
     """Stops on the first flag that cannot work."""
-    from ..training.checks import check_output_dir  # is slow to import
+    from ..config.checks import check_output_dir
 
     check_sampling_flags(arguments, rows=2, fisher_rows=2, num_images=FEWEST_IMAGES)
     if not all(0 <= percent <= 100 for percent in arguments.percents):

@@ -20,26 +20,19 @@ logger = logging.getLogger(__name__)
 def adapter_settings(
     config: Any, backbone: Backbone, always_trained: tuple[str, ...] | None = None
 ) -> AdapterSettings | None:
-    """The adapter that the flags ask for.
-
-    Args:
-        config: The config of a script.
-        backbone ([`Backbone`]): Knows the modules that adapters change by default.
-        always_trained (`tuple[str, ...]`, *optional*): Patterns of parameters that train along; `None` is the backbone's.
-
-    Returns:
-        [`AdapterSettings`] or `None`: The settings, complete; `None` if all weights train.
-    """
+    """The adapter that the flags ask for, complete; `None` if all weights train. `always_trained` are the patterns of
+    parameters that train along, by default the backbone's."""
     if config.adapter is None and config.train_parameters is None:
         return None
+    modules: list[str] = []
+    if config.adapter in PEFT_KINDS:
+        modules = config.lora_target_modules or backbone.lora_target_modules(backbone.empty_denoiser())
     return AdapterSettings(
         kind=config.adapter or NAMED,
         rank=DEFAULT_RANK if config.rank is None else config.rank,
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
-        target_modules=tuple(config.lora_target_modules or backbone.lora_target_modules(backbone.empty_denoiser()))
-        if config.adapter in PEFT_KINDS
-        else (),
+        target_modules=tuple(modules),
         train_parameters=tuple(config.train_parameters or ()),
         always_trained=backbone.always_trained if always_trained is None else always_trained,
     )
@@ -47,13 +40,6 @@ def adapter_settings(
 
 def find_adapter(config: Any, backbone: Backbone) -> AdapterSettings | None:
     """The adapter that the flags ask for, if it fits the denoiser; loads no weights.
-
-    Args:
-        config: The config of a task.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        [`AdapterSettings`] or `None`: The settings; `None` if all weights train.
 
     Raises:
         DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
@@ -72,7 +58,7 @@ def check_fit(
     """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it.
 
     Args:
-        config: The config of a script.
+        config: The config of a task.
         settings ([`AdapterSettings`]): What the flags ask for.
         empty (`torch.nn.Module`): The model without weights; changed in place.
         what (`str`): What the model is called in messages.
@@ -94,7 +80,7 @@ def warn_of_small_scale(settings: AdapterSettings) -> None:
     """Tells if alpha / rank is so small that the adapter would hardly change the model."""
     if settings.kind in WITH_ALPHA and settings.scale < SMALL_SCALE:
         logger.warning(
-            "--rank %d --lora_alpha %g: what a %s adds is multiplied by alpha / rank = %.2g, so it will hardly change the model;"
-            " leave --lora_alpha out for a scale of 1, or give an alpha nearer to the rank.",
-            settings.rank, settings.scale_numerator, settings.kind, settings.scale,
-        )  # fmt: skip
+            f"--rank {settings.rank} --lora_alpha {settings.scale_numerator:g}: what a {settings.kind} adds is multiplied by"
+            f" alpha / rank = {settings.scale:.2g}, so it will hardly change the model; leave --lora_alpha out for a scale of 1,"
+            " or give an alpha nearer to the rank."
+        )

@@ -16,6 +16,7 @@ from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
+from ..console import counted
 from ..data.cut import cut_prompts
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
@@ -23,7 +24,7 @@ from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from .checkpoint_files import read_settings
-from .differences import FACTS, counted
+from .differences import FACTS
 from .run import Run
 
 
@@ -34,14 +35,6 @@ OWN_BANK = "own_bank"  # in the facts of a checkpoint: how the run that wrote it
 OWN_PROMPTS = {"captions", "classes", "empty"}  # these are no files, and change with the data and the model alone
 
 
-def bank_size(run: Run, total_steps: int) -> int:
-    """How many samples to build: `--bank_samples`, or as many source rows as the run draws, at most 1000."""
-    if run.config.bank_samples is not None:
-        return run.config.bank_samples
-    plan = BatchPlan(run.seed, run.global_batch_size, run.source_share, 1, 1)
-    return max(1, min(LARGEST_DEFAULT_BANK, plan.num_source_rows(total_steps * run.global_batch_size)))
-
-
 def open_bank(
     run: Run, backbone: Backbone, target: TargetData | StreamedTarget
 ) -> tuple[KnowledgeBank | None, dict[str, Any]]:
@@ -49,11 +42,6 @@ def open_bank(
     loads no weights.
 
     A resumed run takes the bank it built before, also if it is made longer than was planned.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        target: Its captions are the prompts of a bank of the run's own, unless `--bank_prompts` says otherwise.
 
     Returns:
         `tuple[KnowledgeBank | None, dict[str, Any]]`: The bank, `None` if one is to be built, or none is used; and what the
@@ -90,22 +78,15 @@ def open_bank(
 
 
 def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> tuple[Path | None, dict[str, Any]]:
-    """The bank that a run built before and goes on with, if it did, and the flags by which the run's bank is sampled.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        target: Its captions are the prompts, unless `--bank_prompts` says otherwise.
-
-    Returns:
-        `tuple[Path | None, dict[str, Any]]`: The folder, and the flags by name.
+    """The folder of the bank that a run built before and goes on with, if it did, and the flags by which the run's bank is
+    sampled.
 
     Raises:
         DiffTuneError: A flag that was given is not what the run's bank was sampled with; or the folder has a bank that
             was begun with other settings.
     """
     config, folder = run.config, run.output_dir / BANK_FOLDER
-    num_samples = bank_size(run, run.total_steps(len(target)))
+    num_samples = default_size(run, len(target)) if config.bank_samples is None else config.bank_samples
     flags = {name: getattr(config, name) for name in BANK_FLAGS} | {"bank_samples": num_samples}
     manifest = BankManifest.read(folder) if (folder / MANIFEST_NAME).is_file() else None
     if run.checkpoint is None:
@@ -113,10 +94,8 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
             check_begun(run, backbone, target, num_samples)
         return None, flags
     is_whole = manifest is not None and manifest.is_complete
-    if is_whole:
-        before = manifest.flags()
-    else:  # it is sampled again; what an older checkpoint does not say is as the flags say
-        before = read_settings(run.checkpoint).get(FACTS, {}).get(OWN_BANK)
+    # A bank that is not whole is sampled again, as the run that wrote the checkpoint sampled it.
+    before = manifest.flags() if is_whole else read_settings(run.checkpoint)[FACTS].get(OWN_BANK)
     if before is None:
         return None, flags
     changed = other_flags(config, before)
@@ -139,6 +118,13 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
             " a new run with --knowledge_bank."
         )
     return (folder if is_whole else None), before
+
+
+def default_size(run: Run, num_target: int) -> int:
+    """As many samples as the run draws source rows, at most 1000."""
+    plan = BatchPlan(run.seed, run.global_batch_size, run.source_share, 1, 1)
+    drawn = plan.num_source_rows(run.total_steps(num_target) * run.global_batch_size)
+    return max(1, min(LARGEST_DEFAULT_BANK, drawn))
 
 
 def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
@@ -165,20 +151,11 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
     )
 
 
-def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, total_steps: int) -> KnowledgeBank:
-    """Samples the untouched pipeline into `OUTPUT_DIR/knowledge_bank`, or goes on where an earlier run stopped.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        target: Its captions are the prompts, unless `--bank_prompts` says otherwise.
-        total_steps (`int`): Optimiser steps of the run.
-
-    Returns:
-        [`KnowledgeBank`]: The bank.
-    """
+def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> KnowledgeBank:
+    """Samples the untouched pipeline into `OUTPUT_DIR/knowledge_bank`, or goes on where an earlier run stopped. All
+    `--bank_…` flags are filled in."""
     config, accelerator = run.config, run.accelerator
-    num_samples = bank_size(run, total_steps)
+    num_samples = config.bank_samples
     prompts = bank_prompts(run, backbone, target, num_samples)
     if config.bank_prompts != "captions" and accelerator.is_main_process:
         found = cut_prompts(prompts, backbone, "prompts of the knowledge bank")

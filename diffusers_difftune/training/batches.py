@@ -26,33 +26,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Batch:
-    """What one process trains on in one micro-step. All tensors are on the CPU; numbers are float32, those that pick
-    the noise levels float64.
+    """What one process trains on in one micro-step: B rows, n of them target rows. All tensors are on the CPU; numbers are
+    float32, those that pick the noise levels float64."""
 
-    Attributes:
-        latents (`torch.Tensor` of shape `(B, C, h, w)`):
-            Clean latents as the denoiser expects them. Without caches the target rows are zero.
-        is_source (`torch.Tensor` of shape `(B,)`, bool): Which rows are from the knowledge bank.
-        draws ([`NoiseDraws`]): The random numbers of the objective.
-        prompts (`list[str]`): The prompt of each row.
-        condition (`dict[str, torch.Tensor]`, *optional*): The encoded prompts; `None` without caches.
-        pixel_values (`torch.Tensor` of shape `(n_target, 3, R, R)`, *optional*):
-            Without caches: the images of the target rows, in their order, in [−1, 1].
-        posterior_noise (`torch.Tensor` of shape `(n_target, C, h, w)`, *optional*):
-            Without caches: the standard normal numbers to sample the images' latent posteriors with.
-        control (`torch.Tensor` of shape `(B, 3, R, R)`, *optional*): The control image of each row, in [0, 1].
-        row_condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on of each image beside its prompt.
-    """
-
-    latents: torch.Tensor
-    is_source: torch.Tensor
+    latents: torch.Tensor  # (B, C, h, w), clean, as the denoiser expects them; without caches the target rows are zero
+    is_source: torch.Tensor  # (B,), bool: which rows are from the knowledge bank
     draws: NoiseDraws
     prompts: list[str]
-    condition: dict[str, torch.Tensor] | None = None
-    pixel_values: torch.Tensor | None = None
-    posterior_noise: torch.Tensor | None = None
-    control: torch.Tensor | None = None
-    row_condition: dict[str, torch.Tensor] = field(default_factory=dict)
+    condition: dict[str, torch.Tensor] | None = None  # the encoded prompts; `None` without caches
+    pixel_values: torch.Tensor | None = None  # without caches: (n, 3, R, R) in [−1, 1], the images of the target rows
+    posterior_noise: torch.Tensor | None = None  # and (n, C, h, w), what samples their latent posteriors
+    control: torch.Tensor | None = None  # (B, 3, R, R) in [0, 1], the control images
+    row_condition: dict[str, torch.Tensor] = field(default_factory=dict)  # what the denoiser gets of each image beside
 
     def pin_memory(self) -> "Batch":
         """The same in memory that a GPU copies from while nobody waits; a data loader calls this."""
@@ -92,57 +77,34 @@ class PlannedBatches(Dataset):
 
     Use it with `DataLoader(batches, batch_size=None, sampler=range(start, end), num_workers=...)`; resuming is another
     `start`.
-
-    Args:
-        plan ([`BatchPlan`]): The order of the rows.
-        target ([`TargetData`] or [`StreamedTarget`]): The target data.
-        latent_shape (`tuple[int, int, int]`): The shape (C, h, w) of latents.
-        transform ([`ImageTransform`]): Used without caches.
-        train_batch_size (`int`): Rows of one process in one micro-step.
-        accumulation (`int`, *optional*, defaults to 1): Micro-steps of an optimiser step.
-        rank (`int`, *optional*, defaults to 0): This process.
-        world_size (`int`, *optional*, defaults to 1): How many processes there are.
-        images ([`ImageCache`], *optional*): The cached images; given together with `prompts` and `to_denoiser`.
-        prompts ([`PromptCache`], *optional*): The cached prompts, of target, bank and, if used, the empty one.
-        to_denoiser (`Callable`, *optional*): The backbone's `to_denoiser`, for cached posteriors.
-        row_condition (`Callable`, *optional*): The family's `row_condition`; see [`Backbone.row_condition`].
-        bank ([`KnowledgeBank`], *optional*): The source rows, if the plan has any.
-        empty_source_prompts (`bool`, *optional*, defaults to `False`):
-            Give source rows the empty prompt instead of the one they were made with.
-        renamed_prompts (`frozenset[str]`, *optional*): Prompts that mean something else by now; source rows that were made
-            with one of them get the empty prompt.
-        empty_prompts (`float`, *optional*, defaults to 0.0): Fraction of target rows that get the empty prompt.
-        random_flip (`bool`, *optional*, defaults to `False`): Flip half of the target rows.
-        center_crop (`bool`, *optional*, defaults to `False`): Without caches: crop in the centre.
-        with_offset (`bool`, *optional*, defaults to `False`): Draw numbers for the noise offset.
-        with_perturbation (`bool`, *optional*, defaults to `False`): Draw numbers for the input perturbation.
-        with_control (`bool`, *optional*, defaults to `False`): Add the control image of each row.
-        source_controls ([`BankConditions`], *optional*):
-            The control images of the source rows; without it they are blank, which is black.
     """
 
-    plan: BatchPlan
+    plan: BatchPlan  # the order of the rows
     target: "TargetData | StreamedTarget"
-    latent_shape: tuple[int, int, int]
-    transform: ImageTransform
-    train_batch_size: int
-    accumulation: int = 1
-    rank: int = 0
+    latent_shape: tuple[int, int, int]  # (C, h, w)
+    transform: ImageTransform  # of what is not cached
+    train_batch_size: int  # rows of one process in one micro-step
+    accumulation: int = 1  # micro-steps of an optimiser step
+    rank: int = 0  # this process
     world_size: int = 1
+    # The cached images and prompts (of target, bank and, if used, the empty one), and the backbone's `to_denoiser` for cached
+    # posteriors: all or none of them.
     images: "ImageCache | None" = None
     prompts: "PromptCache | None" = None
     to_denoiser: Callable[[torch.Tensor], torch.Tensor] | None = field(default=None, repr=False)
     row_condition: Callable[..., dict[str, torch.Tensor]] = field(default=Backbone.row_condition, repr=False)
-    bank: "KnowledgeBank | None" = None
-    empty_source_prompts: bool = False
-    renamed_prompts: frozenset[str] = frozenset()
-    empty_prompts: float = 0.0
+    bank: "KnowledgeBank | None" = None  # the source rows, if the plan has any
+    empty_source_prompts: bool = False  # source rows get the empty prompt instead of the one they were made with
+    renamed_prompts: frozenset[str] = frozenset()  # so do those whose prompt means something else by now
+    empty_prompts: float = 0.0  # the fraction of target rows that get the empty prompt
     random_flip: bool = False
-    center_crop: bool = False
-    with_offset: bool = False
-    with_perturbation: bool = False
-    with_control: bool = False
-    source_controls: "BankConditions | None" = None
+    center_crop: bool = False  # of what is not cached
+    with_offset: bool = False  # draw numbers for the noise offset
+    with_perturbation: bool = False  # and for the input perturbation
+    with_control: bool = False  # add the control image of each row
+    source_controls: "BankConditions | None" = (
+        None  # those of the source rows; without it they are blank, which is black
+    )
 
     def __post_init__(self) -> None:
         rows = self.train_batch_size * self.accumulation * self.world_size

@@ -16,9 +16,10 @@ from ..console import progress_bar
 from ..errors import Stopped
 from ..io.processes import from_main
 from .evaluation import Evaluation
-from .finish import end_training
 from .log import NotFinite
 from .not_finite import not_finite_error
+from .run import end_training
+from .task import Task
 
 
 class Callback:
@@ -37,49 +38,30 @@ class Callback:
     numbers that a callback draws do not change the run.
     """
 
-    def on_train_begin(self, trainer: Any) -> None:
+    def on_train_begin(self, trainer: Task) -> None:
         """Before the first step of this start of the run."""
 
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         """After an optimiser step, when all that the trainer does there is done."""
 
-    def on_log(self, trainer: Any, line: dict[str, Any]) -> None:
-        """After lines were written to `training_log.jsonl`, once in ten steps.
+    def on_log(self, trainer: Task, line: dict[str, Any]) -> None:
+        """After lines were written to `training_log.jsonl`, once in ten steps; `line` is the last of them, see
+        docs/architecture.md."""
 
-        Args:
-            trainer ([`Trainer`]): The trainer.
-            line (`dict[str, Any]`): The last of them, see docs/architecture.md.
-        """
+    def on_evaluate(self, trainer: Task, figures: dict[str, float]) -> None:
+        """After the model was measured; `figures` has what was found by name, such as `fid`."""
 
-    def on_evaluate(self, trainer: Any, figures: dict[str, float]) -> None:
-        """After the model was measured.
+    def on_save(self, trainer: Task, checkpoint: Path) -> None:
+        """After a checkpoint was written; `checkpoint` is its folder."""
 
-        Args:
-            trainer ([`Trainer`]): The trainer.
-            figures (`dict[str, float]`): What was measured, such as `fid`.
-        """
+    def on_validate(self, trainer: Task, images: list[Path]) -> None:
+        """After validation images were made; `images` are their files."""
 
-    def on_save(self, trainer: Any, checkpoint: Path) -> None:
-        """After a checkpoint was written.
-
-        Args:
-            trainer ([`Trainer`]): The trainer.
-            checkpoint (`Path`): Its folder.
-        """
-
-    def on_validate(self, trainer: Any, images: list[Path]) -> None:
-        """After validation images were made.
-
-        Args:
-            trainer ([`Trainer`]): The trainer.
-            images (`list[Path]`): Their files.
-        """
-
-    def on_train_end(self, trainer: Any) -> None:
+    def on_train_end(self, trainer: Task) -> None:
         """After the last step of the run, before its result is saved; not if it stops early."""
 
 
-def with_default_callbacks(trainer: Any, own: list[Callback]) -> list[Callback]:
+def with_default_callbacks(trainer: Task, own: list[Callback]) -> list[Callback]:
     """All callbacks of a run, in the order in which they are called."""
     callbacks: list[Callback] = []
     if trainer.evaluation is not None:
@@ -98,28 +80,28 @@ class Measuring(Callback):
     def __init__(self, evaluation: Evaluation) -> None:
         self.evaluation = evaluation
 
-    def on_train_begin(self, trainer: Any) -> None:
+    def on_train_begin(self, trainer: Task) -> None:
         """Measures before the first step; on resuming, makes up for what the stop left out after the last one."""
-        trainer.context.stop.unless_asked(partial(self.catch_up, trainer))
 
-    def catch_up(self, trainer: Any) -> None:
-        step, log = trainer.step, trainer.log
-        if step == 0:
-            log.write_start(self.measure(trainer))
-        elif self.is_due(trainer) and from_main(
-            trainer.context.accelerator, lambda: log.lacks(step, self.evaluation.name)
-        ):
-            log.add_to(step, self.measure(trainer))
+        def catch_up() -> None:
+            step, log, name = trainer.step, trainer.log, self.evaluation.name
+            if step == 0:
+                log.write([{"step": 0, **self.measure(trainer)}])
+            elif self.is_due(trainer) and from_main(trainer.context.accelerator, lambda: log.lacks(step, name)):
+                log.add_to(step, self.measure(trainer))
 
-    def on_step_end(self, trainer: Any) -> None:
+        with trainer.log.pause():
+            trainer.context.stop.unless_asked(catch_up)
+
+    def on_step_end(self, trainer: Task) -> None:
         if self.is_due(trainer):
             with trainer.log.pause():
                 trainer.context.stop.unless_asked(lambda: trainer.log.note(self.measure(trainer)))
 
-    def is_due(self, trainer: Any) -> bool:
-        return self.evaluation.due(trainer.step) or trainer.step == trainer.total_steps
+    def is_due(self, trainer: Task) -> bool:
+        return trainer.step % self.evaluation.every == 0 or trainer.step == trainer.total_steps
 
-    def measure(self, trainer: Any) -> dict[str, dict[str, float]]:
+    def measure(self, trainer: Task) -> dict[str, dict[str, float]]:
         figures = self.evaluation.measure(trainer.step, trainer.trainable)
         trainer.tell("on_evaluate", figures)
         return {self.evaluation.name: figures}
@@ -128,7 +110,7 @@ class Measuring(Callback):
 class LossLog(Callback):
     """Writes `training_log.jsonl`, tells the trackers, and draws the progress bar."""
 
-    def on_train_begin(self, trainer: Any) -> None:
+    def on_train_begin(self, trainer: Task) -> None:
         self.bar = trainer.until_end.enter_context(
             progress_bar(
                 hidden=not trainer.context.accelerator.is_local_main_process,
@@ -139,7 +121,7 @@ class LossLog(Callback):
             )
         )
 
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         log, is_last = trainer.log, trainer.step == trainer.total_steps
         self.bar.update()
         has_levels = trainer.is_saving or trainer.is_validating or log.due() or is_last
@@ -156,7 +138,7 @@ class LossLog(Callback):
 class Checkpoints(Callback):
     """Writes a checkpoint every `--checkpointing_steps` steps."""
 
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         if trainer.is_saving:
             trainer.save()
 
@@ -164,30 +146,26 @@ class Checkpoints(Callback):
 class ValidationImages(Callback):
     """Makes validation images when they are due."""
 
-    def on_train_begin(self, trainer: Any) -> None:
+    def on_train_begin(self, trainer: Task) -> None:
         """On resuming, makes up for the images that the stop left out."""
-        trainer.context.stop.unless_asked(partial(self.catch_up, trainer))
+        is_made = trainer.validation.folder(trainer.step).is_dir
+        if trainer.step and trainer.is_validating and not from_main(trainer.context.accelerator, is_made):
+            self.on_step_end(trainer)
 
-    def catch_up(self, trainer: Any) -> None:
-        step, validation = trainer.step, trainer.validation
-        if step and trainer.is_validating:
-            if not from_main(trainer.context.accelerator, lambda: validation.is_made(step)):
-                self.make(trainer)
-
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         if trainer.is_validating:
             with trainer.log.pause():
                 trainer.context.stop.unless_asked(partial(self.make, trainer))
 
-    def make(self, trainer: Any) -> None:
-        trainer.validation.make(trainer.step)
+    def make(self, trainer: Task) -> None:
+        trainer.validation.make(trainer.step, trainer.trainable)
         trainer.tell("on_validate", trainer.validation.images)
 
 
 class Uploads(Callback):
     """Uploads after checkpoints, in the background, with `--hub_strategy every_save` or `checkpoint`."""
 
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         if trainer.is_saving and not trainer.context.stop.code:
             with trainer.log.pause(), trainer.context.whole_weights():
                 if trainer.publisher is not None:
@@ -197,16 +175,16 @@ class Uploads(Callback):
 class StopsWhenAsked(Callback):
     """Ends the process of a run that was asked to stop, once its checkpoint is written."""
 
-    def on_train_begin(self, trainer: Any) -> None:
+    def on_train_begin(self, trainer: Task) -> None:
         if trainer.context.stop.code:
             self.leave(trainer, "there is nothing to save yet" if trainer.step == 0 else None)
 
-    def on_step_end(self, trainer: Any) -> None:
+    def on_step_end(self, trainer: Task) -> None:
         if trainer.context.stop.code:
             trainer.save()
             self.leave(trainer)
 
-    def leave(self, trainer: Any, state: str | None = None) -> None:
+    def leave(self, trainer: Task, state: str | None = None) -> None:
         run, step = trainer.context, trainer.step
         end_training(run.accelerator)
         again = " and --resume_from_checkpoint latest" if step else ""

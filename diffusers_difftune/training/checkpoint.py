@@ -105,15 +105,8 @@ class TrainingState:
         return trained + sum(tensor.numel() * tensor.element_size() for tensor in stored_tensors(self.trained))
 
     def save(self, step: int, log: dict[str, Any] | None = None) -> None:
-        """Writes `checkpoint-{step}` and only then removes the oldest ones over the limit. Call it on every process.
-
-        Args:
-            step (`int`): Optimiser steps done.
-            log (`dict`, *optional*): What the loss log has not written yet.
-
-        Raises:
-            DiffTuneError: There is no room for it.
-        """
+        """Writes `checkpoint-{step}`, with what the loss log has not written yet, and only then removes the oldest ones over
+        the limit; call it on every process. Raises a [`DiffTuneError`] if there is no room for it."""
         began = time.monotonic()
         with self.distributed.whole_weights():
             tensors, scalars = split_optimizer_state(self.distributed.optimizer_state())
@@ -187,50 +180,31 @@ class TrainingState:
         if not from_main(self.run.accelerator, lambda: are_equal(taken, tensors)):
             raise damaged(checkpoint, f"{OPTIMIZER_FILE} is not what the optimiser took")
         self.log = state["log"]
-        self.say_if_the_schedule_changed(checkpoint, state.get("total_steps"), *rates)
+        self.say_if_the_schedule_changed(checkpoint, state["total_steps"], *rates)
         here = {"threads": torch.get_num_threads(), "device": self.run.accelerator.device.type}
         for name, value in here.items():
             if state[name] != value:
                 logger.warning(
-                    "%s was written with %s %s and this run has %s: sums are rounded otherwise, so it will not end bit for"
-                    " bit as it would have.",
-                    checkpoint,
-                    name,
-                    state[name],
-                    value,
+                    f"{checkpoint} was written with {name} {state[name]} and this run has {value}: sums are rounded otherwise,"
+                    " so it will not end bit for bit as it would have."
                 )
         if state["seconds"] > SLOW:
             logger.warning(
-                "%s took %.0f seconds to write; launchers kill processes %d seconds after asking them to stop, so such a"
-                " stop may lose the steps since the last --checkpointing_steps.",
-                checkpoint,
-                state["seconds"],
-                GRACE,
+                f"{checkpoint} took {state['seconds']:.0f} seconds to write; launchers kill processes {GRACE} seconds after"
+                " asking them to stop, so such a stop may lose the steps since the last --checkpointing_steps."
             )
         logger.info("Resuming from %s after %d steps.", checkpoint, self.start_step)
 
-    def say_if_the_schedule_changed(self, checkpoint: Path, planned: int | None, before: float, now: float) -> None:
-        """Says so if the run has become longer or shorter, and the learning rate depends on its length.
-
-        Args:
-            checkpoint (`Path`): The checkpoint.
-            planned (`int`, *optional*): The steps of the run that wrote it; older ones do not say.
-            before (`float`): The rate of the next step, as that run would have had it.
-            now (`float`): The rate of the next step.
-        """
+    def say_if_the_schedule_changed(self, checkpoint: Path, planned: int, before: float, now: float) -> None:
+        """Says so if the run has become longer or shorter than the one that wrote the checkpoint, and the learning rate
+        depends on its length; `before` and `now` are the rate of the next step, as that run would have had it and as it is."""
         name = self.run.config.lr_scheduler
-        if before == now and (planned in (None, self.total_steps) or name not in DEPENDS_ON_LENGTH):
+        if before == now and (planned == self.total_steps or name not in DEPENDS_ON_LENGTH):
             return
         logger.warning(
-            "--lr_scheduler %s is now that of a run of %d steps, and %s was written in one of %s: step %d takes the learning"
-            " rate %.3g (%.3g in the old schedule), and the steps after it follow the new schedule.",
-            name,
-            self.total_steps,
-            checkpoint,
-            "another length" if planned is None else f"{planned} steps",
-            self.start_step + 1,
-            now,
-            before,
+            f"--lr_scheduler {name} is now that of a run of {self.total_steps} steps, and {checkpoint} was written in one of"
+            f" {planned} steps: step {self.start_step + 1} takes the learning rate {now:.3g} ({before:.3g} in the old schedule),"
+            " and the steps after it follow the new schedule."
         )
 
 

@@ -45,11 +45,7 @@ def step_of(checkpoint: Path) -> int:
 
 
 def what_is_missing(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, seen without reading weights; `None` if nothing is.
-
-    Args:
-        checkpoint (`Path`): Its folder.
-    """
+    """What is wrong with a checkpoint, seen without reading weights; `None` if nothing is."""
     try:
         files = json.loads((checkpoint / STATE_FILE).read_bytes())["files"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -64,15 +60,8 @@ def what_is_missing(checkpoint: Path) -> str | None:
 
 
 def find_checkpoint(resume_from: str | None, output_dir: Path) -> Path | None:
-    """The checkpoint that `--resume_from_checkpoint` means: `latest`, a path, or a name inside the run folder.
-
-    Args:
-        resume_from (`str`, *optional*): The flag; `None` starts anew.
-        output_dir (`Path`): The run folder.
-
-    Returns:
-        `Path` or `None`: The folder; `None` to start anew, also for `latest` in a run without checkpoints. `latest` passes
-            over checkpoints that were damaged since they were written.
+    """The checkpoint that `--resume_from_checkpoint` means: `latest`, a path, or a name inside the run folder. `None` starts
+    anew, also `latest` in a run without checkpoints. `latest` passes over those that were damaged since they were written.
 
     Raises:
         DiffTuneError: The named checkpoint does not exist, is not complete or was damaged, or all are.
@@ -120,14 +109,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def check_settings(checkpoint: Path, settings: dict[str, Any]) -> int:
-    """Compares a checkpoint with the run that wants to resume from it, before any weights are loaded.
-
-    Args:
-        checkpoint (`Path`): The checkpoint.
-        settings (`dict`): What both must agree on.
-
-    Returns:
-        `int`: The steps the checkpoint has done.
+    """Compares a checkpoint with the settings of the run that wants to resume from it, before any weights are loaded;
+    returns the steps it has done.
 
     Raises:
         DiffTuneError: They disagree; the message names the settings.
@@ -159,16 +142,7 @@ def damaged(checkpoint: Path, why: str) -> DiffTuneError:
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:
-    """Stops if a folder's disk has no room.
-
-    Args:
-        folder (`Path`): The folder; it exists.
-        needed (`int`): Bytes.
-        what (`str`): What is about to be written.
-
-    Raises:
-        DiffTuneError: There is less room.
-    """
+    """Raises a [`DiffTuneError`] if a folder's disk has no room for so many bytes, which `what` takes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise DiffTuneError(
@@ -179,14 +153,8 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def remove_oldest(output_dir: Path, limit: int, newest: int) -> None:
-    """Removes the oldest checkpoints of a run over a limit.
-
-    Args:
-        output_dir (`Path`): The run folder.
-        limit (`int`): How many stay.
-        newest (`int`): The step of the one that was written last. Later steps are from before the run went back to an earlier
-            checkpoint, so those are the old ones.
-    """
+    """Removes the oldest checkpoints of a run over a limit. `newest` is the step of the one that was written last; later
+    steps are from before the run went back to an earlier checkpoint, so those are the old ones."""
     oldest_first = sorted(list_checkpoints(output_dir), key=lambda path: step_of(path) <= newest)
     for old in oldest_first[:-limit]:
         remove_folder(old)

@@ -12,7 +12,7 @@ from ..data.dataset import TargetData
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective
 from .trainer import Trainer
-from .validation import ValidationInputs
+from .validation import Validation
 
 
 class ClassConditionalTrainer(Trainer):
@@ -64,12 +64,9 @@ class ClassConditionalTrainer(Trainer):
         seed = self.context.seed if self.config.class_embeddings == "reset" else None
         self.backbone = self.backbone.with_classes(names, seed)
 
-    def find_validation_inputs(self) -> ValidationInputs | None:
-        titles = self.config.validation_classes
-        if not titles:
-            return None
-        names = self.target.class_names or []
-        return ValidationInputs([str(names.index(name)) for name in titles], titles=titles)
+    def find_validation(self) -> Validation:
+        titles, names = self.config.validation_classes or [], self.target.class_names or []
+        return Validation(self.context, self.backbone, [str(names.index(name)) for name in titles], titles=titles)
 
     def record(self) -> dict[str, Any]:
         return {"id2label": dict(enumerate(self.target.class_names or []))}

@@ -4,15 +4,15 @@
 found in them are compared with those that were asked for."""
 
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from .. import errors
 from ..backbones import Backbone
-from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform, control_image
 from ..evaluation.convergence import condition_error
 from ..io.random import counter_generator
@@ -30,37 +30,25 @@ class ControlEvaluation(Evaluation):
     """How far the conditions in images are from those that were asked for, always for the same held-out (control image,
     prompt, noise).
 
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        extractor ([`Extractor`]): Finds conditions in images.
-        held_out ([`TargetData`]): The held-out rows.
+    Raises:
+        DiffTuneError: The data cannot be opened, or have too few rows, or nothing can measure this kind of condition.
     """
 
-    name, flags = "condition_error", "control_evaluation"
+    name, flags, measures = "condition_error", "control_evaluation", "condition errors"
 
-    def __init__(self, run: Run, backbone: Backbone, extractor: "Extractor", held_out: TargetData) -> None:
-        super().__init__(run, held_out)
-        config = run.config
-        self.data, self.samples = config.control_evaluation_data, config.control_evaluation_samples
-        self.every = config.control_evaluation_steps or config.validation_steps
+    def __init__(self, run: Run, backbone: Backbone, extractor: "Extractor") -> None:
+        config, side = run.config, backbone.resolution
+        blank = np.zeros((1, side, side, 3), np.uint8)
+        with errors.flag("--control_evaluation_data"):
+            condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
+        held_out = open_held_out(run, self.flags)
+        super().__init__(run, held_out, config.control_evaluation_steps or config.validation_steps)
         self.backbone, self.extractor = backbone, extractor
-        transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
+        transform = ImageTransform(side, config.image_interpolation_mode)
         rows = range(self.samples)
         self.prompts = [held_out.captions(row)[0] for row in rows]
         self.controls = torch.stack([control_image(held_out.conditions[row], transform) for row in rows])
         self.given = (self.controls * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What decides the figures beside the weights and the extractor: those of one log must be of one kind."""
-        config = self.run.config
-        return {
-            "data": self.held_out.content_key,
-            "samples": self.samples,
-            "guidance_scale": config.control_evaluation_guidance_scale,
-            "inference_steps": config.control_evaluation_inference_steps,
-        }
 
     def figures(self, trainable: Trainable) -> dict[str, float]:
         """The mean over the held-out rows of each measure of dissimilarity; see [`condition_error`]."""
@@ -69,7 +57,7 @@ class ControlEvaluation(Evaluation):
         per_image = condition_error(self.run.config.condition_kind, self.given, found)
         return {name: statistics.fmean(values) for name, values in per_image.items()}
 
-    def sample(self, trainable: Trainable) -> list:
+    def sample(self, trainable: Trainable) -> list[Image.Image]:
         """An image for each held-out control image, from noise that depends on the seed 0 and its row alone."""
         config, device = self.run.config, self.run.accelerator.device
         shape, side = self.backbone.latent_shape(), self.backbone.resolution
@@ -92,29 +80,3 @@ class ControlEvaluation(Evaluation):
                 steps = config.control_evaluation_inference_steps
                 images += pipeline(**arguments, image=self.controls[rows], num_inference_steps=steps).images
         return images
-
-
-def open_control_evaluation(run: Run, backbone: Backbone, extractor: "Extractor | None") -> ControlEvaluation | None:
-    """Opens and checks `--control_evaluation_data`, if it is given; loads no weights.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        extractor ([`Extractor`], *optional*): Finds conditions in images; needed if the flag is given.
-
-    Returns:
-        [`ControlEvaluation`] or `None`: What measures; `None` without the flag.
-
-    Raises:
-        DiffTuneError: The data cannot be opened, or have too few rows, or nothing can measure this kind of condition.
-    """
-    config = run.config
-    if config.control_evaluation_data is None or extractor is None:
-        return None
-    blank = np.zeros((1, backbone.resolution, backbone.resolution, 3), np.uint8)
-    with errors.flag("--control_evaluation_data"):
-        condition_error(config.condition_kind, blank, blank)  # can this kind be measured here?
-    held_out = open_held_out(
-        run, "control_evaluation", config.control_evaluation_data, config.control_evaluation_samples
-    )
-    return ControlEvaluation(run, backbone, extractor, held_out)

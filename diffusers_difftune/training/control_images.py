@@ -13,7 +13,7 @@ from PIL import Image
 
 from ..backbones import Backbone
 from ..bank.bank import KnowledgeBank
-from .control_flags import retention_condition
+from ..config import ControlNetConfig
 from .run import Run
 
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ..controls.bank import BankConditions
 
 logger = logging.getLogger(__name__)
+
+
+def retention_condition(config: ControlNetConfig) -> str | None:
+    """The control images of source rows: `"extracted"`, `"blank"`, or `None` for a run without source rows."""
+    return (config.retention_condition or "blank") if config.uses_bank else None
 
 
 def find_extractor(run: Run) -> "Extractor | None":
@@ -44,17 +49,8 @@ def find_extractor(run: Run) -> "Extractor | None":
 def make_bank_conditions(
     run: Run, backbone: Backbone, bank: KnowledgeBank | None, extractor: "Extractor | None"
 ) -> "BankConditions | None":
-    """Extracts the control images of the knowledge bank, once for each bank; they are kept beside it.
-
-    Args:
-        run ([`Run`]): The run.
-        backbone ([`Backbone`]): Decodes the samples.
-        bank ([`KnowledgeBank`], *optional*): The source rows.
-        extractor ([`Extractor`], *optional*): What extracts.
-
-    Returns:
-        [`BankConditions`] or `None`: The control images; `None` if source rows get blank ones, or there are none.
-    """
+    """Extracts the control images of the knowledge bank, once for each bank; they are kept beside it. `None` if source rows
+    get blank ones, or there are none."""
     if bank is None or extractor is None or retention_condition(run.config) != "extracted":
         if retention_condition(run.config) == "blank":
             logger.info("Source rows get a blank control image: the pair is held to the bare model.")

@@ -18,15 +18,10 @@ from ..config import ControlNetConfig
 from ..errors import DiffTuneError, first_sentence
 from ..io.hub import pinned
 from .adapter import adapter_settings, check_fit
-from .pretrained import save_memory
 
 
 def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterSettings | None:
     """Finds the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
-
-    Args:
-        config ([`ControlNetConfig`]): The flags.
-        backbone ([`Backbone`]): The pretrained pipeline.
 
     Returns:
         [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
@@ -42,8 +37,7 @@ def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterS
             f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
         )
     if config.controlnet_model_name_or_path is not None:
-        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
-        check_controlnet(config.controlnet_model_name_or_path, backbone, **where)
+        check_controlnet(config, backbone)
     adapter = adapter_settings(config, backbone, family.always_trained)
     if adapter is not None:
         with torch.device("meta"):
@@ -53,11 +47,7 @@ def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterS
 
 
 def control_family(backbone: Backbone) -> ControlNetFamily:
-    """The ControlNet of a pipeline's family.
-
-    Raises:
-        DiffTuneError: It has none.
-    """
+    """The ControlNet of a pipeline's family; raises a [`DiffTuneError`] if it has none."""
     if backbone.controlnet is None:
         raise DiffTuneError(
             f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, for which there is no ControlNet"
@@ -71,17 +61,23 @@ def find_tokenizer(config: ControlNetConfig) -> PreTrainedTokenizerBase | None:
     name = config.tokenizer_name
     if name is None:
         return None
-    where = {"revision": config.revision, "cache_dir": config.cache_dir, "token": config.hub_token}
     try:
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **where)
+        return AutoTokenizer.from_pretrained(
+            name, trust_remote_code=False, revision=config.revision, **download_options(config)
+        )
     except (OSError, ValueError) as error:
         raise DiffTuneError(f"--tokenizer_name {name} cannot be loaded: {first_sentence(error)}.") from error
 
 
-def check_controlnet(name: str, backbone: Backbone, **where: Any) -> None:
+def download_options(config: ControlNetConfig) -> dict[str, Any]:
+    return {"cache_dir": config.cache_dir, "token": config.hub_token}
+
+
+def check_controlnet(config: ControlNetConfig, backbone: Backbone) -> None:
     """Checks by its config that a ControlNet belongs to the pipeline."""
+    name = config.controlnet_model_name_or_path
     try:
-        file, _ = pinned(name, **where)
+        file, _ = pinned(name, **download_options(config))
         found = dict(json.loads(file.read_text()))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(
@@ -105,35 +101,21 @@ def empty_controlnet(config: ControlNetConfig, backbone: Backbone, denoiser: tor
     with torch.device("meta"):
         if name is None:
             return control_family(backbone).new(denoiser)
-        controlnet_class: Any = control_family(backbone).model_class
-        where = {"cache_dir": config.cache_dir, "token": config.hub_token}
-        return controlnet_class.from_config(controlnet_class.load_config(name, **where))
+        model_class: Any = control_family(backbone).model_class
+        return model_class.from_config(model_class.load_config(name, **download_options(config)))
 
 
 def load_controlnet(config: ControlNetConfig, backbone: Backbone, seed: int) -> torch.nn.Module:
-    """Loads the ControlNet that `--controlnet_model_name_or_path` names, or makes one from the denoiser.
-
-    Args:
-        config ([`ControlNetConfig`]): The flags.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        seed (`int`): Draws what a new one has beside its copy of the denoiser.
-
-    Returns:
-        `torch.nn.Module`: The ControlNet, float32, with the memory savers that the flags ask for.
-    """
+    """Loads the ControlNet that `--controlnet_model_name_or_path` names, in float32, or makes one from the denoiser, whose
+    layers for the control image are drawn with the seed."""
     name = config.controlnet_model_name_or_path
     if name is None:
-        torch.manual_seed(seed)  # its layers for the control image start at random
-        controlnet = control_family(backbone).new(backbone.load_denoiser())
-    else:
-        try:
-            model_class: Any = control_family(backbone).model_class
-            controlnet = model_class.from_pretrained(
-                name, dtype=torch.float32, use_safetensors=True, cache_dir=config.cache_dir, token=config.hub_token
-            )
-        except (OSError, ValueError, RuntimeError) as error:
-            raise DiffTuneError(
-                f"--controlnet_model_name_or_path {name} cannot be loaded: {first_sentence(error)}."
-            ) from error
-    save_memory(controlnet, config)
-    return controlnet
+        torch.manual_seed(seed)
+        return control_family(backbone).new(backbone.load_denoiser())
+    model_class: Any = control_family(backbone).model_class
+    try:
+        return model_class.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **download_options(config))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise DiffTuneError(
+            f"--controlnet_model_name_or_path {name} cannot be loaded: {first_sentence(error)}."
+        ) from error

@@ -5,21 +5,24 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
+from .. import errors
 from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..config import ControlNetConfig
-from ..data.images.decode import ImageTransform, control_crop
+from ..controls import check_kind
+from ..data.images.decode import ImageTransform, UnreadableImage, control_crop, decode
+from ..errors import DiffTuneError
 from ..trainables.control import ControlBranch
 from .batches import PlannedBatches
-from .control_evaluation import open_control_evaluation
-from .control_flags import check_control_flags, open_control_image, retention_condition
-from .control_images import find_extractor, make_bank_conditions
+from .control_evaluation import ControlEvaluation
+from .control_images import find_extractor, make_bank_conditions, retention_condition
 from .control_model import empty_controlnet, find_control_parts, find_tokenizer, load_controlnet
 from .evaluation import Evaluation
 from .folder import CONTROLNET_CONFIG
 from .trainer import Trainer
-from .validation import ValidationInputs
+from .validation import Validation
 
 
 if TYPE_CHECKING:
@@ -44,34 +47,40 @@ class ControlNetTrainer(Trainer):
 
     def check_flags(self) -> None:
         super().check_flags()
-        check_control_flags(self.config)
+        for path in self.config.validation_image or []:
+            open_control_image(path)
+        kind = self.config.condition_kind
+        if kind is not None:
+            with errors.flag(f"--condition_kind {kind}"):
+                check_kind(kind, self.config.condition_model, self.config.condition_revision)
 
     def find_backbone(self, **settings: Any) -> Backbone:
-        """Finds the pretrained pipeline, which reads prompts with the tokenizer that a flag names."""
         return super().find_backbone(tokenizer=find_tokenizer(self.config), **settings)
 
     def find_adapter(self) -> AdapterSettings | None:
-        """Finds the ControlNet and the adapter that the flags name."""
         return find_control_parts(self.config, self.backbone)
 
-    def find_validation_inputs(self) -> ValidationInputs | None:
+    def find_validation(self) -> Validation:
         """A prompt and a control image for each validation image; a single one of either goes with all of the other.
 
         Control images are resized and cropped as those of the target data are.
         """
         config = self.config
         if not (config.validation_prompt and config.validation_image):
-            return None
+            return Validation(self.context, self.backbone, [])
         transform = ImageTransform(self.backbone.resolution, config.image_interpolation_mode)
         images = [control_crop(open_control_image(path), transform) for path in config.validation_image]
         count = max(len(config.validation_prompt), len(images))
         pairs = zip(repeated(config.validation_prompt, count), repeated(images, count), strict=True)
         shown = [pair for pair in pairs for _ in range(config.num_validation_images)]
-        return ValidationInputs([prompt for prompt, _ in shown], controls=[image for _, image in shown])
+        prompts, controls = [prompt for prompt, _ in shown], [image for _, image in shown]
+        return Validation(self.context, self.backbone, prompts, controls)
 
     def open_evaluation(self) -> Evaluation | None:
         self.extractor = find_extractor(self.context)
-        return open_control_evaluation(self.context, self.backbone, self.extractor)
+        if self.config.control_evaluation_data is None or self.extractor is None:
+            return None
+        return ControlEvaluation(self.context, self.backbone, self.extractor)
 
     def run_settings(self) -> dict[str, Any]:
         settings = super().run_settings() | {
@@ -79,7 +88,8 @@ class ControlNetTrainer(Trainer):
             "controlnet_model_name_or_path": self.config.controlnet_model_name_or_path,
             "retention_condition": retention_condition(self.config),
         }
-        return settings if self.extractor is None else settings | {"extractor": self.extractor.settings}
+        extractor = {} if self.extractor is None else self.extractor.settings
+        return settings | {f"extractor's {name}": value for name, value in extractor.items()}
 
     def sample_bank(self) -> None:
         """Samples the bank, and extracts the control images of its samples."""
@@ -94,11 +104,20 @@ class ControlNetTrainer(Trainer):
     def load_trainable(self) -> ControlBranch:
         denoiser = self.load_denoiser(self.context.weight_dtype)
         controlnet = load_controlnet(self.config, self.backbone, self.context.seed)
-        return ControlBranch(self.backbone, denoiser, controlnet, self.adapter)
+        return ControlBranch(self.backbone, denoiser, self.save_memory(controlnet), self.adapter)
 
-    def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str, dict[str, Any]]:
+    def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str]:
         name = self.config.controlnet_model_name_or_path
-        return empty_controlnet(self.config, self.backbone, denoiser), "ControlNet", {"controlnet": name}
+        title = f"the ControlNet {name}" if name else "a ControlNet made from the denoiser"
+        return empty_controlnet(self.config, self.backbone, denoiser), title
+
+
+def open_control_image(path: str) -> Image.Image:
+    """A file of `--validation_image`."""
+    try:
+        return decode({"bytes": None, "path": path})
+    except UnreadableImage as error:
+        raise DiffTuneError(f"--validation_image {path} cannot be read: {error.reason}.") from None
 
 
 def repeated(values: list[Any], count: int) -> list[Any]:

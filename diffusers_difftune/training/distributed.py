@@ -31,9 +31,6 @@ def make_accelerator(**settings: Any) -> Accelerator:
 
     Every process loads the pretrained weights whole. The launcher's default, to load them on the main process alone, is told
     to transformers, too, of which some versions then load no text encoder on the others.
-
-    Args:
-        settings: What [`~accelerate.Accelerator`] takes.
     """
     plugin = None
     if sharded_by() == "FSDP":
@@ -180,9 +177,6 @@ class ShardedOptimizer(Replicated):
 
     accelerate sets the processes up as for plain training, and does not call DeepSpeed: it would hold the weights in
     bfloat16 where autocast over float32 is asked for, and wait for the device to read the gradient's norm in every step.
-
-    Args:
-        config: The config of the script: its batch, accumulation and clipping.
     """
 
     def __init__(
@@ -278,14 +272,8 @@ class ShardedOptimizer(Replicated):
 def distribute(
     accelerator: Accelerator, trained: Trainable, optimizer: torch.optim.Optimizer, config: Any
 ) -> Replicated:
-    """Puts what trains onto the processes' devices, in the way that `accelerate launch` asks for.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]): The processes.
-        trained ([`Trainable`]): What trains, on the CPU, with the weights to start from.
-        optimizer (`torch.optim.Optimizer`): Its optimiser.
-        config: The config of the script.
-    """
+    """Puts what trains, on the CPU and with the weights to start from, onto the processes' devices, in the way that
+    `accelerate launch` asks for."""
     if accelerator.is_fsdp2:
         return ShardedModel(accelerator, trained, optimizer)
     if sharded_by() == "DeepSpeed":

@@ -3,7 +3,6 @@
 """Measuring while a run trains: when, on which process, and on which held-out data."""
 
 import dataclasses
-import json
 import logging
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from ..data.dataset import TargetData, load_target_data
 from ..data.source import HELD_OUT
 from ..errors import DiffTuneError
 from ..io.processes import from_main
+from ..publishing.card.run import read_log
 from ..trainables import Trainable
 from .run import Run
 
@@ -36,47 +36,41 @@ class Evaluation(ABC):
     Args:
         run ([`Run`]): The run.
         held_out ([`TargetData`]): The held-out rows.
+        every (`int`): How many optimiser steps lie between two measurements.
 
     Attributes:
         name (`str`): What the figures are called in the log.
         flags (`str`): What the names of its flags begin with.
+        measures (`str`): The figures, for people.
         data (`str`): Where the held-out rows are, as the flag says.
         samples (`int`): How many are used.
-        every (`int`): How many optimiser steps lie between two measurements.
     """
 
     name: ClassVar[str]
     flags: ClassVar[str]
-    data: str
-    samples: int
-    every: int
+    measures: ClassVar[str]
 
-    def __init__(self, run: Run, held_out: TargetData) -> None:
-        self.run, self.held_out = run, held_out
+    def __init__(self, run: Run, held_out: TargetData, every: int) -> None:
+        self.run, self.held_out, self.every = run, held_out, every
+        self.data, self.samples = self.flag("data"), self.flag("samples")
+
+    def flag(self, name: str) -> Any:
+        """The value of one of its flags, such as `--evaluation_samples`."""
+        return getattr(self.run.config, f"{self.flags}_{name}")
 
     @property
-    @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What decides the figures beside the weights: those of one log must be of one kind."""
+        names = ("samples", "guidance_scale", "inference_steps")
+        flags = {f"{self.flags}_{name}": self.flag(name) for name in names}
+        return {f"{self.flags}_data": self.held_out.content_key, **flags}
 
     @abstractmethod
     def figures(self, trainable: Trainable) -> dict[str, float]:
         """The figures of now, on this process alone."""
 
-    def due(self, step: int) -> bool:
-        """Whether to measure after this many steps."""
-        return step % self.every == 0
-
     def measure(self, step: int, trainable: Trainable) -> dict[str, float]:
-        """The figures of now, which the main process prints; call it on every process.
-
-        Args:
-            step (`int`): How many steps were done.
-            trainable ([`Trainable`]): What trains.
-
-        Returns:
-            `dict[str, float]`: The figures.
-        """
+        """The figures of now, after so many steps, which the main process prints; call it on every process."""
         with self.run.whole_weights():
             figures = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.figures(trainable)))
         if self.run.accelerator.is_main_process:
@@ -92,9 +86,7 @@ class Evaluation(ABC):
 
     def at_start(self) -> dict[str, float]:
         """The figures of step 0, by the log; none if they were not measured."""
-        with open(self.run.output_dir / "training_log.jsonl") as file:
-            first = json.loads(file.readline() or "{}")
-        return first.get(self.name, {}) if first.get("step") == 0 else {}
+        return next((line.get(self.name, {}) for line in read_log(self.run.output_dir) if line["step"] == 0), {})
 
 
 def shown(name: str, figures: dict[str, float], named: bool = True) -> str:
@@ -105,28 +97,24 @@ def shown(name: str, figures: dict[str, float], named: bool = True) -> str:
     return f"{words} ± {figures[spread]:.{digits}f}" if named and spread in figures else words
 
 
-def open_held_out(run: Run, flag: str, folder: str, samples: int) -> TargetData:
+def open_held_out(run: Run, flags: str) -> TargetData:
     """Opens and checks held-out data, as the target data are opened; loads no weights.
 
     Args:
         run ([`Run`]): The run.
-        flag (`str`): What the names of the flags begin with: `"evaluation"` for `--evaluation_data`.
-        folder (`str`): What that flag says.
-        samples (`int`): What `--evaluation_samples` says.
-
-    Returns:
-        [`TargetData`]: The held-out rows.
+        flags (`str`): What the names of the flags begin with: `"evaluation"` for `--evaluation_data`.
 
     Raises:
         DiffTuneError: The data cannot be opened, or have too few rows.
     """
+    folder, samples = getattr(run.config, f"{flags}_data"), getattr(run.config, f"{flags}_samples")
     where = {"train_data_dir": folder, "dataset_name": None, "dataset_config_name": None, "max_train_samples": None}
     config = dataclasses.replace(run.config, **where)
-    data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT, f"--{flag}_data")
+    data = load_target_data(config, run.seed, config.cache_dir, HELD_OUT, f"--{flags}_data")
     data.report.tell(logger)
     if len(data) < samples:
         raise DiffTuneError(
-            f"--{flag}_data {folder} has {len(data)} rows, and --{flag}_samples is {samples}; give more rows or measure"
+            f"--{flags}_data {folder} has {len(data)} rows, and --{flags}_samples is {samples}; give more rows or measure"
             " fewer."
         )
     return data

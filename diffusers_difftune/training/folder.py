@@ -36,19 +36,12 @@ WAYS_ON = "take another --output_dir, or add --overwrite_output_dir to remove th
 
 @dataclass
 class EarlierRun:
-    """A run that came as far as a checkpoint or a result.
+    """A run that came as far as a checkpoint or a result."""
 
-    Attributes:
-        checkpoint (`int`, *optional*): The step of its newest checkpoint.
-        steps (`int`, *optional*): How long it was to be, if its record says so.
-        has_result (`bool`): There is a result, be it of a run that was killed before it said so.
-        is_finished (`bool`): It came to its end, and said so.
-    """
-
-    checkpoint: int | None
-    steps: int | None = None
-    has_result: bool = False
-    is_finished: bool = False
+    checkpoint: int | None  # the step of its newest one
+    steps: int | None = None  # how long it was to be, if its record says so
+    has_result: bool = False  # be it of a run that was killed before it said so
+    is_finished: bool = False  # it came to its end, and said so
 
     def __str__(self) -> str:
         if self.is_finished:
@@ -59,14 +52,12 @@ class EarlierRun:
 
 
 def take_output_dir(config: Any, result_files: tuple[str, ...] = ()) -> Path | None:
-    """Makes the run folder, keeps other runs out of it, and removes what one that was killed left half-written.
+    """Makes the run folder, keeps other runs out of it, and removes what one that was killed left half-written. Returns the
+    checkpoint to resume from, if there is one.
 
     Args:
         config: The config of a task.
         result_files (`tuple[str, ...]`, *optional*): Names of files that its results have beside those of all tasks.
-
-    Returns:
-        `Path` or `None`: The checkpoint to resume from.
 
     Raises:
         DiffTuneError: The folder cannot be made, another run does not leave it, it holds a run that would be overwritten,
@@ -77,10 +68,8 @@ def take_output_dir(config: Any, result_files: tuple[str, ...] = ()) -> Path | N
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DiffTuneError(f"--output_dir {output_dir} cannot be made: {error.strerror}.") from error
-    if config.resume_from_checkpoint is None:
-        check_is_free(
-            config, output_dir, None, result_files
-        )  # at once, where waiting for another run would not change it
+    if config.resume_from_checkpoint is None:  # at once, where waiting for another run would not change it
+        check_is_free(config, output_dir, None, result_files)
     with flag(f"--output_dir {output_dir}"):
         keep_for_this_run(output_dir, waits=not config.overwrite_output_dir)
     clean_leftovers(output_dir / VALIDATION, "step-*")
@@ -94,24 +83,15 @@ def take_output_dir(config: Any, result_files: tuple[str, ...] = ()) -> Path | N
     return checkpoint
 
 
-def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None, result_files: tuple[str, ...] = ()) -> None:
-    """Refuses to write over an earlier run, or over files that are nobody's run.
-
-    Args:
-        config: The config of the script.
-        output_dir (`Path`): The run folder.
-        checkpoint (`Path`, *optional*): The checkpoint to resume from.
-        result_files (`tuple[str, ...]`, *optional*): Names of files that the task's results have beside those of all tasks.
-
-    Raises:
-        DiffTuneError: It would be written over.
-    """
+def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None, result_files: tuple[str, ...]) -> None:
+    """Raises a [`DiffTuneError`] where an earlier run, or files that are nobody's run, would be written over."""
     if foreign := foreign_files(output_dir, result_files):
         raise DiffTuneError(
             f"--output_dir {output_dir} holds {', '.join(foreign)}, which no run wrote there and this one would overwrite;"
             " take another --output_dir."
         )
-    if config.overwrite_output_dir or (checkpoint is not None and is_inside(checkpoint, output_dir)):
+    is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == output_dir.resolve()
+    if config.overwrite_output_dir or is_of_this_run:
         return
     earlier = find_run(output_dir)
     if earlier is None:
@@ -135,11 +115,6 @@ def check_is_free(config: Any, output_dir: Path, checkpoint: Path | None, result
     raise DiffTuneError(
         f"--output_dir {output_dir} holds {earlier}; go on with it by --resume_from_checkpoint latest{more}, {WAYS_ON}."
     )
-
-
-def is_inside(checkpoint: Path, output_dir: Path) -> bool:
-    """Whether a checkpoint is one of the run folder."""
-    return checkpoint.resolve().parent == output_dir.resolve()
 
 
 def foreign_files(output_dir: Path, result_files: tuple[str, ...]) -> list[str]:
@@ -192,11 +167,7 @@ def result_files(output_dir: Path, record: dict[str, Any]) -> list[str]:
 
 def clear(output_dir: Path) -> None:
     """Removes what an earlier run left, before a new one begins in its folder: result, card, log, checkpoints, validation
-    images, tracker logs. Its bank and whatever is not of a run stay. The record goes last: a crash leaves a run's folder.
-
-    Args:
-        output_dir (`Path`): The run folder.
-    """
+    images, tracker logs. Its bank and whatever is not of a run stay. The record goes last: a crash leaves a run's folder."""
     record = read_record(output_dir)
     checkpoints = list_checkpoints(output_dir)
     if record is None and not checkpoints:

@@ -2,22 +2,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What `accelerate launch` was told about sharding, by its flags or its config file, and whether these scripts can do it.
 
-It hands everything on in the environment. Flags are checked here before anything heavy is imported.
+It hands everything on in the environment.
 """
 
 import importlib.metadata
 import importlib.util
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from packaging.version import Version
+from accelerate import Accelerator
+from accelerate.utils import DeepSpeedPlugin, compare_versions
 
 from ..config.shared import EmaConfig, TrainingConfig
 from ..errors import DiffTuneError, first_sentence
 
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 TRIED_DEEPSPEED = "0.19.8"  # it leaves steps out whose gradient is not finite, also in float32
 LEAST_TORCH = "2.8"  # of which FSDP2 needs a method here, see `stay_gathered`
@@ -61,14 +59,8 @@ def sharded_by() -> str | None:
 
 
 def check_launch(config: TrainingConfig) -> None:
-    """Stops on the first flag, of the script or of `accelerate launch`, that cannot work with sharding.
-
-    Args:
-        config ([`TrainingConfig`]): The config of a task.
-
-    Raises:
-        DiffTuneError: One cannot, or something else than FSDP2 or DeepSpeed is to shard.
-    """
+    """Raises a [`DiffTuneError`] for the first flag, of the script or of `accelerate launch`, that cannot work with
+    sharding, and where something else than FSDP2 or DeepSpeed is to shard."""
     if says("ACCELERATE_USE_MEGATRON_LM"):
         raise DiffTuneError(
             "The accelerate config asks for Megatron-LM, which these scripts do not support; to shard a model use"
@@ -99,7 +91,7 @@ def check_launch(config: TrainingConfig) -> None:
             f"The accelerate config asks for FSDP version {version}, and these scripts shard with version 2 only; use"
             " `accelerate launch --use_fsdp --fsdp_version 2`."
         )
-    if is_older("torch", LEAST_TORCH):
+    if compare_versions("torch", "<", LEAST_TORCH):
         raise DiffTuneError(
             f"The accelerate config asks for FSDP, which needs torch {LEAST_TORCH} or newer in these scripts; this is"
             f" {importlib.metadata.version('torch')}."
@@ -146,7 +138,7 @@ def check_deepspeed(config: TrainingConfig) -> None:
             raise DiffTuneError(
                 f"The DeepSpeed config has {name} in zero_optimization, which these scripts do not support; leave it out."
             )
-    if importlib.util.find_spec("deepspeed") is None or is_older("deepspeed", TRIED_DEEPSPEED):
+    if importlib.util.find_spec("deepspeed") is None or compare_versions("deepspeed", "<", TRIED_DEEPSPEED):
         raise DiffTuneError(
             f"The accelerate config asks for DeepSpeed, which needs the package deepspeed, {TRIED_DEEPSPEED} or newer;"
             f" install it with `pip install 'deepspeed>={TRIED_DEEPSPEED}'`."
@@ -155,8 +147,6 @@ def check_deepspeed(config: TrainingConfig) -> None:
 
 def deepspeed_config() -> dict[str, Any]:
     """What `accelerate launch` was told about DeepSpeed, by flags or in a file, as a DeepSpeed config."""
-    from accelerate.utils import DeepSpeedPlugin
-
     try:
         given = DeepSpeedPlugin().deepspeed_config
         if not isinstance(given["zero_optimization"], dict):
@@ -172,16 +162,8 @@ def zero_settings() -> dict[str, Any]:
     return {name: zero[name] for name in ("stage", *ZERO_SETTINGS) if zero.get(name, "auto") != "auto"}
 
 
-def is_older(package: str, least: str) -> bool:
-    """Whether the installed version of a package is below another one."""
-    return Version(importlib.metadata.version(package)) < Version(least)
-
-
-def check_processes(accelerator: "Accelerator") -> None:
+def check_processes(accelerator: Accelerator) -> None:
     """Makes sure that the processes are what was asked for; accelerate goes on without a word where it cannot do that.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]): The processes.
 
     Raises:
         DiffTuneError: The model is not sharded, or would be in a precision that sharded runs do not have; the precision

@@ -9,6 +9,8 @@ device wait.
 import json
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,26 +20,20 @@ from accelerate import Accelerator
 
 from ..io.atomic import write_bytes_atomic
 from ..objective import DiffTuningLoss, NoisyBatch
+from ..publishing.card.run import read_log
 
 
 @dataclass
 class Step:
-    """An optimiser step whose losses are still on the device.
+    """An optimiser step whose losses are still on the device."""
 
-    Attributes:
-        losses (`torch.Tensor` of shape `(2,)`): Reconsolidation and retention, of this process.
-        rows (`list[tuple[torch.Tensor, torch.Tensor]]`): The loss of each row of each micro-step, and its noise level in
-            [0, 1].
-        lr (`float`): The learning rate.
-        gradient_norm (`torch.Tensor`): Of all processes.
-        was_left_out (`bool`): The weights were not changed, since something was not finite.
-    """
-
-    losses: torch.Tensor | None = None
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    losses: torch.Tensor | None = None  # (reconsolidation, retention) of this process
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=list
+    )  # of a micro-step: losses, noise levels
     lr: float = 0.0
-    gradient_norm: torch.Tensor | None = None
-    was_left_out: bool = False
+    gradient_norm: torch.Tensor | None = None  # of all processes
+    was_left_out: bool = False  # since something was not finite
 
 
 class NotFinite(Exception):
@@ -112,24 +108,16 @@ class TrainingLog:
         """Adds more to the line of the newest step."""
         self.noted[self.written + len(self.steps)] = facts
 
-    def write_start(self, facts: dict[str, Any]) -> None:
-        """Writes what was measured before the first step, as the line of step 0."""
-        self.write([{"step": 0, **facts}])
-        self.started = time.perf_counter()
-
     def due(self) -> bool:
         """Whether it is time to [`flush`]."""
         return (self.written + len(self.steps)) % self.EVERY == 0
 
     def flush(self, with_levels: bool = True) -> dict[str, Any] | None:
-        """Writes the collected steps. Call it on every process.
+        """Writes the collected steps, and returns the last line, if there is one; call it on every process.
 
         Args:
             with_levels (`bool`, *optional*, defaults to `True`): Write the losses by noise level with the last line;
                 otherwise they are [`pending`].
-
-        Returns:
-            `dict` or `None`: The last line written; `None` if there was nothing to write.
 
         Raises:
             NotFinite: The loss or the gradient of a step was not finite, and the step was not left out; the lines of the
@@ -178,10 +166,7 @@ class TrainingLog:
         """The losses by noise level since they were last written."""
         sums, counts = self.accelerator.reduce(self.bins, "sum").tolist()
         means = [s / c if c else None for s, c in zip(sums, counts, strict=True)]
-        return {
-            "loss_reconsolidation_by_level": means[: self.BINS],
-            "loss_retention_by_level": means[self.BINS :],
-        }
+        return {"loss_reconsolidation_by_level": means[: self.BINS], "loss_retention_by_level": means[self.BINS :]}
 
     def pending(self) -> dict[str, Any] | None:
         """What is to be written with a later line; call it on every process."""
@@ -197,42 +182,28 @@ class TrainingLog:
 
     def lacks(self, step: int, name: str) -> bool:
         """Whether the line of a step was written without some figures; call it on the main process."""
-        lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-        return any(line["step"] == step and name not in line for line in lines)
+        return any(line["step"] == step and name not in line for line in read_log(self.path.parent))
 
     def add_to(self, step: int, facts: dict[str, Any]) -> None:
         """Adds figures to a line that was written before; call it on every process."""
         if self.accelerator.is_main_process:
-            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-            whole = [insert(line, facts) if line["step"] == step else line for line in lines]
+            whole = [line | facts if line["step"] == step else line for line in read_log(self.path.parent)]
             write_bytes_atomic(self.path, "".join(json.dumps(line) + "\n" for line in whole).encode())
         self.accelerator.log(flatten(facts), step=step)
 
-    def pause(self) -> "Pause":
+    @contextmanager
+    def pause(self) -> Iterator[None]:
         """A context whose time does not count into images_per_second."""
-        return Pause(self)
-
-
-class Pause:
-    def __init__(self, log: TrainingLog) -> None:
-        self.log = log
-
-    def __enter__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __exit__(self, *exception) -> None:
-        self.log.started += time.perf_counter() - self.began
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.started += time.perf_counter() - began
 
 
 def finite(value: float) -> float | None:
     """The value as JSON can hold it."""
     return value if math.isfinite(value) else None
-
-
-def insert(line: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """A line with more facts, where they would be had they been known when it was written."""
-    levels = {name: value for name, value in line.items() if name.endswith("_by_level")}
-    return {name: value for name, value in line.items() if name not in levels} | facts | levels
 
 
 def flatten(line: dict[str, Any]) -> dict[str, float]:

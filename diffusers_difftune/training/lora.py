@@ -4,7 +4,7 @@
 
 from ..config import TextToImageLoraConfig
 from .trainer import Trainer
-from .validation import ValidationInputs
+from .validation import Validation
 
 
 class TextToImageLoraTrainer(Trainer):
@@ -19,6 +19,6 @@ class TextToImageLoraTrainer(Trainer):
     config_class = TextToImageLoraConfig
     config: TextToImageLoraConfig
 
-    def find_validation_inputs(self) -> ValidationInputs | None:
-        prompt = self.config.validation_prompt
-        return ValidationInputs([prompt] * self.config.num_validation_images) if prompt else None
+    def find_validation(self) -> Validation:
+        prompts = [self.config.validation_prompt] * self.config.num_validation_images
+        return Validation(self.context, self.backbone, prompts if self.config.validation_prompt else [])

@@ -22,25 +22,16 @@ MOST_LEFT_OUT = 20
 
 
 class LeftOutSteps:
-    """Which optimiser steps to leave out because their gradient is not finite, with `--skip_nonfinite_steps`.
-
-    Args:
-        wanted (`bool`): Whether to look at all; looking waits for the device.
-    """
+    """Which optimiser steps to leave out because their gradient is not finite, with `--skip_nonfinite_steps`. Without it
+    nobody looks, which would wait for the device."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
         self.in_a_row = 0
 
     def next(self, gradient_norm: torch.Tensor) -> bool:
-        """Whether to leave out a step.
-
-        Args:
-            gradient_norm (`torch.Tensor`): Its gradient's norm, the same on every process.
-
-        Raises:
-            DiffTuneError: It would be one too many in a row.
-        """
+        """Whether to leave out a step, by its gradient's norm, the same on every process; raises a [`DiffTuneError`] if it
+        would be one too many in a row."""
         if not self.wanted or gradient_norm.isfinite():
             self.in_a_row = 0
             return False
@@ -55,16 +46,7 @@ class LeftOutSteps:
 
 
 def not_finite_error(error: NotFinite, batches: PlannedBatches, output_dir: Path) -> DiffTuneError:
-    """The mistake to end a run with; call it on every process.
-
-    Args:
-        error ([`NotFinite`]): What the log found.
-        batches ([`PlannedBatches`]): What was trained on.
-        output_dir (`Path`): The run folder.
-
-    Returns:
-        [`DiffTuneError`]: The sentence.
-    """
+    """The mistake to end a run with; call it on every process."""
     rows = sorted(gather_object(bad_rows(error, batches)))
     checkpoints = list_checkpoints(output_dir)
     where = f"{checkpoints[-1].name} is the last good checkpoint" if checkpoints else "there is no checkpoint yet"

@@ -14,11 +14,7 @@ DEPENDS_ON_LENGTH = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 
 
 def make_optimizer(
-    config: Any,
-    parameters: list[Any],
-    total_steps: int,
-    batch_size: int,
-    has_scaler: bool = False,
+    config: Any, parameters: list[Any], total_steps: int, batch_size: int, has_scaler: bool = False
 ) -> tuple[Any, Any]:
     """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes.
 
@@ -59,10 +55,7 @@ def resume_schedule(lr_scheduler: LambdaLR, saved: dict[str, Any]) -> tuple[floa
 
     Of what was saved, only the number of steps taken counts. The rate itself belongs to the schedule that the checkpoint
     was written under, which may have been for another number of steps: taken over, it would be the rate of the next step.
-
-    Args:
-        lr_scheduler (`LambdaLR`): The schedule of this run; its optimiser has loaded the checkpoint's state.
-        saved (`dict`): The `state_dict` of the schedule in the checkpoint.
+    The schedule's optimiser has loaded the checkpoint's state.
 
     Returns:
         `tuple[float, float]`: The rate of the next step under the checkpoint's schedule, and under this one.

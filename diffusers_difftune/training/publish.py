@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishing on the Hub: the repository before training, uploads in the background while it trains, and one at the end."""
 
-import json
 import logging
 import os
 import shutil
@@ -14,12 +13,12 @@ from huggingface_hub.utils import disable_progress_bars
 
 from .. import errors
 from ..errors import DiffTuneError, first_sentence
-from ..io.atomic import write_bytes_atomic
 from ..io.processes import from_main
 from ..publishing import HubTrouble, UploadError, create_repo, upload
 from ..publishing.card import inherited_license, write_run_card
 from .checkpoint import TrainingState
 from .checkpoint_files import list_checkpoints
+from .record import write_facts
 from .run import Run
 
 
@@ -31,13 +30,7 @@ def begin_publishing(run: Run) -> "Publisher | None":
     """With `--push_to_hub`, makes the repository before training, so that a bad token or name is known at once.
 
     Trouble of the Hub's own stops a new run, too, after half a minute; one that is resumed goes on, and tries again when
-    there is something to upload.
-
-    Args:
-        run ([`Run`]): The run.
-
-    Returns:
-        [`Publisher`] or `None`: `None` without the flag, and on other processes than the main one.
+    there is something to upload. Without the flag, and on other processes than the main one, there is no publisher.
 
     Raises:
         DiffTuneError: The repository cannot be made or written to.
@@ -64,12 +57,8 @@ def begin_publishing(run: Run) -> "Publisher | None":
 
 class Publisher:
     """Uploads what a run has made: with `--hub_strategy every_save` and `checkpoint` also while it trains, one upload at a
-    time, in a thread that training does not wait for and that does not keep the process from ending.
-
-    Args:
-        run ([`Run`]): The run.
-        repo_id (`str`, *optional*): What [`create_repo`] returned; `None` to make the repository before the next upload.
-    """
+    time, in a thread that training does not wait for and that does not keep the process from ending. Without a `repo_id`
+    the repository is made before the next upload."""
 
     def __init__(self, run: Run, repo_id: str | None) -> None:
         self.run, self.repo_id = run, repo_id
@@ -80,15 +69,9 @@ class Publisher:
             disable_progress_bars()  # they would write over the bar of the training
 
     def saved(self, step: int, state: TrainingState, facts: dict[str, Any]) -> None:
-        """Uploads what there is after a checkpoint, if `--hub_strategy` says so and no earlier upload is under way: then it
-        is left to the next checkpoint. Nothing that goes wrong stops the run.
-
-        Args:
-            step (`int`): Optimiser steps done; `checkpoint-{step}` is whole.
-            state ([`TrainingState`]): The trained weights.
-            facts (`dict[str, Any]`): What the model card says, see [`Trainer.card_facts`].
-        """
-        if self.run.config.hub_strategy == "end" or step == state.total_steps:  # the last upload comes at once
+        """Uploads what there is after a checkpoint, unless an earlier upload is under way: then it is left to the next
+        checkpoint. Nothing that goes wrong stops the run. `facts` are those of [`Trainer.card_facts`]."""
+        if step == state.total_steps:  # the last upload comes at once
             return
         if self.thread is not None and self.thread.is_alive():
             logger.info("Step %d is not uploaded, because an earlier upload is still under way.", step)
@@ -147,13 +130,6 @@ class Publisher:
             self.repo_id = create_repo(config.hub_model_id, self.run.output_dir, config.hub_token)
         return self.repo_id
 
-    def wait(self) -> None:
-        """Waits for the upload that is under way."""
-        if self.thread is not None:
-            if self.thread.is_alive():
-                logger.info("Waiting for an upload to end.")
-            self.thread.join()
-
     def finish(self) -> None:
         """Uploads the result, and with `--hub_strategy checkpoint` the newest checkpoint.
 
@@ -161,7 +137,10 @@ class Publisher:
             UploadError: It failed; everything is in the run folder, and the message has the command that uploads it.
         """
         config, output_dir = self.run.config, self.run.output_dir
-        self.wait()
+        if self.thread is not None:
+            if self.thread.is_alive():
+                logger.info("Waiting for an upload to end.")
+            self.thread.join()
         checkpoint = None
         if config.hub_strategy == "checkpoint":
             checkpoint = next(reversed(list_checkpoints(output_dir)), None)
@@ -171,13 +150,6 @@ class Publisher:
             raise UploadError(str(error), output_dir, config.hub_model_id or output_dir.resolve().name) from error
         address = upload(output_dir, repo_id, config.hub_token, checkpoint=checkpoint)
         logger.info("Uploaded the result: %s", address)
-
-
-def write_facts(source: Path, target: Path, facts: dict[str, Any]) -> None:
-    """Writes `run_config.json` of one folder into another (or the same) one, with the card's facts in it."""
-    config = json.loads((source / "run_config.json").read_text(encoding="utf-8"))
-    content = json.dumps(config | {"card": facts}, indent=2) + "\n"
-    write_bytes_atomic(target / "run_config.json", content.encode())
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:

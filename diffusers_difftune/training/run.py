@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""A started run: its processes and devices, its logging, its seed and its folder."""
+"""Starting and ending a run: its processes and devices, its logging, its seed and its folder."""
 
 import logging
 import math
 import os
 import secrets
+import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
@@ -36,27 +37,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Run:
-    """A started run.
+    """A started run."""
 
-    Attributes:
-        config: The config of the script.
-        accelerator ([`~accelerate.Accelerator`]): Devices, processes, precision, trackers.
-        output_dir (`Path`): The run folder.
-        seed (`int`): The seed of every draw.
-        weight_dtype (`torch.dtype`): The precision of what is not trained.
-        stop ([`StopRequests`]): Whether it is to stop early.
-        checkpoint (`Path`, *optional*): The checkpoint to resume from.
-        distributed ([`Replicated`], *optional*): What trains, on the processes' devices, from when it is there.
-    """
-
-    config: Any
-    accelerator: accelerate.Accelerator
+    config: Any  # of the task
+    accelerator: accelerate.Accelerator  # devices, processes, precision, trackers
     output_dir: Path
-    seed: int
-    weight_dtype: torch.dtype
+    seed: int  # of every draw
+    weight_dtype: torch.dtype  # the precision of what is not trained
     stop: StopRequests
-    checkpoint: Path | None = None
-    distributed: Replicated | None = None
+    checkpoint: Path | None = None  # to resume from
+    distributed: Replicated | None = None  # what trains, on the processes' devices, from when it is there
 
     def whole_weights(self) -> AbstractContextManager[None]:
         """A context in which what trains has its whole weights on the main process; enter it on every process."""
@@ -93,9 +83,6 @@ def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
     Args:
         config: The config of a task, whose flags were checked.
         result_files (`tuple[str, ...]`, *optional*): Names of files that its results have beside those of all tasks.
-
-    Returns:
-        [`Run`]: The run.
 
     Raises:
         DiffTuneError: The processes, the precision or the run folder cannot be as the flags say.
@@ -139,3 +126,15 @@ def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
     seed = broadcast_object_list([seed])[0]
     set_seed(seed)
     return Run(config, accelerator, output_dir, seed, frozen_dtype(accelerator), StopRequests(accelerator), checkpoint)
+
+
+def end_training(accelerator: accelerate.Accelerator) -> None:
+    """Closes the trackers and the process group.
+
+    Gloo's threads let go of the last barrier's tensors a moment after it, and need Python's lock for it. A group that is
+    destroyed in that moment waits for them with the lock held, for ever; so they are given time.
+    """
+    accelerator.wait_for_everyone()
+    if accelerator.num_processes > 1:
+        time.sleep(1)
+    accelerator.end_training()

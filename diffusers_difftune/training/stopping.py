@@ -35,10 +35,7 @@ Done = TypeVar("Done")
 
 class StopRequests:
     """A context in which a first SIGTERM or SIGINT is noted, to be asked for between two steps; a second one, some seconds
-    later, ends the process at once. On leaving, the signals do what they did before.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]): The processes, which stop together.
+    later, ends the process at once. On leaving, the signals do what they did before. The processes stop together.
 
     Attributes:
         code (`int`): What to exit with, 143 or 130, once all processes know that the run is to stop; 0 until then.
@@ -92,11 +89,8 @@ class StopRequests:
         return bool(number)
 
     def unless_asked(self, work: Callable[[], object]) -> None:
-        """Does work that may give way to a request to stop, unless the run is to stop already; call it on every process.
-
-        Args:
-            work (`Callable`): What to do. It may raise [`StopNow`], on every process.
-        """
+        """Does work that may give way to a request to stop (raises [`StopNow`], on every process), unless the run is to stop
+        already; call it on every process."""
         if self.code:
             return
         try:
@@ -105,14 +99,8 @@ class StopRequests:
             self.asked()
 
     def giving_way(self, work: Callable[[], Done]) -> Callable[[], Done]:
-        """Work that a request to stop interrupts, with [`StopNow`], rather than waits for: measurements, images.
-
-        Args:
-            work (`Callable`): What to do; it leaves the model as it was, however it ends.
-
-        Returns:
-            `Callable`: The same, to be called on the main process.
-        """
+        """Work that a request to stop interrupts, with [`StopNow`], rather than waits for: measurements, images. It is called
+        on the main process, and leaves the model as it was, however it ends."""
 
         def interruptible() -> Done:
             self.interruptible = bool(self.previous)

@@ -1,291 +1,344 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is about to do, found out before anything is sampled, encoded or trained: for the terminal, and for
+"""What a run is about to do, in words, before anything is sampled, encoded or trained: for the terminal, and for
 `run_config.json`."""
 
-import dataclasses
 import logging
 from bisect import bisect_right
 from fractions import Fraction
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from ..adapters import Adapter
-from ..backbones import Backbone
-from ..bank.bank import KnowledgeBank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
-from ..bank.prompts import read_prompts
 from ..config.idle_flags import idle_flags
-from ..console import labelled_block, terminal_width
+from ..console import counted, labelled_block, terminal_width
 from ..data.cut import CutCaptions
 from ..data.dataset import TargetData
 from ..data.images.sizes import image_sides
+from ..data.report import FileRows
 from ..data.stream import StreamedTarget
 from ..io.processes import from_main
-from ..objective import DiffTuningObjective
-from .bank import bank_size
-from .checkpoint import TrainingState
-from .run import Run
-from .summary_text import summary_rows
-from .validation import validation_steps
+from .bank import BANK_FOLDER, bank_prompts
+from .task import Task
 
 
 logger = logging.getLogger(__name__)
+PRECISIONS = {"no": "float32", "fp16": "float16 (mixed)", "bf16": "bfloat16 (mixed)", "fp8": "float8 (mixed)"}
 # A training step computes an output and the gradients to its inputs and to its weights: three times what an output takes.
 OUTPUTS_PER_TRAINED_ROW = 3
-FIRST_CLASSES = 5  # that are named
+MOST_NAMED = {"files": 3, "classes": 5}
 
 
-def tell_summary(trainer: Any) -> dict[str, Any]:
+def tell_summary(trainer: Task) -> dict[str, Any]:
     """Prints, on the main process, what the run is about to do, and warns of flags that have no effect. Loads no weights.
 
-    Args:
-        trainer ([`Trainer`]): The trainer, all of whose checks are done.
-
     Returns:
-        `dict[str, Any]`: The same, JSON-able, for `run_config.json`.
+        `dict[str, Any]`: The texts by their labels, and under `notes` the warnings, for `run_config.json`.
     """
 
     def tell() -> dict[str, Any]:
         with torch.random.fork_rng(devices=[]):
-            summary = summarize(trainer)
-        width = terminal_width()
-        logger.info(labelled_block("Summary of this run", summary_rows(summary, width), width))
-        for note in summary["notes"]:
+            rows, notes = summarize(trainer)
+        logger.info(labelled_block("Summary of this run", list(rows.items()), terminal_width()))
+        for note in notes:
             logger.warning(note)
-        return summary
+        return {**rows, "notes": notes}
 
     return from_main(trainer.context.accelerator, tell)
 
 
-def summarize(trainer: Any) -> dict[str, Any]:
-    """The facts, by what they are about; see [`tell_summary`]."""
-    run, config, target, state = trainer.context, trainer.config, trainer.target, trainer.state
-    learning_rate = learning_rate_curve(trainer)
+def summarize(trainer: Task) -> tuple[dict[str, str], list[str]]:
+    """The texts by their labels, and what to warn of."""
+    config = trainer.config
+    rate, highest = learning_rate(trainer)
+    rows = {
+        **model_rows(trainer),
+        "objective": objective_words(trainer),
+        **data_rows(trainer),
+        "steps": step_words(trainer),
+        "learning rate": rate,
+        "bank": bank_words(trainer),
+        "saves": save_words(config, trainer.total_steps, trainer.state.start_step),
+        "validates": validation_words(trainer),
+        "measures": evaluation_words(trainer),
+        "computes": machine_words(trainer.context.accelerator),
+        "results": result_words(config),
+    }
     notes = [*config.notes, *idle_flags(config)]
-    if learning_rate["warmup_steps"] >= trainer.total_steps:
+    if config.lr_scheduler != "constant" and config.lr_warmup_steps >= trainer.total_steps:
         notes.append(
-            f"The run ends before the learning rate has warmed up: it reaches {learning_rate['highest']:.3g}, because"
+            f"The run ends before the learning rate has warmed up: it reaches {highest:.3g}, because"
             f" --lr_warmup_steps is {config.lr_warmup_steps} and the run has {trainer.total_steps} steps."
         )
-    return {
-        "model": model_facts(trainer),
-        "objective": objective_facts(run, trainer.objective),
-        "data": data_facts(run, trainer.backbone, target, trainer.captions),
-        "steps": step_facts(run, target, state),
-        "learning_rate": learning_rate,
-        "bank": bank_facts(run, trainer.backbone, target, trainer.bank, trainer.total_steps),
-        "events": event_facts(trainer),
-        "machine": machine_facts(run.accelerator),
-        "output_dir": str(run.output_dir),
-        "report_to": config.tracker or "none",
-        "push_to_hub": config.push_to_hub,
-        "notes": notes,
-    }
+    return {label: text for label, text in rows.items() if text}, notes
 
 
-def model_facts(trainer: Any) -> dict[str, Any]:
+def model_rows(trainer: Task) -> dict[str, str]:
     """What the pretrained model is, and what of it trains, counted on models without weights."""
     backbone, adapter = trainer.backbone, trainer.adapter
     denoiser = backbone.empty_denoiser()
-    facts: dict[str, Any] = {
-        "name": trainer.config.pretrained_model_name_or_path,
-        "pipeline": backbone.pipeline_class.__name__,
-        "denoiser": type(denoiser).__name__,
-        "parameters": num_parameters(denoiser),
-    }
-    trainable, name, more = trainer.empty_trainable(denoiser)
-    facts |= {"trained": name, **more, "trained_of": num_parameters(trainable)}
-    if adapter is not None:
-        Adapter(trainable, adapter, name)
-        facts |= {"adapter": adapter.kind, "rank": adapter.rank, "modules": list(adapter.target_modules)}
-        facts["train_parameters"] = list(adapter.train_parameters)
-    facts["trainable_parameters"] = num_parameters(trainable, only_trainable=adapter is not None)
-    facts["ema"] = trainer.average_settings().get("use_ema", False)
-    return facts
-
-
-def num_parameters(model: torch.nn.Module, only_trainable: bool = False) -> int:
-    """How many numbers the parameters of a model are."""
-    return sum(each.numel() for each in model.parameters() if each.requires_grad or not only_trainable)
-
-
-def objective_facts(run: Run, objective: DiffTuningObjective) -> dict[str, Any]:
-    """What is learned."""
-    config = run.config
-    facts = {
-        "name": config.objective,
-        "prediction_type": objective.prediction_type,
-        "source_share": run.source_share,
-        "snr_gamma": config.snr_gamma,
-    }
-    if config.objective == "difftune":
-        names = ("reconsolidation_power", "coefficients")
-        if run.source_share:
-            names += ("retention_power", "retention_weight", "retention_target", "retention_prompts")
-        facts |= {name: getattr(config, name) for name in names}
-    return facts
-
-
-def data_facts(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, captions: CutCaptions | None
-) -> dict[str, Any]:
-    """What is trained on, and what is left out."""
-    config, report = run.config, getattr(target, "report", None)
-    facts: dict[str, Any] = {
-        "name": config.dataset_name or config.train_data_dir,
-        "rows": None,
-        "files": [] if report is None else [dataclasses.asdict(file) for file in report.files],
-        "left_out": [] if report is None else list(report.left_out),
-        "max_train_samples": config.max_train_samples,
-        "resolution": backbone.resolution,
-    }
-    if isinstance(target, StreamedTarget):
-        return facts | {"streamed": True}
-    facts["rows"] = len(target)
-    if target.class_names is not None:
-        facts |= {"classes": len(target.class_names), "class_names": target.class_names[:FIRST_CLASSES]}
-    else:
-        facts["distinct_captions"] = len(target.distinct_captions)
-        facts["captions_cut"] = None if captions is None else dataclasses.asdict(captions)
-    sides = image_sides(target.images, backbone.resolution)
-    facts["image_sides"] = None if sides is None else dataclasses.asdict(sides)
-    return facts
-
-
-def step_facts(run: Run, target: TargetData | StreamedTarget, state: TrainingState) -> dict[str, Any]:
-    """How long the run is, and what a step is."""
-    config, rows = run.config, run.global_batch_size
-    target_rows = rows * (1 - Fraction(str(run.source_share)))
-    streamed = isinstance(target, StreamedTarget)
+    model = f"{trainer.config.pretrained_model_name_or_path}, {backbone.pipeline_class.__name__};"
+    model += f" {type(denoiser).__name__} of {short(num_trainable(denoiser))} parameters"
+    trained, name = trainer.empty_trainable(denoiser)
+    total = num_trainable(trained)
+    if adapter is None:
+        average = ", with a moving average" if trainer.average_settings().get("use_ema") else ""
+        return {"model": model, "trains": f"all of {name}{average}: {counted(total, 'parameter')}"}
+    Adapter(trained, adapter, name)
+    what = adapter.kind
+    if adapter.target_modules:
+        what += f" of rank {adapter.rank} on {' '.join(adapter.target_modules)}"
+    if adapter.train_parameters:
+        what = f"parameters named {' '.join(adapter.train_parameters)}"
+    part = num_trainable(trained)
     return {
-        "total": state.total_steps,
-        "start": state.start_step,
-        "epochs": None if streamed else round(float(state.total_steps * target_rows / len(target)), 2),
-        "rows": rows,
-        "target_rows": float(target_rows),
-        "source_rows": float(rows - target_rows),
-        "train_batch_size": config.train_batch_size,
-        "processes": run.accelerator.num_processes,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "model": model,
+        "trains": f"{what} of {name}: {counted(part, 'parameter')}, {percent(part / total)} of {short(total)}",
     }
 
 
-def learning_rate_curve(trainer: Any) -> dict[str, Any]:
-    """The learning rate of the first, the highest and the last step, by the schedule that the run will have."""
+def num_trainable(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def objective_words(trainer: Task) -> str:
+    config = trainer.config
+    words = "standard fine-tuning" if config.objective == "standard" else "Diff-Tuning"
+    words += f", predicts {trainer.objective.prediction_type}"
+    if config.objective == "difftune":
+        words += f"; target rows {level_words('high', 't', config.reconsolidation_power)}"
+        if config.uses_bank:
+            words += f", source rows {level_words('low', '(1 - t)', config.retention_power)}"
+            words += f" with weight {config.retention_weight:g}"
+            if config.retention_target == "pretrained":
+                words += ", held to the pretrained model's output"
+        if config.coefficients == "weighted":
+            words += "; weighted, not sampled"
+    if config.snr_gamma is not None:
+        words += f"; min-SNR γ {config.snr_gamma:g}"
+    return words
+
+
+def level_words(end: str, base: str, power: float) -> str:
+    """At which noise levels rows are trained."""
+    return f"mostly at {end} noise ({base}^{power:g})" if power else "at all noise levels alike"
+
+
+def data_rows(trainer: Task) -> dict[str, str]:
+    """What is trained on, and what is left out."""
+    config, target = trainer.config, trainer.target
+    name = config.dataset_name or config.train_data_dir
+    rows = None if isinstance(target, StreamedTarget) else len(target)
+    found = {
+        "data": data_words(name, rows, target.report.files, config.max_train_samples),
+        "left out": "; ".join(target.report.left_out),
+    }
+    side = trainer.backbone.resolution
+    if isinstance(target, StreamedTarget):
+        found["captions"] = "of a stream, not counted; those longer than the model reads are cut"
+        return found | {"images": f"at {side} × {side}"}
+    if target.class_names is None:
+        found["captions"] = caption_words(len(target.distinct_captions), trainer.captions)
+    else:
+        names = target.class_names[: MOST_NAMED["classes"]]
+        more = " …" if len(target.class_names) > len(names) else ""
+        found["classes"] = f"{len(target.class_names):,}: {', '.join(names)}{more}"
+    return found | {"images": image_words(target, side)}
+
+
+def data_words(name: str, rows: int | None, files: list[FileRows], max_train_samples: int | None) -> str:
+    """How many rows, `None` of a stream, and the splits and files that they are in."""
+    words = f"{name}, read as a stream" if rows is None else f"{counted(rows, 'row')} of {name}"
+    used = sum(file.rows or 0 for file in files if file.used)
+    if rows is not None and max_train_samples is not None and used > rows:
+        words += f", drawn from {used:,} (--max_train_samples)"
+    if len(files) < 2:
+        return words
+
+    def by_use(file: FileRows) -> tuple[bool, str]:
+        return not file.used, file.split
+
+    parts = []
+    for (is_unused, split), group in groupby(sorted(files, key=by_use), by_use):
+        these = list(group)
+        is_named = len(these) <= MOST_NAMED["files"]
+        where = ", ".join(file.file for file in these) if is_named else f"{len(these):,} files"
+        is_known = all(file.rows is not None for file in these)
+        count = f"{sum(file.rows or 0 for file in these):,} in" if is_known else "in"
+        parts.append(f"{split} {count} {where}{', not used' if is_unused else ''}")
+    return f"{words}: {'; '.join(parts)}"
+
+
+def caption_words(distinct: int, cut: CutCaptions | None) -> str:
+    words = f"{distinct:,} distinct"
+    if cut is None:
+        return words
+    if not cut.count:
+        return f"{words}; none is longer than the {cut.limit} tokens that are read"
+    return f"{words}; {counted(cut.count, 'is', 'are')} cut at {cut.limit} tokens (the longest has {cut.tokens:,})"
+
+
+def image_words(target: TargetData, side: int) -> str:
+    sides = image_sides(target.images, side)
+    if sides is None:
+        return f"at {side} × {side}"
+    words = f"at {side} × {side}, from shorter sides of {sides.smallest:,}"
+    if sides.smallest != sides.largest:
+        words += f" to {sides.largest:,} (median {sides.median:,})"
+    if sides.enlarged:
+        words += f"; {counted(sides.enlarged, 'is', 'are')} smaller and enlarged"
+    if sides.read < len(target):
+        words += f" (of {sides.read:,} that were looked at)"
+    return words
+
+
+def step_words(trainer: Task) -> str:
+    """How long the run is, and what a step is."""
+    run, config, target, state = trainer.context, trainer.config, trainer.target, trainer.state
+    rows = run.global_batch_size
+    target_rows = rows * (1 - Fraction(str(run.source_share)))
+    words = f"{state.total_steps:,}"
+    if not isinstance(target, StreamedTarget):
+        epochs = plain(float(state.total_steps * target_rows / len(target)))
+        words += f" ({epochs} epochs of {counted(len(target), 'row')})"
+    if state.start_step:
+        words += f"; {state.start_step:,} steps are done"
+    words += f"; {counted(rows, 'row')} a step"
+    factors = [str(config.train_batch_size)]
+    if run.accelerator.num_processes > 1:
+        factors.append(f"{run.accelerator.num_processes} processes")
+    if config.gradient_accumulation_steps > 1:
+        factors.append(f"{config.gradient_accumulation_steps} micro-steps")
+    if len(factors) > 1:
+        words += f" = {' × '.join(factors)}"
+    if run.source_share:
+        words += f" ({float(target_rows):g} target, {float(rows - target_rows):g} source)"
+    return words
+
+
+def learning_rate(trainer: Task) -> tuple[str, float]:
+    """The first, the highest and the last learning rate, by the schedule that the run will have; and the highest."""
     config, total_steps = trainer.config, trainer.total_steps
     _, schedule = trainer.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     base, factor = schedule.base_lrs[0], schedule.lr_lambdas[0]
     every = max(1, total_steps // 100_000)  # a million steps are not worth a second
     rates = {step + 1: base * factor(step) for step in [*range(0, total_steps, every), total_steps - 1]}
     highest = max(rates, key=lambda step: rates[step])
-    return {
-        "schedule": config.lr_scheduler,
-        "warmup_steps": 0 if config.lr_scheduler == "constant" else config.lr_warmup_steps,
-        "first": rates[1],
-        "highest": rates[highest],
-        "highest_step": highest,
-        "last": rates[total_steps],
-        "constant": len(set(rates.values())) == 1,
-    }
+    if len(set(rates.values())) == 1:
+        return f"{rates[1]:.3g} throughout ({config.lr_scheduler})", rates[1]
+    is_warmed_up = config.lr_scheduler != "constant" and config.lr_warmup_steps
+    warmup = f" with {counted(config.lr_warmup_steps, 'warm-up step')}" if is_warmed_up else ""
+    words = (
+        f"{config.lr_scheduler}{warmup}: first {rates[1]:.3g}, highest {rates[highest]:.3g} (step {highest:,}), last"
+        f" {rates[total_steps]:.3g} (step {total_steps:,})"
+    )
+    return words, rates[highest]
 
 
-def bank_facts(
-    run: Run, backbone: Backbone, target: TargetData | StreamedTarget, bank: KnowledgeBank | None, total_steps: int
-) -> dict[str, Any] | None:
-    """The bank that is used or about to be built; `None` for a run without source rows."""
-    config = run.config
+def bank_words(trainer: Task) -> str:
+    """The bank that is used or about to be built."""
+    run, config, bank = trainer.context, trainer.config, trainer.bank
     if not run.source_share:
-        return None
-    if bank is not None:
-        manifest = bank.manifest
-        return {
-            "folder": str(bank.folder),
-            "samples": len(bank),
-            "there": len(bank),
-            "prompts": manifest.prompt_source,
-            "guidance_scale": manifest.guidance_scale,
-            "steps": manifest.steps,
-            "solver": manifest.solver,
-        }
-    folder, samples = run.output_dir / "knowledge_bank", bank_size(run, total_steps)
-    there = num_there(folder)
+        return "none"
+    samples, there = config.bank_samples, config.bank_samples
+    folder = run.output_dir / BANK_FOLDER if bank is None else bank.folder
+    if bank is None:
+        there = BankManifest.read(folder).num_built(folder) if (folder / MANIFEST_NAME).is_file() else 0
+    how = f"{counted(config.bank_steps, 'step')} of {config.bank_solver}, guidance {config.bank_guidance_scale:g}"
+    if samples == there:
+        verb = "is" if samples == 1 else "are"
+        return f"{counted(samples, 'sample')} that {verb} there in {folder}; {config.bank_prompts}, {how}"
+    prompts = config.bank_prompts
+    if prompts != "captions" or not config.streaming:  # of a stream they are read when they are needed
+        distinct = len(set(bank_prompts(run, trainer.backbone, trainer.target, samples)))
+        prompts = f"{counted(min(samples, distinct), 'prompt', 'different prompts')} ({prompts})"
+    made = f", {there:,} of them there," if there else ""
     outputs = (samples - there) * config.bank_steps * (2 if config.bank_guidance_scale > 1 else 1)
-    return {
-        "folder": str(folder),
-        "samples": samples,
-        "there": there,
-        "prompts": config.bank_prompts,
-        "distinct_prompts": num_prompts(config, backbone, target, samples),
-        "guidance_scale": config.bank_guidance_scale,
-        "steps": config.bank_steps,
-        "solver": config.bank_solver,
-        "batch_size": config.bank_batch_size,
-        "network_outputs": outputs,
-        "as_training_steps": round(outputs / OUTPUTS_PER_TRAINED_ROW / run.global_batch_size, 1),
-    }
+    work = plain(outputs / OUTPUTS_PER_TRAINED_ROW / run.global_batch_size)
+    words = f"{counted(samples, 'sample')}{made} of {prompts}, {how}; to be sampled before training, about the work of"
+    words += f" {work} training steps"
+    if config.bank_batch_size < samples - there:
+        words += f" (the time is told after the first {config.bank_batch_size})"
+    return words
 
 
-def num_there(folder: Path) -> int:
-    """How many samples of a bank an earlier start has made."""
-    if not (folder / MANIFEST_NAME).is_file():
-        return 0
-    return BankManifest.read(folder).num_built(folder)
+def save_words(config: Any, total_steps: int, start: int) -> str:
+    every, limit = config.checkpointing_steps, config.checkpoints_total_limit
+    steps = range(every, total_steps + 1, every)
+    if not (told := when(steps, start)):
+        return f"the result after the last step, no checkpoint before (--checkpointing_steps {every})"
+    kept = f", the newest {limit} kept" if limit is not None and limit < len(steps) else ""
+    return f"a checkpoint {told}{kept}; the result after the last step"
 
 
-def num_prompts(config: Any, backbone: Backbone, target: TargetData | StreamedTarget, samples: int) -> int | None:
-    """How many different prompts the samples of a new bank have; `None` if that is not known yet."""
-    if config.bank_prompts == "captions":
-        prompts = None if isinstance(target, StreamedTarget) else target.distinct_captions
-    elif config.bank_prompts == "classes":
-        prompts = backbone.classes.pretrained_prompts() if backbone.classes else []
-    else:
-        prompts = read_prompts(config.bank_prompts)
-    return None if prompts is None else min(samples, len(set(prompts)))
+def validation_words(trainer: Task) -> str:
+    if not trainer.validation.prompts:
+        return "no images"
+    told = when(trainer.validation_steps, trainer.state.start_step)
+    images = counted(len(trainer.validation.prompts), "image")
+    return f"{images} {told}, and after the last step" if told else f"{images} after the last step, none before"
 
 
-def event_facts(trainer: Any) -> dict[str, Any]:
-    """When the run, from where it starts, saves, makes images and measures, beside the end."""
-    run, config, start, total_steps = trainer.context, trainer.config, trainer.state.start_step, trainer.total_steps
-    inputs, evaluation = trainer.validation_inputs, trainer.evaluation
-    facts: dict[str, Any] = {
-        "checkpoints": moments(range(config.checkpointing_steps, total_steps + 1, config.checkpointing_steps), start),
-        "checkpoints_total_limit": config.checkpoints_total_limit,
-        "validation": None,
-        "evaluation": None,
-    }
-    if inputs is not None:
-        facts["validation"] = {"images": len(inputs.prompts)}
-        if inputs.prompts:
-            steps = validation_steps(config, run.steps_per_epoch(len(trainer.target)), total_steps)
-            facts["validation"] |= moments(steps, start)
-    if evaluation is not None:
-        facts["evaluation"] = {
-            "name": evaluation.flags,
-            "data": evaluation.data,
-            "samples": evaluation.samples,
-            **moments(range(evaluation.every, total_steps + 1, evaluation.every), start),
-        }
-    return facts
+def evaluation_words(trainer: Task) -> str:
+    evaluation = trainer.evaluation
+    if evaluation is None:
+        return ""
+    steps = range(evaluation.every, trainer.total_steps + 1, evaluation.every)
+    told = when(steps, trainer.state.start_step)
+    return (
+        f"{evaluation.measures} on {counted(evaluation.samples, 'row')} of {evaluation.data} before the first"
+        f" step{f', {told}' if told else ''} and after the last"
+    )
 
 
-def moments(steps: range, start: int = 0) -> dict[str, int | None]:
-    """Steps at equal distances, those after `start`."""
-    steps = steps[bisect_right(steps, start) :]
-    return {"first": steps[0] if steps else None, "every": steps.step, "times": len(steps)}
+def when(steps: range, start: int = 0) -> str:
+    """Which of some steps at equal distances come after `start`, in words; empty if none does."""
+    later = steps[bisect_right(steps, start) :]
+    if len(later) < 2:
+        return f"after step {later[0]:,}" if later else ""
+    if later[0] == later.step:
+        return f"every {later.step:,} steps ({len(later):,} times)"
+    return f"after step {later[0]:,} and every {later.step:,} steps from there ({len(later):,} times)"
 
 
-def machine_facts(accelerator: Accelerator) -> dict[str, Any]:
-    """What computes."""
-    device = accelerator.device
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "mixed_precision": accelerator.mixed_precision,
-        "processes": accelerator.num_processes,
-        "device": name,
-        "threads": torch.get_num_threads() if device.type == "cpu" else None,
-        "distribution": accelerator.distributed_type.value,
-    }
+def machine_words(accelerator: Accelerator) -> str:
+    """What computes, and in which precision."""
+    device, precision = accelerator.device, accelerator.mixed_precision
+    words = (
+        f"in {PRECISIONS.get(precision, precision)} on {counted(accelerator.num_processes, 'process', 'processes')}"
+    )
+    words += f" ({torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type}"
+    if device.type == "cpu":
+        words += f", {counted(torch.get_num_threads(), 'thread')}"
+    if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
+        words += f", {accelerator.distributed_type.value}"
+    return words + ")"
+
+
+def result_words(config: Any) -> str:
+    words = f"{config.output_dir} (there, all of this in run_config.json)"
+    if config.tracker:
+        words += f"; losses also to {config.tracker}"
+    return f"{words}; uploaded to the Hub" if config.push_to_hub else words
+
+
+def plain(number: float) -> str:
+    """A number that is exact enough to be read."""
+    return f"{number:,.0f}" if number >= 10 else f"{number:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share in two figures, or more before the point."""
+    return f"{100 * share:,.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
+def short(count: int) -> str:
+    """A large number in three figures."""
+    value, units = float(count), ["", " thousand", " million", " billion"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.3g}{units[0]}"

@@ -1,40 +1,52 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
 """What tasks differ in: the methods that the trainer of a task overrides. As they stand here, a model that is conditioned on
-prompts is trained, all of it or an adapter on it, and the quality of its samples is measured."""
+prompts is trained, all of it or an adapter on it, and the quality of its samples is measured. At the end of the file is what
+callbacks use of a trainer."""
 
+import logging
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 import torch
 
+from .. import errors
 from ..adapters import AdapterSettings
-from ..backbones import Backbone
+from ..backbones import Backbone, load_backbone, pipeline_folder
 from ..bank.bank import KnowledgeBank
+from ..bank.prompts import read_prompts
+from ..config.checks import check_flags
 from ..config.shared import EmaConfig, TrainingConfig
-from ..data.cut import CutCaptions
+from ..data.cut import CutCaptions, cut_captions
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
-from ..errors import DiffTuneError
+from ..errors import DiffTuneError, first_sentence
+from ..io.hub import folder_of
 from ..objective import DiffTuningObjective
+from ..publishing.card import OF_THE_BANK
 from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
 from ..trainables.full import EMA_DECAY
 from .adapter import find_adapter
 from .batches import PlannedBatches
-from .checks import check_flags
-from .evaluation import Evaluation
+from .checkpoint import TrainingState
+from .evaluation import Evaluation, open_held_out
+from .launch import check_launch
+from .log import TrainingLog
 from .optimizer import make_optimizer
-from .pretrained import find_backbone, load_denoiser
-from .quality_evaluation import open_quality_evaluation
+from .publish import Publisher
+from .quality_evaluation import QualityEvaluation
 from .run import Run
 from .run_identity import run_settings
-from .target import tell_cut_captions
-from .validation import ValidationInputs
+from .validation import Validation
+
+
+logger = logging.getLogger(__name__)
 
 
 class Task:
-    """What tasks differ in; [`Trainer`] documents the attributes.
+    """What tasks differ in, and what callbacks use; [`Trainer`] documents the attributes.
 
     Attributes:
         config_class (`type`): The config of the task.
@@ -53,21 +65,66 @@ class Task:
     objective: DiffTuningObjective
     target: TargetData | StreamedTarget
     captions: CutCaptions | None
+    validation: Validation
+    validation_steps: range
     evaluation: Evaluation | None
     bank: KnowledgeBank | None
+    batches: PlannedBatches
+    trainable: Trainable
+    publisher: Publisher | None
+    state: TrainingState
+    log: TrainingLog
+    until_end: ExitStack
+    all_callbacks: list[Any]
+    step: int
+    saved_step: int | None
     total_steps: int
 
     def check_flags(self) -> None:
-        """Stops on the first flag that cannot work, before anything is opened."""
+        """Stops on the first flag that cannot work, by itself, beside others, on this launcher or with the file that it
+        names, before anything is opened."""
         check_flags(self.config)
+        check_launch(self.config)
+        own = "captions" if self.config.label_column is None else "classes"
+        if self.config.bank_prompts != own:
+            with errors.flag("--bank_prompts"):
+                read_prompts(self.config.bank_prompts, own)
 
     def find_backbone(self, **settings: Any) -> Backbone:
-        """The pretrained pipeline, whose configs are read and no weights.
+        """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
 
         Args:
             settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+
+        Raises:
+            DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
         """
-        return find_backbone(self.config, self.conditioned_on, **settings)
+        config = self.config
+        if config.pretrained_vae_model_name_or_path is not None:
+            with errors.flag("--pretrained_vae_model_name_or_path"):
+                vae = config.pretrained_vae_model_name_or_path
+                settings["vae"] = folder_of(vae, "a VAE", cache_dir=config.cache_dir, token=config.hub_token)
+        with errors.flag("--pretrained_model_name_or_path"):
+            folder = pipeline_folder(
+                config.pretrained_model_name_or_path,
+                config.revision,
+                config.variant,
+                config.cache_dir,
+                config.hub_token,
+            )
+            backbone = load_backbone(
+                folder,
+                config.variant,
+                resolution=config.resolution if config.was_given("resolution") else None,
+                prediction_type=config.prediction_type,
+                **settings,
+            )
+        if backbone.conditioned_on != self.conditioned_on:
+            raise DiffTuneError(
+                f"--pretrained_model_name_or_path is a {backbone.pipeline_class.__name__}, which is conditioned on"
+                f" {backbone.conditioned_on}; this script trains models that are conditioned on {self.conditioned_on}."
+            )
+        return backbone
 
     def find_adapter(self) -> AdapterSettings | None:
         """The adapter that the flags ask for, if it fits what is to train; `None` if all of that trains."""
@@ -106,21 +163,28 @@ class Task:
         return self.config.retention_target == "pretrained"
 
     def check_target(self) -> CutCaptions | None:
-        """Looks at the opened target data; returns how many captions are longer than the model reads, if it reads any."""
-        return tell_cut_captions(self.context, self.backbone, self.target)
+        """Looks at the opened target data: counts the captions that are longer than the model reads, if it reads any, on
+        the main process."""
+        found = cut_captions(self.target, self.backbone) if self.context.accelerator.is_main_process else None
+        if found is not None and found.count:
+            logger.warning("%s.", found.sentence())
+        return found
 
-    def find_validation_inputs(self) -> ValidationInputs | None:
-        """What to make validation images of; `None` if nothing is named."""
+    def find_validation(self) -> Validation:
+        """The validation images to be made; of no prompts if nothing is named."""
         raise NotImplementedError
 
     def open_evaluation(self) -> Evaluation | None:
         """What is measured while training; `None` if nothing is."""
-        return open_quality_evaluation(self.context, self.backbone, self.target)
+        if self.config.evaluation_data is None:
+            return None
+        held_out = open_held_out(self.context, QualityEvaluation.flags)
+        return QualityEvaluation(self.context, self.backbone, self.target, held_out)
 
     def run_settings(self) -> dict[str, Any]:
         """What decides the course of the run, so that a checkpoint is only resumed where it means the same."""
         settings = run_settings(self.context, self.backbone, self.target, self.bank)
-        return settings if self.evaluation is None else settings | {self.evaluation.flags: self.evaluation.settings}
+        return settings if self.evaluation is None else settings | self.evaluation.settings
 
     def record(self) -> dict[str, Any]:
         """What `run_config.json` says of this task alone."""
@@ -163,16 +227,39 @@ class Task:
     def load_trainable(self) -> Trainable:
         """Loads the denoiser and makes it train: an adapter on it, or all of it, in float32."""
         if self.adapter is None:
-            return FullDenoiser(
-                self.backbone, self.load_denoiser(), keep_pretrained=self.keeps_pretrained, **self.average_settings()
-            )
+            average = self.average_settings()
+            return FullDenoiser(self.backbone, self.load_denoiser(), keep_pretrained=self.keeps_pretrained, **average)
         denoiser = self.load_denoiser(self.context.weight_dtype)
         torch.manual_seed(self.context.seed)  # some layers start at random
         return AdaptedDenoiser(self.backbone, denoiser, self.adapter, self.keeps_pretrained)
 
-    def load_denoiser(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-        """The pretrained denoiser; what is trained must be float32."""
-        return load_denoiser(self.config, self.backbone, dtype)
+    def load_denoiser(self, dtype: torch.dtype = torch.float32, revision: str | None = None) -> torch.nn.Module:
+        """The pretrained denoiser, with the memory savers that the flags ask for.
+
+        Args:
+            dtype (`torch.dtype`, *optional*, defaults to float32): Its precision; what is trained must be float32.
+            revision (`str`, *optional*): `--non_ema_revision`: the revision on the Hub of other weights than the
+                pipeline's.
+        """
+        config = self.config
+        if revision is None:
+            return self.save_memory(self.backbone.load_denoiser(dtype=dtype))
+        name = config.pretrained_model_name_or_path
+        where = {"revision": revision, "cache_dir": config.cache_dir, "token": config.hub_token}
+        try:
+            return self.save_memory(self.backbone.load_denoiser(name, dtype, **where))
+        except OSError as error:
+            raise DiffTuneError(
+                f"--non_ema_revision {revision} of {name} cannot be loaded: {first_sentence(error)}."
+            ) from error
+
+    def save_memory(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Switches on the memory savers that the flags ask for."""
+        if self.config.gradient_checkpointing:
+            model.enable_gradient_checkpointing()
+        if self.config.enable_xformers_memory_efficient_attention:
+            model.enable_xformers_memory_efficient_attention()
+        return model
 
     def average_settings(self) -> dict[str, Any]:
         """Settings of [`FullDenoiser`] for the moving average of the weights, if the task may keep one."""
@@ -192,10 +279,51 @@ class Task:
         has_scaler = self.context.accelerator.scaler is not None
         return make_optimizer(self.config, parameters, self.total_steps, self.context.global_batch_size, has_scaler)
 
-    def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str, dict[str, Any]]:
-        """What is to train (or gets the adapter) without its weights, its name, and more about it, for the summary.
+    def empty_trainable(self, denoiser: torch.nn.Module) -> tuple[torch.nn.Module, str]:
+        """What is to train (or gets the adapter) without its weights, and what the summary calls it.
 
         Args:
             denoiser (`torch.nn.Module`): The denoiser without its weights.
         """
-        return denoiser, self.backbone.denoiser_name, {}
+        return denoiser, f"the {self.backbone.denoiser_name}"
+
+    # What callbacks use.
+
+    def tell(self, event: str, *facts: Any) -> None:
+        """Calls a method of every callback."""
+        for callback in self.all_callbacks:
+            getattr(callback, event)(self, *facts)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is due after this step."""
+        return self.step % self.config.checkpointing_steps == 0
+
+    @property
+    def is_validating(self) -> bool:
+        """Whether validation images are due after this step."""
+        return bool(self.validation.prompts) and self.step in self.validation_steps
+
+    def save(self) -> None:
+        """Writes a checkpoint, if there is none of this step yet."""
+        if self.saved_step == self.step:
+            return
+        with self.log.pause():
+            self.state.save(self.step, self.log.pending())
+        self.saved_step = self.step
+        self.tell("on_save", self.context.output_dir / f"checkpoint-{self.step}")
+
+    def card_facts(self) -> dict[str, Any]:
+        """What the model card says and no other file of the run folder has; call it on the main process."""
+        manifest = None if self.bank is None else self.bank.manifest
+        return {
+            "repo_id": None if self.publisher is None else self.publisher.repo_id,
+            "result": self.trainable.result,
+            "pipeline_class": self.backbone.pipeline_class.__name__,
+            "num_rows": None if self.config.streaming else len(self.target),
+            "knowledge_bank": None if manifest is None else {name: getattr(manifest, name) for name in OF_THE_BANK},
+            "images": {
+                title: [path.relative_to(self.context.output_dir).as_posix() for path in paths]
+                for title, paths in self.validation.images_by_prompt().items()
+            },
+        }

@@ -12,9 +12,8 @@ from ..config import TextToImageConfig
 from ..errors import DiffTuneError
 from ..objective import DiffTuningObjective, NoisyBatch
 from .batches import Batch
-from .pretrained import load_denoiser
 from .trainer import Trainer
-from .validation import ValidationInputs
+from .validation import Validation
 
 
 class TextToImageTrainer(Trainer):
@@ -37,12 +36,11 @@ class TextToImageTrainer(Trainer):
             )
         return objective
 
-    def find_validation_inputs(self) -> ValidationInputs | None:
-        prompts = self.config.validation_prompts
-        return ValidationInputs(prompts) if prompts else None
+    def find_validation(self) -> Validation:
+        return Validation(self.context, self.backbone, self.config.validation_prompts or [])
 
-    def load_denoiser(self, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-        return load_denoiser(self.config, self.backbone, dtype, revision=self.config.non_ema_revision)
+    def load_denoiser(self, dtype: torch.dtype = torch.float32, revision: str | None = None) -> torch.nn.Module:
+        return super().load_denoiser(dtype, revision or self.config.non_ema_revision)
 
     def add_noise(self, latents: torch.Tensor, condition: dict[str, torch.Tensor], batch: Batch) -> NoisyBatch:
         noisy = super().add_noise(latents, condition, batch)

@@ -14,25 +14,23 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..data.cache.encodings import build_image_cache, build_prompt_cache, data_name
+from ..data.dataset import load_target_data
+from ..data.stream import StreamedTarget
 from ..errors import DiffTuneError
 from ..io.processes import from_main
 from ..objective import DiffTuningLoss, NoisyBatch
-from ..publishing.card import OF_THE_BANK
 from .bank import make_bank, open_bank
 from .batches import Batch
 from .callbacks import Callback, with_default_callbacks
 from .checkpoint import TrainingState
-from .finish import end_training, save_result, write_card
 from .log import TrainingLog
 from .not_finite import LeftOutSteps
 from .publish import begin_publishing
-from .record import begin_records
-from .run import start_run
-from .run_identity import check_crops
+from .record import begin_records, save_result, write_card
+from .run import end_training, start_run
 from .summary import tell_summary
-from .target import open_target
 from .task import Task
-from .validation import Validation
+from .validation import validation_steps
 
 
 STEPS = ("check", "sample_bank", "prepare_data", "build", "train", "finish")
@@ -106,26 +104,27 @@ class Trainer(Task):
         self.backbone = self.find_backbone()
         self.adapter = self.find_adapter()
         self.objective = self.make_objective()
-        self.target = open_target(self.context)
+        open_target = StreamedTarget if self.config.streaming else load_target_data
+        self.target = open_target(self.config, self.context.seed, self.config.cache_dir)
         self.captions = self.check_target()
-        self.validation_inputs = self.find_validation_inputs()
+        self.total_steps = self.context.total_steps(len(self.target))
+        self.validation = self.find_validation()
+        self.validation_steps = validation_steps(
+            self.config, self.context.steps_per_epoch(len(self.target)), self.total_steps
+        )
         self.evaluation = self.open_evaluation()
         self.bank, bank_flags = open_bank(self.context, self.backbone, self.target)
         self.fill_in(**bank_flags)
-        self.total_steps = self.context.total_steps(len(self.target))
         self.state = TrainingState(self.context, self.run_settings(), self.total_steps)
         self.publisher = begin_publishing(self.context)
-        summary = tell_summary(self)
-        begin_records(
-            self.context,
-            {"total_steps": self.total_steps, "settings": self.state.settings, **self.record(), "summary": summary},
-        )
+        facts = {"total_steps": self.total_steps, "settings": self.state.settings, **self.record()}
+        begin_records(self.context, facts | {"summary": tell_summary(self)})
 
     def sample_bank(self) -> None:
         """Samples the untouched pipeline into a knowledge bank, unless the run has one or needs none."""
         self.begin("sample_bank")
         if self.bank is None and self.context.source_share:
-            self.bank = make_bank(self.context, self.backbone, self.target, self.total_steps)
+            self.bank = make_bank(self.context, self.backbone, self.target)
 
     def prepare_data(self) -> None:
         """Encodes images and prompts once, after which the encoders leave memory; without caches, loads the encoders."""
@@ -136,7 +135,6 @@ class Trainer(Task):
             self.batches = self.plan_batches()
             return
         images = build_image_cache(self.target, self.backbone, config, config.cache_dir, device, dtype)
-        check_crops(self.context, images)
         wanted = self.target.distinct_captions
         if self.bank is not None:
             wanted = [*wanted, *(self.bank.prompts() if config.retention_prompts == "sampled" else [""])]
@@ -152,13 +150,6 @@ class Trainer(Task):
         self.begin("build")
         self.trainable = self.load_trainable()
         self.state.prepare(self.trainable, *self.make_optimizer(self.trainable.parameters()))
-        self.validation = Validation(
-            self.context,
-            self.backbone,
-            self.trainable,
-            self.validation_inputs,
-            self.context.steps_per_epoch(len(self.target)),
-        )
 
     def train(self) -> None:
         """Trains to the end of the run. What happens before the first step and after every one is what callbacks do."""
@@ -279,52 +270,11 @@ class Trainer(Task):
         accelerator = self.context.accelerator
         with self.context.whole_weights():
             files = from_main(accelerator, partial(save_result, self.trainable, self.context.output_dir))
-        self.validation.make(self.total_steps)
+        self.validation.make(self.total_steps, self.trainable)
         from_main(accelerator, lambda: write_card(self.context, self.card_facts() | {"files": files}))
         end_training(accelerator)  # before the upload, so that trackers are closed if that fails
         if self.publisher is not None:
             self.publisher.finish()
-
-    # What callbacks use.
-
-    def tell(self, event: str, *facts: Any) -> None:
-        """Calls a method of every callback."""
-        for callback in self.all_callbacks:
-            getattr(callback, event)(self, *facts)
-
-    @property
-    def is_saving(self) -> bool:
-        """Whether a checkpoint is due after this step."""
-        return self.step % self.config.checkpointing_steps == 0
-
-    @property
-    def is_validating(self) -> bool:
-        """Whether validation images are due after this step."""
-        return self.validation.due(self.step)
-
-    def save(self) -> None:
-        """Writes a checkpoint, if there is none of this step yet."""
-        if self.saved_step == self.step:
-            return
-        with self.log.pause():
-            self.state.save(self.step, self.log.pending())
-        self.saved_step = self.step
-        self.tell("on_save", self.context.output_dir / f"checkpoint-{self.step}")
-
-    def card_facts(self) -> dict[str, Any]:
-        """What the model card says and no other file of the run folder has; call it on the main process."""
-        manifest = None if self.bank is None else self.bank.manifest
-        return {
-            "repo_id": None if self.publisher is None else self.publisher.repo_id,
-            "result": self.trainable.result,
-            "pipeline_class": self.backbone.pipeline_class.__name__,
-            "num_rows": None if self.config.streaming else len(self.target),
-            "knowledge_bank": None if manifest is None else {name: getattr(manifest, name) for name in OF_THE_BANK},
-            "images": {
-                title: [path.relative_to(self.context.output_dir).as_posix() for path in paths]
-                for title, paths in self.validation.images_by_prompt().items()
-            },
-        }
 
     # What the steps have in common.
 

@@ -5,7 +5,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from PIL import Image
 
 from ..backbones import Backbone
+from ..console import counted
 from ..io.atomic import atomic_folder
 from ..io.processes import from_main
 from ..trainables import Trainable
@@ -26,16 +26,8 @@ SAMPLING_STEPS = 20
 
 def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> range:
     """After which steps validation images are made, beside the last one: every `--validation_steps` steps if that is set,
-    else at the end of the first of every `--validation_epochs` epochs, as diffusers' scripts have it.
-
-    Args:
-        config: The config of a script.
-        steps_per_epoch (`int`): Optimiser steps of an epoch.
-        total_steps (`int`): There are no steps after this one.
-
-    Returns:
-        `range`: The steps; none of a stream, which has no epochs, without `--validation_steps`.
-    """
+    else at the end of the first of every `--validation_epochs` epochs, as diffusers' scripts have it. A stream has no
+    epochs."""
     if config.validation_steps is not None:
         return range(config.validation_steps, total_steps + 1, config.validation_steps)
     if config.streaming:
@@ -43,75 +35,51 @@ def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> ran
     return range(steps_per_epoch, total_steps + 1, steps_per_epoch * config.validation_epochs)
 
 
-@dataclass
-class ValidationInputs:
-    """What validation images are made of.
-
-    Attributes:
-        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
-        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
-        titles (`list[str]`, *optional*): What to call each image where people see it; `None` is its prompt.
-    """
-
-    prompts: list[str]
-    controls: list[Image.Image] | None = None
-    titles: list[str] | None = None
-
-
 class Validation:
-    """When to make validation images, and making them with the weights that would be saved now.
+    """Validation images, and making them with the weights that would be saved now.
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        trained ([`Trainable`]): What trains; builds the pipeline.
-        inputs ([`ValidationInputs`], *optional*): What to make images of; `None` is nothing.
-        steps_per_epoch (`int`): Optimiser steps of an epoch.
+        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
+        titles (`list[str]`, *optional*): What to call each image where people see it, by default its prompt.
 
     Attributes:
-        images (`list[Path]`): The newest images.
+        images (`list[Path]`): The files of the newest images.
     """
 
     def __init__(
         self,
         run: Run,
         backbone: Backbone,
-        trained: Trainable,
-        inputs: ValidationInputs | None,
-        steps_per_epoch: int,
+        prompts: list[str],
+        controls: list[Image.Image] | None = None,
+        titles: list[str] | None = None,
     ) -> None:
-        self.run, self.backbone, self.trained, self.steps_per_epoch = run, backbone, trained, steps_per_epoch
-        inputs = inputs or ValidationInputs([])
-        self.prompts, self.controls = inputs.prompts, inputs.controls
-        self.titles = inputs.prompts if inputs.titles is None else inputs.titles
+        self.run, self.backbone = run, backbone
+        self.prompts, self.controls, self.titles = prompts, controls, titles or prompts
         self.images: list[Path] = []
         self.last_step: int | None = None
 
-    def due(self, step: int) -> bool:
-        """Whether images are due after this many steps; see [`validation_steps`]."""
-        return bool(self.prompts) and step in validation_steps(self.run.config, self.steps_per_epoch, step)
-
-    def make(self, step: int) -> None:
+    def make(self, step: int, trained: Trainable) -> None:
         """Makes `validation/step-{step}/{i}.png`, and `{i}-condition.png` beside it where there is a control image, and
         hands them to the trackers; call it on every process."""
         if self.prompts and self.last_step != step:
             with self.run.whole_weights():
-                self.images = from_main(self.run.accelerator, self.run.stop.giving_way(lambda: self.write(step)))
+                making = self.run.stop.giving_way(lambda: self.write(step, trained))
+                self.images = from_main(self.run.accelerator, making)
         self.last_step = step
 
-    def is_made(self, step: int) -> bool:
-        """Whether an earlier start of the run made the images of a step; call it on the main process."""
-        return self.folder(step).is_dir()
-
     def folder(self, step: int) -> Path:
-        """Where the images of a step are."""
+        """Where the images of a step are, once they are made."""
         return self.run.output_dir / "validation" / f"step-{step}"
 
-    def write(self, step: int) -> list[Path]:
+    def write(self, step: int, trained: Trainable) -> list[Path]:
         """Makes them on this process alone; returns the files of the images."""
-        folder, number = self.folder(step), len(self.prompts)
-        logger.info("Making %d validation image%s in %s", number, "" if number == 1 else "s", folder)
-        images = self.sample()
+        folder = self.folder(step)
+        logger.info("Making %s in %s", counted(len(self.prompts), "validation image"), folder)
+        images = self.sample(trained)
         paths = [folder / f"{i}.png" for i in range(len(images))]
         with atomic_folder(folder) as aside:
             for image, path in zip(images, paths, strict=True):
@@ -137,9 +105,9 @@ class Validation:
             paths.append(path)
         return found
 
-    def sample(self) -> list[Image.Image]:
+    def sample(self, trained: Trainable) -> list[Image.Image]:
         side = self.backbone.resolution
-        with sampling(self.run, self.backbone, self.trained) as pipeline:
+        with sampling(self.run, self.backbone, trained) as pipeline:
             return [
                 pipeline(
                     **self.backbone.sample_arguments(pipeline, [prompt], side, side),

@@ -15,9 +15,8 @@ from diffusers import DDPMScheduler
 from diffusers_difftune.config.parse import config_parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective
-from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.control_flags import check_control_flags
 from tests.flag_lab import SCRIPTS
+from tests.training.runs import check_flags
 
 
 NEVER = ["nan", "inf", "-inf", "1e400", "", "1" * 5000]
@@ -51,8 +50,6 @@ class Checked:
         del values["config"]
         config = self.config_class(**values)
         check_flags(config)
-        if hasattr(config, "condition_kind"):
-            check_control_flags(config)
         return config
 
 

@@ -20,7 +20,7 @@ from diffusers_difftune.data.images.formats import FORMATS
 from diffusers_difftune.data.stream import StreamedTarget
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.real_images import read_images
-from diffusers_difftune.training.control_flags import open_control_image
+from diffusers_difftune.training.controlnet import open_control_image
 from tests.data.image_files import png, saved, tiff
 from tests.tiny import save_tiny_conditions, save_tiny_images
 

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Only the split named train is trained on, by either flag, and what is held out is what is measured by."""
 
+import dataclasses
 import json
 import logging
 from argparse import Namespace
@@ -35,10 +36,10 @@ def parquet(folder: Path, *files: str) -> Path:
     return folder
 
 
-def images(folder: Path, *inner: str) -> Path:
-    """Folders of two images with a metadata.jsonl each, whose captions are the folders' names."""
+def images(folder: Path, *inner: str, count: int = 2) -> Path:
+    """Folders of images with a metadata.jsonl each, whose captions are the folders' names."""
     for name in inner:
-        save_tiny_images(folder / name, 2, captions=[f"{name} {row}" for row in range(2)])
+        save_tiny_images(folder / name, count, captions=rows_of(name, count=count))
     return folder
 
 
@@ -78,8 +79,8 @@ def captions_of(target: TargetData) -> list[str]:
     return [target.captions(row)[0] for row in range(len(target))]
 
 
-def rows_of(*names: str) -> list[str]:
-    return [f"{name} {row}" for name in names for row in range(2)]
+def rows_of(*names: str, count: int = 2) -> list[str]:
+    return [f"{name} {row}" for name in names for row in range(count)]
 
 
 SHARDS = [f"data/{split}-00000-of-00001.parquet" for split in ("test", "train", "validation")]
@@ -326,14 +327,18 @@ def test_a_data_set_is_measured_by_its_held_out_split(tmp_path: Path) -> None:
 
 
 def test_evaluation_data_are_the_held_out_ones_of_the_training_folder(tmp_path: Path) -> None:
-    folder = images(tmp_path / "data", "test", "train")
+    folder = images(tmp_path / "data", "test", "train", count=8)
     config = TextToImageConfig(train_data_dir=folder, cache_dir=tmp_path / "cache")
-    run = SimpleNamespace(config=config, seed=0)
-    assert captions_of(open_held_out(run, "evaluation", str(folder), 2)) == rows_of("test")
-    images(folder, "val")
+
+    def held_out(place: Path) -> TargetData:
+        flags = dataclasses.replace(config, evaluation_data=str(place), evaluation_samples=8)
+        return open_held_out(SimpleNamespace(config=flags, seed=0), "evaluation")
+
+    assert captions_of(held_out(folder)) == rows_of("test", count=8)
+    images(folder, "val", count=8)
     with pytest.raises(DiffTuneError, match="^--evaluation_data: .* has the splits test, validation; give the folder"):
-        open_held_out(run, "evaluation", str(folder), 2)
-    assert captions_of(open_held_out(run, "evaluation", str(folder / "val"), 2)) == rows_of("val")
+        held_out(folder)
+    assert captions_of(held_out(folder / "val")) == rows_of("val", count=8)
 
 
 def test_commands_that_measure_read_what_is_held_out(tmp_path: Path) -> None:

@@ -38,7 +38,9 @@ def evaluation(features: Path, tmp_path: Path, target: int, streaming: bool = Fa
     given = data_flags(tmp_path / f"target-{target}", target, streaming=streaming)
     rows = StreamedTarget(given, 0) if streaming else load_target_data(given, 0, tmp_path / "cache")
     config = {
+        "evaluation_data": str(tmp_path / "held-out"),
         "evaluation_samples": 9,
+        "evaluation_steps": 1,
         "evaluation_features": str(features),
         "evaluation_inference_steps": 1,
         "evaluation_guidance_scale": 1.0,

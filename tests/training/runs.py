@@ -17,6 +17,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from diffusers_difftune import (
+    ClassConditionalTrainer,
+    ControlNetTrainer,
+    TextToImageLoraTrainer,
+    TextToImageTrainer,
+)
+from diffusers_difftune.config.shared import TrainingConfig
+
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "training_scripts"
@@ -39,6 +47,13 @@ def load_script(name: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def check_flags(config: TrainingConfig) -> None:
+    """What the trainer of a config checks before anything is opened."""
+    trainers = (TextToImageTrainer, TextToImageLoraTrainer, ControlNetTrainer, ClassConditionalTrainer)
+    trainer = next(each for each in trainers if each.config_class is type(config))
+    trainer(config).check_flags()
 
 
 def arguments(pipeline: Path, images: Path, output: Path, flags: str = "") -> list[str]:

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from diffusers_difftune.io import atomic
-from diffusers_difftune.training.finish import save_result
 from diffusers_difftune.training.log import TrainingLog
+from diffusers_difftune.training.record import save_result
 
 
 class Trained:

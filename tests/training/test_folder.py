@@ -52,7 +52,7 @@ def copied(done, tmp_path) -> Path:
 
 
 def test_a_finished_run_is_not_written_over(copied, tiny_pipeline, tiny_images, capsys, monkeypatch):
-    monkeypatch.setattr("diffusers_difftune.training.pretrained.load_backbone", None)  # it does not come as far
+    monkeypatch.setattr("diffusers_difftune.training.task.load_backbone", None)  # it does not come as far
     before = contents(copied)
     said = refused(capsys, tiny_pipeline, tiny_images, copied)
     assert said == (

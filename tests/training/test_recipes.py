@@ -20,11 +20,9 @@ from diffusers_difftune.config import (
     TextToImageLoraConfig,
 )
 from diffusers_difftune.config.parse import flags_file, parse_config
-from diffusers_difftune.training.checks import check_flags
-from diffusers_difftune.training.control_flags import check_control_flags
 from tests.tiny import tiny_image
 
-from .runs import CLASS, FULL, LORA, ROOT, load_script, log
+from .runs import CLASS, FULL, LORA, ROOT, check_flags, load_script, log
 
 
 FOLDER = ROOT / "training_scripts" / "recipes"
@@ -95,8 +93,6 @@ def test_a_recipe_is_a_whole_run_for_its_script(name: str, tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)  # outputs go into the working directory
     config = parse_config(CONFIGS[script_of(name)], flags)
     check_flags(config)
-    if isinstance(config, ControlNetConfig):
-        check_control_flags(config)
     for key, value in values_of(name).items():
         found = getattr(config, key)
         assert found == (float(value) if isinstance(found, float) else value), key

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from diffusers_difftune.bank.manifest import MANIFEST_NAME, BankManifest
-from diffusers_difftune.training.checkpoint_files import STATE_FILE, read_settings
+from diffusers_difftune.training.checkpoint_files import read_settings
 from diffusers_difftune.training.differences import FACTS, differences
 from tests.tiny import save_tiny_images
 from tests.training.runs import FULL, arguments, load_script, log, losses, same_weights
@@ -128,19 +128,6 @@ def test_other_data_are_told_in_numbers(begun, tiny_pipeline, tiny_images, tmp_p
     assert not re.search("[0-9a-f]{16}", said + given), "nobody knows a hash"
 
 
-def test_an_older_checkpoint_without_facts_is_told_in_words(begun, tiny_pipeline, tmp_path, capsys):
-    folder = tmp_path / "run"
-    shutil.copytree(begun / "run", folder)
-    state = folder / "checkpoint-2" / STATE_FILE
-    content = json.loads(state.read_text())
-    del content["settings"][FACTS]
-    state.write_text(json.dumps(content))
-    more = save_tiny_images(tmp_path / "more", count=8)
-    said = refused(capsys, tiny_pipeline, more, folder, RESUME)
-    assert re.search("the target data, 8 rows .*, has other images, captions or labels than it had;", said)
-    assert not re.search("[0-9a-f]{16}", said)
-
-
 def test_every_setting_has_its_words(begun):
     """No setting, whatever changes it, is told by a hash or by its name in the code."""
     now = read_settings(begun / "run" / "checkpoint-2")
@@ -151,8 +138,10 @@ def test_every_setting_has_its_words(begun):
     for clause in clauses:
         assert clause.startswith(("--", "the ", "it trained "))
         assert not re.search("[0-9a-f]{16}", clause.replace(str(begun.parent), "")), clause
-    parts = {"extractor": ({"kind": "edge"}, {"kind": "sketch"}), "control_evaluation": ({"data": "a"}, {"data": "b"})}
-    assert differences({k: v[0] for k, v in parts.items()}, {k: v[1] for k, v in parts.items()}) == [
-        "the extractor of control images had the kind edge and has sketch",
+    then = {"extractor's kind": "edge", "control_evaluation_data": "a", "control_evaluation_samples": 2}
+    now = {"extractor's kind": "sketch", "control_evaluation_data": "b", "control_evaluation_samples": 3}
+    assert differences(then, now) == [
+        "the extractor's kind was edge and is sketch",
         "--control_evaluation_data has other rows than it had",
+        "--control_evaluation_samples was 2 and is 3",
     ]

@@ -94,9 +94,9 @@ def test_making_images_gives_way_and_is_made_up_for(tiny_pipeline, tiny_images, 
     whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", flags)
     sample, calls = Validation.sample, []
 
-    def sample_and_be_stopped(self):
+    def sample_and_be_stopped(self, trained):
         calls.append(self)
-        images = sample(self)
+        images = sample(self, trained)
         if len(calls) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)  # cut short

@@ -88,7 +88,7 @@ def test_keyword_arguments_train_as_the_command_line_does(tiny_pipeline, tiny_im
     same_weights(folder, script)
     records = [json.loads((each / "run_config.json").read_text()) for each in (folder, script)]
     for record in records:
-        del record["flags"]["output_dir"], record["summary"]["output_dir"], record["summary"]["bank"]["folder"]
+        del record["flags"]["output_dir"], record["summary"]["results"]
     assert records[0] == records[1]
     assert recorder.events == [
         (0, "begin"),
