@@ -47,7 +47,7 @@ class DiffTuneError(ValueError):
 
 
 @contextmanager
-def flag(name: str) -> Iterator[None]:
+def flag(name: str | None = None, **arguments: str) -> Iterator[None]:
     """Gives mistakes that are found in its block the flag they are about, unless they have one, or begin with one, already.
 
     ```python
@@ -56,12 +56,18 @@ def flag(name: str) -> Iterator[None]:
     ```
 
     Args:
-        name (`str`): The flag or argument, as it is typed; it may be followed by its value.
+        name (`str`, *optional*): The flag or argument, as it is typed; it may be followed by its value.
+        arguments (`str`): The flags that some arguments of what is called in the block are from, by the argument's name; a
+            mistake about such an argument is told as one about the flag.
     """
     try:
         yield
     except DiffTuneError as error:
-        if error.flag is None and not error.sentence.startswith("--"):
+        if error.flag in arguments:
+            given = arguments[error.flag]
+            error.sentence = re.sub(rf"^{error.flag}(?= )", lambda _: given, error.sentence)
+            error.flag = given
+        elif error.flag is None and not error.sentence.startswith("--"):
             error.flag = name
         raise
 

@@ -260,7 +260,7 @@ ROWS: dict[str, tuple] = {
         lambda place: {
             MODEL: place.edited("model_index.json", scheduler=["diffusers", "EDMDPMSolverMultistepScheduler"])
         },
-        f"--{MODEL}: the scheduler of .* is EDMDPMSolverMultistepScheduler, which has continuous noise levels; give .*",
+        f"--{MODEL}: the scheduler of .* is .EDMDPMSolverMultistepScheduler., whose noise levels are not those of DDPM .*; give .*",
     ),
     "a model for inpainting": (
         lambda place: {MODEL: place.edited("unet/config.json", in_channels=9)},
@@ -337,7 +337,7 @@ ROWS: dict[str, tuple] = {
     ),
     "bank of another resolution": (
         lambda place: {BANK: place.bank, "resolution": 8},
-        r"--knowledge_bank: .* has latents of \[4, 8, 8\] \(--resolution 16\), and training needs \[4, 4, 4\]; .*",
+        r"--knowledge_bank: .* has latents of \[4, 8, 8\] \(images of 16 pixels\), and training needs \[4, 4, 4\]; .*",
     ),
     "half-built bank": (
         lambda place: {BANK: half_built(place)},

@@ -85,7 +85,7 @@ def through_autoencoder(backbone: Backbone, images: torch.Tensor, batch_size: in
         batch_size (`int`, *optional*, defaults to 64): Images at a time.
     """
     latents = [backbone.encode_images(batch / 127.5 - 1)[0] for batch in images.split(batch_size)]
-    decoded = [backbone.decode_latents(backbone.to_denoiser(part)) for part in latents]
+    decoded = [backbone.decode(backbone.vae, backbone.to_denoiser(part)) for part in latents]
     return (255 * torch.cat(decoded)).round().to(torch.uint8)
 
 

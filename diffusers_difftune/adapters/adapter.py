@@ -27,12 +27,12 @@ class Adapter:
     Args:
         model (`torch.nn.Module`): The pretrained model, in the precision it is to be frozen in; changed in place.
         settings ([`AdapterSettings`]): What trains.
-        what (`str`, *optional*, defaults to `"denoiser"`): What the model is called in messages.
+        what (`str`): What the model is called in messages.
         keep_pretrained (`bool`, *optional*, defaults to `False`): Keep a copy of the pretrained parameters that train, so
             that [`off`] can bring them back.
-        training (`bool`, *optional*, defaults to `True`): Make what trains float32.
         kept_rows (`int`, *optional*, defaults to 0): Rows of embedding tables, the first ones, that are saved also if
             they did not change.
+        training (`bool`, *optional*, defaults to `True`): Make what trains float32.
 
     Raises:
         DiffTuneError: The model has no module or parameter of a name in the settings, or one that cannot be adapted.
@@ -42,7 +42,7 @@ class Adapter:
         self,
         model: torch.nn.Module,
         settings: AdapterSettings,
-        what: str = "denoiser",
+        what: str,
         keep_pretrained: bool = False,
         kept_rows: int = 0,
         training: bool = True,
@@ -89,11 +89,7 @@ class Adapter:
 
     @contextmanager
     def off(self) -> Iterator[None]:
-        """A context in which the model is the pretrained one, bit for bit.
-
-        Raises:
-            ValueError: Parameters of the model itself train, and it was not asked to keep what they were.
-        """
+        """A context in which the model is the pretrained one, bit for bit; asks for `keep_pretrained`."""
         if self.pretrained.keys() != self.own.keys():
             raise ValueError("the pretrained parameters are gone: make the adapter with keep_pretrained=True")
         switch_layers(self.model, False)
@@ -121,14 +117,8 @@ class Adapter:
         return found
 
     def check(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Checks that saved tensors fit.
-
-        Args:
-            tensors (`dict[str, torch.Tensor]`): What [`tensors`] gave.
-
-        Raises:
-            DiffTuneError: One is missing, unknown, of another shape, or not finite; the message says which, and not of what file.
-        """
+        """Refuses saved tensors that do not fit: one is missing, unknown, of another shape, or not finite. What file they are of,
+        the caller knows."""
         trained = self.added | self.own
         expected = trained.keys() | {name + ROWS for name in self.tables}
         if missing := sorted(expected - tensors.keys()):
@@ -158,15 +148,7 @@ class Adapter:
                 parameter.copy_(tensors[name])
 
     def load(self, tensors: dict[str, torch.Tensor], place: Path) -> None:
-        """Checks and takes over what a checkpoint of this run has.
-
-        Args:
-            tensors (`dict[str, torch.Tensor]`): The tensors.
-            place (`Path`): Where they are from, for the message.
-
-        Raises:
-            DiffTuneError: They do not fit.
-        """
+        """Checks and takes over what a checkpoint of this run has."""
         try:
             self.check(tensors)
         except DiffTuneError as error:

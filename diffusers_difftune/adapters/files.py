@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from ..errors import DiffTuneError, first_sentence, quoted
 from .adapter import Adapter
 from .settings import AdapterSettings
-from .stock_lora import check_stock_reads, lora_metadata, lora_tensors
+from .stock_lora import lora_metadata, lora_tensors
 
 
 TENSOR_FILE = "difftune_adapter.safetensors"
@@ -23,7 +23,6 @@ CONFIG_FILE = "difftune_adapter_config.json"
 LORA_FILE = "pytorch_lora_weights.safetensors"
 LORA_METADATA = "lora_adapter_metadata"  # where diffusers looks for PEFT's config in the file
 PIPELINE_METADATA = "difftune_pipeline"  # and where we do for what the pipeline is to be told
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass
@@ -44,14 +43,7 @@ class SavedAdapter:
 
 
 def write_adapter(folder: Path, adapter: Adapter, component: str, pipeline: dict[str, Any] | None = None) -> None:
-    """Writes `difftune_adapter.safetensors` and `difftune_adapter_config.json`.
-
-    Args:
-        folder (`Path`): Where to; it exists.
-        adapter ([`Adapter`]): The adapter.
-        component (`str`): The component of the pipeline that it is on.
-        pipeline (`dict`, *optional*): See [`SavedAdapter`].
-    """
+    """Writes `difftune_adapter.safetensors` and `difftune_adapter_config.json`; `component` and `pipeline` as in [`SavedAdapter`]."""
     save_file(adapter.tensors(), folder / TENSOR_FILE, metadata={"format": "pt"})
     content = {
         "adapter": adapter.settings.to_dict(),
@@ -62,22 +54,9 @@ def write_adapter(folder: Path, adapter: Adapter, component: str, pipeline: dict
     (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_lora(
-    folder: Path, adapter: Adapter, component: str, pipeline_class: Any, pipeline: dict[str, Any] | None = None
-) -> None:
-    """Writes `pytorch_lora_weights.safetensors`, with rank, alpha and modules in it, as `load_lora_weights` reads it.
-
-    Args:
-        folder (`Path`): Where to; it exists.
-        adapter ([`Adapter`]): The adapter, a LoRA or DoRA.
-        component (`str`): The component of the pipeline that it is on.
-        pipeline_class (`type`): The class of the pipeline.
-        pipeline (`dict`, *optional*): See [`SavedAdapter`]; only [`load_adapter`] reads it.
-
-    Raises:
-        DiffTuneError: Stock diffusers would not read all of it. Nothing is written then.
-    """
-    check_stock_reads(adapter, component, pipeline_class)
+def write_lora(folder: Path, adapter: Adapter, component: str, pipeline: dict[str, Any]) -> None:
+    """Writes `pytorch_lora_weights.safetensors`, with rank, alpha and modules in it, as `load_lora_weights` reads it, and what only
+    [`load_adapter`] reads."""
     metadata = {"format": "pt", LORA_METADATA: json.dumps(lora_metadata(adapter, component), indent=2, sort_keys=True)}
     if pipeline:
         metadata[PIPELINE_METADATA] = json.dumps(pipeline)
@@ -85,46 +64,35 @@ def write_lora(
 
 
 def read_adapter(folder: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
-    """Reads the files of an adapter, of either form.
-
-    Args:
-        folder (`Path`): A folder that [`write_adapter`] or [`write_lora`] wrote to.
-
-    Returns:
-        [`SavedAdapter`] and `dict[str, torch.Tensor]`: What it is, and its tensors by the names of [`Adapter.tensors`].
+    """What the adapter in a folder is, and its tensors by the names of [`Adapter.tensors`].
 
     Raises:
         DiffTuneError: There is no adapter in the folder, or its files are damaged.
     """
-    if (folder / CONFIG_FILE).is_file() and (folder / LORA_FILE).is_file():
+    config, lora = folder / CONFIG_FILE, folder / LORA_FILE
+    if config.is_file() and lora.is_file():
         raise DiffTuneError(f"{folder} has two adapters, {LORA_FILE} and {TENSOR_FILE}; move the older one away.")
-    if (folder / CONFIG_FILE).is_file():
-        try:
-            content = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            settings = AdapterSettings.from_dict(content["adapter"])
-            saved = SavedAdapter(settings, content["component"], content["model_class"], content["pipeline"])
-            check_facts(saved)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DiffTuneError(f"{folder / CONFIG_FILE} cannot be read: {what_is_wrong(error)}.") from error
-        return saved, read_tensors(folder / TENSOR_FILE)
-    if (folder / LORA_FILE).is_file():
-        return read_lora(folder / LORA_FILE)
-    raise DiffTuneError(f"There is no adapter in {folder}: it has neither {CONFIG_FILE} nor {LORA_FILE}.")
+    if lora.is_file():
+        return read_lora(lora)
+    if not config.is_file():
+        raise DiffTuneError(f"There is no adapter in {folder}: it has neither {CONFIG_FILE} nor {LORA_FILE}.")
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+        settings = AdapterSettings.from_dict(content["adapter"])
+        saved = SavedAdapter(settings, content["component"], content["model_class"], content["pipeline"])
+        check_facts(saved)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DiffTuneError(f"{config} cannot be read: {what_is_wrong(error)}.") from error
+    return saved, read_tensors(folder / TENSOR_FILE)
 
 
 def check_facts(saved: SavedAdapter) -> None:
-    """Raises a [`DiffTuneError`] if a file says of an adapter or its pipeline what cannot be."""
-    for name, value in (("component", saved.component), ("model_class", saved.model_class)):
-        if not isinstance(value, str):
-            raise DiffTuneError(f"Its {name} is {quoted(value)}.")
-    check_pipeline_facts(saved.pipeline)
-
-
-def check_pipeline_facts(facts: dict[str, Any]) -> None:
-    """Raises a [`DiffTuneError`] if a file says of the pipeline what no pipeline can be told."""
-    names = facts.get("id2label", {})
+    """Refuses what a file says of an adapter or its pipeline and cannot be."""
+    prediction_type, names = saved.pipeline.get("prediction_type"), saved.pipeline.get("id2label", {})
     for name, value, holds in (
-        ("prediction_type", facts.get("prediction_type"), facts.get("prediction_type", "sample") in PREDICTION_TYPES),
+        ("component", saved.component, isinstance(saved.component, str)),
+        ("model_class", saved.model_class, isinstance(saved.model_class, str | None)),
+        ("prediction_type", prediction_type, prediction_type in (None, "epsilon", "v_prediction", "sample")),
         ("id2label", names, all(key.isdecimal() and isinstance(label, str) for key, label in names.items())),
     ):
         if not holds:
@@ -154,20 +122,17 @@ def read_lora(file: Path) -> tuple[SavedAdapter, dict[str, torch.Tensor]]:
             " pipeline.load_lora_weights."
         ) from error
     try:
-        pipeline = json.loads(metadata.get(PIPELINE_METADATA, "{}"))
-        check_pipeline_facts(pipeline)
+        saved = SavedAdapter(settings, component, pipeline=json.loads(metadata.get(PIPELINE_METADATA, "{}")))
+        check_facts(saved)
     except (ValueError, AttributeError, RecursionError) as error:
         raise DiffTuneError(f"{file} cannot be read: {what_is_wrong(error)}.") from error
-    saved = SavedAdapter(settings, component, pipeline=pipeline)
     return saved, {peft_name(name.removeprefix(f"{component}.")): tensor for name, tensor in tensors.items()}
 
 
 def peft_name(name: str) -> str:
     """The name in PEFT's layers of a tensor in a file for `load_lora_weights`."""
-    if name.endswith(".lora_magnitude_vector"):  # of DoRA, a module in PEFT and a tensor in the file
-        return f"{name}.weight"
-    # Files that were written before all names were PEFT's have these for attention.
-    return name.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B.")
+    # DoRA's is a module in PEFT and a tensor in the file.
+    return f"{name}.weight" if name.endswith(".lora_magnitude_vector") else name
 
 
 def what_is_wrong(error: Exception) -> str:

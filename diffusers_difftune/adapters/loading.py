@@ -42,7 +42,8 @@ def load_adapter(
         load_adapter(pipeline, "my-difffit")
         ```
     """
-    place = folder_of(name_or_path, "an adapter", (CONFIG_FILE, TENSOR_FILE, LORA_FILE), revision, cache_dir, token)
+    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
+    place = folder_of(name_or_path, "an adapter", (CONFIG_FILE, TENSOR_FILE, LORA_FILE), **where)
     saved, tensors = read_adapter(place)
     model = component_of(pipeline, saved, place)
     if layers(model) or getattr(model, ADAPTED, False):

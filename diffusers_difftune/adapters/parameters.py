@@ -11,18 +11,11 @@ from .settings import NAMED, AdapterSettings
 
 
 def own_parameters(model: torch.nn.Module, settings: AdapterSettings, what: str) -> dict[str, torch.nn.Parameter]:
-    """The parameters of the pretrained model that train, by the name they have in it.
-
-    Args:
-        model (`torch.nn.Module`): The model, frozen but for what an adapter added.
-        settings ([`AdapterSettings`]): The kind, and patterns of names.
-        what (`str`): What the model is called in messages.
-
-    Returns:
-        `dict[str, torch.nn.Parameter]`: The parameters, in the model's order.
+    """The parameters of the pretrained model that train, by the name they have in it, in the model's order; the model is frozen
+    but for what an adapter added.
 
     Raises:
-        DiffTuneError: No parameter fits a pattern.
+        DiffTuneError: No parameter fits a pattern of the settings.
     """
     known = {
         name.replace(".base_layer.", "."): parameter
@@ -37,7 +30,11 @@ def own_parameters(model: torch.nn.Module, settings: AdapterSettings, what: str)
             raise DiffTuneError(
                 f"None of the {len(known)} parameters of the {what} has a name like {pattern}; the first is {next(iter(known))}."
             )
-    of_norms = norm_parameters(model) if settings.kind == "difffit" else set()
+    of_norms: set[str] = set()
+    if settings.kind == "difffit":
+        of_norms = {
+            f"{name}.{each}" for name, norm in norms(model).items() for each, _ in norm.named_parameters(recurse=False)
+        }
     biases = settings.kind in ("difffit", "bitfit")
     return {
         name: parameter
@@ -51,15 +48,6 @@ def own_parameters(model: torch.nn.Module, settings: AdapterSettings, what: str)
 def norms(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
     """The normalisation layers, by name. Such a layer is known by the name of its class: there are many classes."""
     return {name: module for name, module in model.named_modules() if "Norm" in type(module).__name__}
-
-
-def norm_parameters(model: torch.nn.Module) -> set[str]:
-    """The names of weights and biases of normalisation layers."""
-    return {
-        f"{name}.{parameter}"
-        for name, module in norms(model).items()
-        for parameter, _ in module.named_parameters(recurse=False)
-    }
 
 
 def embedding_tables(model: torch.nn.Module) -> set[str]:

@@ -42,11 +42,6 @@ def peft_config(settings: AdapterSettings) -> PeftConfig:
 def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> None:
     """Adds layers that train, and that change nothing before they have.
 
-    Args:
-        model (`torch.nn.Module`): The model.
-        settings ([`AdapterSettings`]): The kind, and the modules.
-        what (`str`): What the model is called in messages.
-
     Raises:
         DiffTuneError: The model has no such module, or one that this kind cannot adapt.
     """
@@ -70,17 +65,8 @@ def add_layers(model: torch.nn.Module, settings: AdapterSettings, what: str) -> 
 
 
 def check_modules(model: torch.nn.Module, settings: AdapterSettings, what: str) -> None:
-    """Checks that there are modules of the names in the settings, and that each can get a layer of the kind. PEFT does so
-    as well, but with another error for each kind, and with a drawing of the module in it.
-
-    Args:
-        model (`torch.nn.Module`): The model.
-        settings ([`AdapterSettings`]): The kind, and the modules.
-        what (`str`): What the model is called in messages.
-
-    Raises:
-        DiffTuneError: There is no such module, or one that this kind cannot adapt.
-    """
+    """Checks that there are modules of the names in the settings, and that each can get a layer of the kind. PEFT passes over
+    a name that is not there if another is, and has an error of its own for each kind."""
     named = {
         each: [name for name, _ in model.named_modules() if name and f".{name}".endswith(f".{each}")]
         for each in settings.target_modules

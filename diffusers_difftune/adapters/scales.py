@@ -34,18 +34,7 @@ def output_projections(model: torch.nn.Module) -> list[tuple[str, torch.nn.Modul
 
 
 def add_scales(model: torch.nn.Module, what: str) -> dict[str, torch.nn.Parameter]:
-    """Adds the scales; they change nothing before they are trained.
-
-    Args:
-        model (`torch.nn.Module`): The model.
-        what (`str`): What the model is called in messages.
-
-    Returns:
-        `dict[str, torch.nn.Parameter]`: The scales, of shape `(channels,)`, by name.
-
-    Raises:
-        DiffTuneError: The model has no blocks to scale.
-    """
+    """Adds the scales, of shape (channels,), by name; they change nothing before they are trained."""
     scales = {}
     for name, layer in output_projections(model):
         scale = torch.nn.Parameter(layer.weight.new_ones(layer.weight.shape[0]))

@@ -18,9 +18,6 @@ from .peft_layers import NAME
 from .settings import AdapterSettings
 
 
-READ_WHOLE: set[str] = set()  # see check_stock_reads
-
-
 def is_stock_lora(settings: AdapterSettings, pipeline_class: Any) -> bool:
     """Whether an adapter on the denoiser is saved as a file for `pipeline.load_lora_weights`."""
     known = settings.kind in ("lora", "dora") and hasattr(pipeline_class, "save_lora_weights")
@@ -45,22 +42,12 @@ def lora_metadata(adapter: Adapter, component: str) -> dict[str, Any]:
 
 
 def check_stock_reads(adapter: Adapter, component: str, pipeline_class: Any) -> None:
-    """Checks that `load_lora_weights` would put every tensor of a LoRA where it belongs.
-
-    diffusers' own loader is run on a model without weights, and what it left out is counted. It takes up to some seconds, so
-    what was found good once is not checked again.
-
-    Args:
-        adapter ([`Adapter`]): The adapter, of a kind that [`is_stock_lora`] knows.
-        component (`str`): The component of the pipeline that it is on.
-        pipeline_class (`type`): The class of the pipeline.
+    """Checks that `load_lora_weights` would put every tensor of a LoRA where it belongs: diffusers' own loader is run on a model
+    without weights, which takes up to some seconds, and what it left out is counted.
 
     Raises:
         DiffTuneError: Something would be left out. The sentence says how many layers, and names one.
     """
-    key = what_is_read(adapter, component, pipeline_class)
-    if key in READ_WHOLE:
-        return
     expected = set(adapter.added)
     try:
         read = expected & read_by_stock(adapter, component, pipeline_class)
@@ -77,16 +64,6 @@ def check_stock_reads(adapter: Adapter, component: str, pipeline_class: Any) -> 
             f" {pipeline_class.__name__}.load_lora_weights would read back {len(layers) - len(lost)}, and not {min(lost)} for"
             " one; leave such modules out, or take --adapter loha or lokr, which load_adapter loads."
         )
-    READ_WHOLE.add(key)
-
-
-def what_is_read(adapter: Adapter, component: str, pipeline_class: Any) -> str:
-    """All that the outcome of a check depends on: classes, the model's config, PEFT's, names and shapes; no values."""
-    model = adapter.model
-    config = {name: value for name, value in model.config.items() if not name.startswith("_")}
-    shapes = {name: list(parameter.shape) for name, parameter in adapter.added.items()}
-    facts = [pipeline_class.__qualname__, type(model).__qualname__, config, lora_metadata(adapter, component), shapes]
-    return json.dumps(facts, default=str)
 
 
 def read_by_stock(adapter: Adapter, component: str, pipeline_class: Any) -> set[str]:

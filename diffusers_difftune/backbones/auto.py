@@ -12,8 +12,7 @@ from diffusers import DiffusionPipeline
 from .. import errors
 from ..errors import DiffTuneError, first_sentence, quoted
 from ..io.hub import pinned
-from .base import Backbone, Settings
-from .compatibility import check_fits
+from .base import Backbone
 from .pipeline_files import PICKLES, check_tensors, pickled, tensors_in, weight_files
 from .scheduler import check_scheduler_class
 
@@ -28,13 +27,16 @@ FAMILIES: dict[str, tuple[str, str]] = {
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", None)
 
 
-def load_backbone(folder: str | Path, variant: str | None = None, **settings: Any) -> Backbone:
+def load_backbone(
+    folder: str | Path, variant: str | None = None, vae: Path | None = None, **settings: Any
+) -> Backbone:
     """The backbone of a pipeline folder, by the class its `model_index.json` names. Reads no weights.
 
     Args:
         folder (`str` or `Path`): A local pipeline folder.
         variant (`str`, *optional*): Variant of the weight files.
-        settings: The other [`Settings`], such as `resolution`, `prediction_type`, `tokenizer` or `vae`.
+        vae (`Path`, *optional*): A folder with the VAE to use in place of the pipeline's.
+        settings: The other arguments of [`Backbone`]: `resolution`, `prediction_type`, `tokenizer`.
 
     Returns:
         [`Backbone`]: The backbone.
@@ -45,25 +47,23 @@ def load_backbone(folder: str | Path, variant: str | None = None, **settings: An
     """
     folder = Path(folder)
     family = family_of(folder / "model_index.json")
-    wanted = Settings(variant, **settings)
     components = {name: folder / name for name in (family.denoiser_name, *family.encoder_classes)}
     tensors = {name: tensors_in(place, variant) for name, place in components.items()}
     check_unused(folder, variant, tuple(components))
     if variant and all(weight_files(place, variant) == weight_files(place) for place in components.values()):
         raise DiffTuneError(f"{folder} has no weights of the variant {variant}.")
-    if wanted.vae is not None:
-        with errors.flag("--pretrained_vae_model_name_or_path"):
-            check_vae(wanted.vae, folder / "vae")
-            tensors["vae"] = tensors_in(wanted.vae, variant)
+    if vae is not None:
+        with errors.flag("vae"):
+            check_vae(vae, folder / "vae")
+            tensors["vae"] = tensors_in(vae, variant)
     try:
-        backbone = family(folder, wanted)
+        backbone = family(folder, variant=variant, vae=vae, **settings)
         empty = {name: backbone.empty(name) for name in components}
-        check_fits(folder, backbone.fits(empty))
+        backbone.check_fits(empty)
     except DiffTuneError:
         raise
-    except (
-        Exception
-    ) as error:  # a config is missing, damaged, of another format, or has values that nothing works with
+    except Exception as error:
+        # A config is missing, damaged, of another format, or has values that nothing works with.
         raise DiffTuneError(f"{folder} is not a whole pipeline: {first_sentence(error)}.") from error
     for name in components:
         check_tensors(backbone.component_path(name), tensors[name], empty[name], whole=name == backbone.denoiser_name)
@@ -71,12 +71,7 @@ def load_backbone(folder: str | Path, variant: str | None = None, **settings: An
 
 
 def check_vae(folder: Path, own: Path) -> None:
-    """Refuses a VAE that makes other latents than the one it is to replace.
-
-    Args:
-        folder (`Path`): The VAE.
-        own (`Path`): The pipeline's.
-    """
+    """Refuses a VAE that makes other latents than the pipeline's own."""
     try:
         theirs, ours = (json.loads((place / "config.json").read_text()) for place in (folder, own))
         facts = [
@@ -142,7 +137,7 @@ def family_of(index: Path) -> type[Backbone]:
                 " whose parts are classes of diffusers and transformers."
             )
     family = family_named(name)
-    check_part_classes(content, family.part_classes, index.parent)
+    check_part_classes(content, family.part_classes(), index.parent)
     return family
 
 
@@ -183,9 +178,8 @@ def pipeline_folder(
         return Path(name_or_path)
     where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
-        family_of(
-            pinned(name_or_path, revision, cache_dir, token, "model_index.json")[0]
-        )  # before gigabytes are downloaded
+        index, _ = pinned(name_or_path, revision, cache_dir, token, "model_index.json")
+        family_of(index)  # before gigabytes are downloaded
         return Path(DiffusionPipeline.download(name_or_path, variant=variant, use_safetensors=True, **where))
     except DiffTuneError:
         raise

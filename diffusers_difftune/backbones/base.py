@@ -3,44 +3,23 @@
 """What the library asks of a model family. Nothing outside this room knows more of a family than what is here."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL
 
-from ..errors import DiffTuneError
-from .compatibility import Fit, equal
-from .parts import PipelineParts
+from ..errors import DiffTuneError, quoted
+from .parts import PipelineParts, library_class
 from .pipeline_files import copy_components, set_scheduler_prediction_type
 from .sampled_pipeline import SampledPipeline
 from .scheduler import DIFFUSION, load_scheduler
-from .tokens import longer_than
+from .tokens import check_reads, reading_key, token_counts, told_by_us
 
 
 if TYPE_CHECKING:
     from .classes import ClassLabels
     from .controlnet import ControlNetFamily
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run asks of a pretrained pipeline. A backbone is made with its settings; they do not change afterwards.
-
-    Args:
-        variant (`str`, *optional*): Variant of the weight files.
-        resolution (`int`, *optional*): Side of the images in pixels; `None` is the family's own.
-        prediction_type (`str`, *optional*): Trains, validates and saves with this prediction type, not the scheduler's.
-        tokenizer (*optional*): Reads prompts in place of the pipeline's own tokenizer.
-        vae (`Path`, *optional*): A folder with the VAE to use in place of the pipeline's.
-    """
-
-    variant: str | None = None
-    resolution: int | None = None
-    prediction_type: str | None = None
-    tokenizer: Any = None
-    vae: Path | None = None
 
 
 class Backbone(PipelineParts, SampledPipeline):
@@ -53,11 +32,16 @@ class Backbone(PipelineParts, SampledPipeline):
 
     Args:
         folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        settings ([`Settings`]): What the run asks of it.
+        variant (`str`, *optional*): Variant of the weight files.
+        resolution (`int`, *optional*): Side of the images in pixels; `None` is the family's own.
+        prediction_type (`str`, *optional*): Trains, validates and saves with this prediction type, not the scheduler's.
+        tokenizer (*optional*): Reads prompts in place of the pipeline's own tokenizer.
+        vae (`Path`, *optional*): A folder with the VAE to use in place of the pipeline's.
 
     Attributes:
         pipeline_class (`type`): The pipeline of diffusers; its name in `model_index.json` is what the family is found by.
-        part_classes (`dict[str, tuple[str, ...]]`): The classes that a `model_index.json` may name, beside the scheduler's.
+        tokenizer_classes (`dict[str, type]`): The tokenizers by component; `tokenizer_2` writes for `text_encoder_2`.
+        other_classes (`dict[str, tuple[str, ...]]`): What else a `model_index.json` may call the class of a component.
         adapted_modules (`tuple[str, ...]`): The modules that upstream's LoRA script of the family adapts.
         always_trained (`tuple[str, ...]`): Patterns of parameters that train along with every adapter.
         conditioned_on (`str`): `"prompts"` or `"classes"`.
@@ -66,15 +50,17 @@ class Backbone(PipelineParts, SampledPipeline):
         size_multiple (`int`): Sides of images must be a multiple of this.
         learned_variance (`bool`): The denoiser answers with a variance, too.
         noise_scheduler (`SchedulerMixin`): The noise levels and the prediction type to train with.
-        tokenizer_key (`str`, *optional*): Tells a tokenizer of the settings from another; `None` if it reads as the pipeline's own.
+        tokenizers (`dict[str, PreTrainedTokenizerBase]`): The tokenizers by component.
+        tokenizer_key (`str`, *optional*): Tells another tokenizer from the pipeline's own; `None` if it reads as that.
         classes ([`ClassLabels`], *optional*): The classes, of a class-conditional family.
         controlnet ([`ControlNetFamily`], *optional*): ControlNet training, for families that have it.
 
     Raises:
-        DiffTuneError: A setting does not work with the pipeline.
+        DiffTuneError: An argument does not work with the pipeline. The error's `flag` is the argument's name.
     """
 
-    part_classes: dict[str, tuple[str, ...]]
+    tokenizer_classes: dict[str, Any] = {}
+    other_classes: dict[str, tuple[str, ...]] = {}
     adapted_modules: tuple[str, ...] = ("to_k", "to_q", "to_v", "to_out.0")
     always_trained: tuple[str, ...] = ()
     conditioned_on = "prompts"
@@ -84,9 +70,16 @@ class Backbone(PipelineParts, SampledPipeline):
     classes: "ClassLabels | None" = None
     controlnet: "ControlNetFamily | None" = None
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder, settings.variant, {} if settings.vae is None else {"vae": settings.vae})
-        self.tokenizers: dict[str, Any] = {}  # by component
+    def __init__(
+        self,
+        folder: Path,
+        variant: str | None = None,
+        resolution: int | None = None,
+        prediction_type: str | None = None,
+        tokenizer: Any = None,
+        vae: Path | None = None,
+    ) -> None:
+        super().__init__(folder, variant, {} if vae is None else {"vae": vae})
         self.denoiser_config: dict[str, Any] = self.denoiser_class.load_config(self.component_path(self.denoiser_name))
         self.vae_config: dict[str, Any] = AutoencoderKL.load_config(self.component_path("vae"))
         self.latent_channels: int = self.vae_config["latent_channels"]
@@ -95,11 +88,39 @@ class Backbone(PipelineParts, SampledPipeline):
         self.size_multiple = self.vae_scale_factor
         self.noise_scheduler, self.sampler = load_scheduler(self.folder)
         self.pretrained_prediction_type: str = self.noise_scheduler.config.prediction_type
-        self.prediction_type = settings.prediction_type
-        if self.prediction_type is not None:
-            check_sampled(self.prediction_type, self.sampler)
-            self.noise_scheduler.register_to_config(prediction_type=self.prediction_type)
-        self.resolution = self.image_side(settings.resolution)
+        self.prediction_type = prediction_type
+        if prediction_type is not None:
+            self._check_sampled(prediction_type)
+            self.noise_scheduler.register_to_config(prediction_type=prediction_type)
+        self.resolution = self.image_side(resolution)
+        self.tokenizers: dict[str, Any] = {
+            name: told_by_us(tokenizer_class.from_pretrained(self.folder, subfolder=name))
+            for name, tokenizer_class in self.tokenizer_classes.items()
+        }
+        if tokenizer is not None:
+            self._replace_tokenizer(tokenizer)
+
+    def _check_sampled(self, prediction_type: str) -> None:
+        """Refuses a prediction type if the pipeline's scheduler, which validates and is saved, does not sample from such models."""
+        known = DIFFUSION[self.sampler]
+        if prediction_type not in known:
+            raise DiffTuneError(
+                f"prediction_type is {prediction_type}, and the pipeline's {self.sampler} samples from models of"
+                f" {', '.join(known)} only; give one of these, or a pipeline with a DDIMScheduler.",
+                "prediction_type",
+            )
+
+    def _replace_tokenizer(self, tokenizer: Any) -> None:
+        if len(self.tokenizers) != 1:
+            raise DiffTuneError(
+                f"tokenizer replaces one tokenizer, and this pipeline has {len(self.tokenizers)}; leave it out.",
+                "tokenizer",
+            )
+        ((name, own),) = self.tokenizers.items()
+        check_reads(tokenizer, self.component_path(text_encoder_of(name)))
+        key = reading_key(tokenizer)
+        self.tokenizer_key = None if key == reading_key(own) else key
+        self.tokenizers[name] = told_by_us(tokenizer)
 
     # The parts of the pipeline, by their configs.
 
@@ -116,15 +137,48 @@ class Backbone(PipelineParts, SampledPipeline):
             return weights
         return hashlib.sha256(f"{weights} {self.tokenizer_key}".encode()).hexdigest()
 
-    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on.
+    @classmethod
+    def part_classes(cls) -> dict[str, tuple[str, ...]]:
+        """The classes that a `model_index.json` may name of each component, beside the scheduler's."""
+        models = {cls.denoiser_name: cls.denoiser_class, **cls.encoder_classes}
+        found = {name: (library_class(model_class).__name__,) for name, model_class in models.items()}
+        for name, tokenizer_class in cls.tokenizer_classes.items():
+            found[name] = (tokenizer_class.__name__, f"{tokenizer_class.__name__}Fast")
+        return {name: (*classes, *cls.other_classes.get(name, ())) for name, classes in found.items()}
+
+    def check_fits(self, empty: dict[str, torch.nn.Module]) -> None:
+        """Refuses a pipeline whose parts do not fit each other, by their configs. Families add what they need; see [`require`].
 
         Args:
             empty (`dict[str, torch.nn.Module]`): Each of `weight_components`, without weights.
+
+        Raises:
+            DiffTuneError: A part does not fit the others.
         """
-        vae: Any = empty["vae"]
-        images = "the colours of an image"
-        return [equal("vae", name, vae.config, 3, images) for name in ("in_channels", "out_channels")]
+        for name in ("in_channels", "out_channels"):
+            self.require_equal(empty, "vae", name, 3, "the colours of an image")
+        for name, tokenizer in self.tokenizers.items():
+            encoder = text_encoder_of(name)
+            text: Any = empty[encoder].config
+            for what, count, limit in (
+                ("model_max_length", tokenizer.model_max_length, "max_position_embeddings"),
+                ("its vocabulary", len(tokenizer), "vocab_size"),
+            ):
+                most = getattr(text, limit, count)  # an encoder of relative positions has none
+                self.require(name, what, count, count <= most, f"at most {most}, the {encoder}'s {limit}")
+
+    def require(self, part: str, name: str, found: Any, fits: bool, needed: str) -> None:
+        """Refuses a setting of a part that does not fit; `needed` says what would, and why."""
+        if not fits:
+            raise DiffTuneError(
+                f"The {part} of {self.folder} has {name} {quoted(found)} and needs {needed}; give a pipeline whose parts were"
+                " made for each other."
+            )
+
+    def require_equal(self, empty: dict[str, Any], part: str, name: str, value: Any, why: str, *also: Any) -> None:
+        """Refuses a part whose config has another value of a setting than this one, or one that works, too."""
+        found = empty[part].config.get(name)
+        self.require(part, name, found, found == value or found in also, f"{value}, {why}")
 
     def lora_target_modules(self, denoiser: torch.nn.Module) -> tuple[str, ...]:
         """The modules that an adapter of PEFT goes into where nothing else is said: those of upstream's LoRA script.
@@ -137,23 +191,19 @@ class Backbone(PipelineParts, SampledPipeline):
     # Images: their sizes, and their latents.
 
     def image_side(self, resolution: int | None) -> int:
-        """The side of the images to train on or to sample, in pixels: what `--resolution` says if the model can do it.
-
-        Args:
-            resolution (`int`, *optional*): The flag; `None` is the model's own.
-
-        Raises:
-            DiffTuneError: The model cannot make images of this size.
-        """
+        """The side of the images to train on or to sample, in pixels: the one that is asked for, if the model can do it."""
         only = self.only_resolution
         if only is not None and resolution not in (None, only):
-            raise DiffTuneError(f"--resolution is {resolution}; this model makes images of {only} pixels only.")
+            raise DiffTuneError(
+                f"resolution is {resolution}; this model makes images of {only} pixels only.", "resolution"
+            )
         side = only or self.default_resolution if resolution is None else resolution
         if side < 1 or side % self.size_multiple:
             below = max(0, side - side % self.size_multiple)
             works = " or ".join(str(size) for size in (below, below + self.size_multiple) if size)
             raise DiffTuneError(
-                f"--resolution is {side}; this model's VAE needs a multiple of {self.size_multiple}, such as {works}."
+                f"resolution is {side}; this model's VAE needs a multiple of {self.size_multiple}, such as {works}.",
+                "resolution",
             )
         return side
 
@@ -189,10 +239,6 @@ class Backbone(PipelineParts, SampledPipeline):
     def to_denoiser(self, latents: torch.Tensor) -> torch.Tensor:
         """From the VAE's latents to canonical ones. Needs no encoder in memory, and is called in workers of data loaders."""
         return latents * self.scaling_factor
-
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """[`decode`] with the VAE that is in memory."""
-        return self.decode(self.vae, latents)
 
     # Prompts, and whatever else the denoiser is conditioned on.
 
@@ -233,11 +279,12 @@ class Backbone(PipelineParts, SampledPipeline):
         return encoded | {name: value.expand(len(prompts), *value.shape) for name, value in of_each.items()}
 
     def cut_prompts(self, prompts: list[str]) -> dict[str, int]:
-        """The prompts that are cut, each with its number of tokens; see [`longer_than`]."""
+        """The prompts that are longer than a tokenizer reads, each with its number of tokens."""
         cut: dict[str, int] = {}
         for tokenizer in self.tokenizers.values():
-            for prompt, count in longer_than(tokenizer.model_max_length, prompts, tokenizer).items():
-                cut[prompt] = max(count, cut.get(prompt, 0))
+            for prompt, count in zip(prompts, token_counts(prompts, tokenizer), strict=True):
+                if count > tokenizer.model_max_length:
+                    cut[prompt] = max(count, cut.get(prompt, 0))
         return cut
 
     def source_prompts(self, prompts: list[str]) -> list[str]:
@@ -284,16 +331,12 @@ class Backbone(PipelineParts, SampledPipeline):
         controlnet: torch.nn.Module | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The whole pipeline to sample from: untouched, with `denoiser` in place of the saved one, or with a ControlNet.
-
-        Encoders that are in memory are used, the others are loaded.
-        """
+        """The whole pipeline to sample from: untouched, with `denoiser` in place of the saved one, or with a ControlNet. Encoders
+        that are in memory are used, the others are loaded."""
         pipeline_class: Any = self.sampled_class()
         components = dict(self.encoders)
-        for (
-            name,
-            model_class,
-        ) in self.encoder_classes.items():  # the pipeline itself would load its own, and in its precision
+        for name, model_class in self.encoder_classes.items():
+            # The pipeline itself would load its own, and in its precision.
             if name not in components and (name in self.replaced or self.encoder_dtype(name, dtype) != dtype):
                 components[name] = self.load_encoder(name, model_class, dtype)
         if denoiser is not None:
@@ -324,11 +367,6 @@ class Backbone(PipelineParts, SampledPipeline):
             set_scheduler_prediction_type(folder, self.prediction_type)
 
 
-def check_sampled(prediction_type: str, sampler: str) -> None:
-    """Refuses a prediction type if the pipeline's scheduler, which validates and is saved, does not sample from such models."""
-    known = DIFFUSION[sampler]
-    if prediction_type not in known:
-        raise DiffTuneError(
-            f"--prediction_type is {prediction_type}, and the pipeline's {sampler} samples from models of"
-            f" {', '.join(known)} only; give one of these, or a pipeline with a DDIMScheduler."
-        )
+def text_encoder_of(tokenizer: str) -> str:
+    """The component that reads what a tokenizer writes."""
+    return tokenizer.replace("tokenizer", "text_encoder")

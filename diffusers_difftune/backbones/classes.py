@@ -35,16 +35,13 @@ class ClassLabels:
         return [str(key) for key in sorted(self.id2label)] or [str(key) for key in range(self.null)]
 
     def prompts(self, prompts: list[str], model: str, ids: Mapping[str, int] | None = None) -> list[str]:
-        """The ids, in decimal, of classes by their ids or names.
+        """The ids, in decimal, of classes by their ids or names, or empty ones for the null class.
 
         Args:
-            prompts (`list[str]`): Ids or names, or empty ones for the null class.
+            prompts (`list[str]`): Ids or names.
             model (`str`): What messages call the model.
             ids (`Mapping[str, int]`, *optional*): The id of each class by its names, of a model with other classes than the
                 pretrained one.
-
-        Raises:
-            DiffTuneError: There is no such class.
         """
         names = "its id2label"
         if ids is not None:

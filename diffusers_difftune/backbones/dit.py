@@ -17,9 +17,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from ..errors import DiffTuneError
 from ..io.atomic import write_bytes_atomic
 from ..io.random import counter_generator
-from .base import Backbone, Settings
+from .base import Backbone
 from .classes import ClassLabels
-from .compatibility import Fit, equal
 
 
 NULL_CLASS = 1000  # DiTPipeline knows no other
@@ -27,26 +26,18 @@ NEW_ROW_DEVIATION = 0.02  # of the class embeddings of a freshly made DiT
 
 
 class DiTBackbone(Backbone):
-    """Everything that is particular to [`DiTPipeline`].
-
-    Args:
-        folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        settings ([`Settings`]): What the run asks of it.
-
-    Raises:
-        DiffTuneError: The model has another null class than the one that [`DiTPipeline`] uses.
-    """
+    """Everything that is particular to [`DiTPipeline`]."""
 
     pipeline_class = DiTPipeline
     denoiser_class = DiTTransformer2DModel
     denoiser_name = "transformer"
     conditioned_on = "classes"
-    part_classes = {"transformer": ("DiTTransformer2DModel", "Transformer2DModel"), "vae": ("AutoencoderKL",)}
+    other_classes = {"transformer": ("Transformer2DModel",)}  # what it was called before
     always_trained = ("*.class_embedder.embedding_table.weight",)  # no adapter could learn a new class without
     classes: ClassLabels
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder, settings)
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(folder, **settings)
         config = self.denoiser_config
         if config.get("num_embeds_ada_norm") != NULL_CLASS:
             raise DiffTuneError(
@@ -63,30 +54,21 @@ class DiTBackbone(Backbone):
         """Its images have the side that it was made for."""
         return self.denoiser_config["sample_size"] * self.vae_scale_factor
 
-    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on; see [`Backbone.fits`]."""
-        transformer, count = empty["transformer"].config, self.latent_channels
-        answers, others = (
-            transformer.out_channels,
-            sorted(key for key in self.classes.id2label if not 0 <= key < NULL_CLASS),
+    def check_fits(self, empty: dict[str, Any]) -> None:
+        """As [`Backbone.check_fits`], with a variance that may be learned, and classes that there are."""
+        super().check_fits(empty)
+        count, latents = self.latent_channels, "as many as the latents of its vae"
+        self.require_equal(empty, "transformer", "in_channels", count, latents)
+        learned = f"{latents}, or {2 * count} with a learned variance"
+        self.require_equal(empty, "transformer", "out_channels", count, learned, None, 2 * count)
+        others = sorted(key for key in self.classes.id2label if not 0 <= key < NULL_CLASS)
+        self.require(
+            "model_index.json", "id2label of class", others[:1], not others, f"ids from 0 to {NULL_CLASS - 1}"
         )
-        return [
-            *super().fits(empty),
-            equal("transformer", "in_channels", transformer, count, "as many as the latents of its vae"),
-            Fit(
-                *("transformer", "out_channels", answers, answers in (None, count, 2 * count)),
-                f"{count}, as many as the latents of its vae, or {2 * count} with a learned variance",
-            ),
-            Fit("model_index.json", "id2label of class", others[:1], not others, f"ids from 0 to {NULL_CLASS - 1}"),
-        ]
 
     def with_classes(self, names: list[str], reset_seed: int | None = None) -> Self:
-        """The backbone for a new label space, which takes the rows of the class tables from 0.
-
-        Args:
-            names (`list[str]`): The name of each class, at most 1000.
-            reset_seed (`int`, *optional*): Draw their rows anew with this seed; `None` keeps what the rows held.
-        """
+        """The backbone for a new label space of these at most 1000 names, which takes the rows of the class tables from 0; their
+        rows are drawn anew with the seed, or keep what they held."""
         other = copy.copy(self)
         other.classes = replace(self.classes, new=tuple(names), reset_seed=reset_seed)
         return other
@@ -123,14 +105,7 @@ class DiTBackbone(Backbone):
             rows.copy_(torch.from_numpy(NEW_ROW_DEVIATION * drawn))
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
-        """What the denoiser is conditioned on, one entry a prompt.
-
-        Args:
-            prompts (`list[str]`): N class ids in decimal; an empty one is the null class.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `class_labels` of shape `(N,)`, int64.
-        """
+        """`class_labels` of shape `(N,)`, int64. Prompts are class ids in decimal, an empty one is the null class."""
         return {"class_labels": torch.tensor([int(prompt) if prompt else NULL_CLASS for prompt in prompts])}
 
     def predict(
@@ -181,24 +156,8 @@ class ClassPromptPipeline(DiTPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
     ) -> ImagePipelineOutput | tuple:
-        """Samples images; of the same noise the same images as [`DiTPipeline`].
-
-        Args:
-            prompt (`str` or `list[str]`): Class ids in decimal; an empty one is the null class.
-            height, width (`int`, *optional*): The size, which must be the model's own.
-            num_inference_steps (`int`, *optional*, defaults to 50): Sampling steps.
-            guidance_scale (`float`, *optional*, defaults to 4.0): Classifier-free guidance, if above 1.
-            generator (`torch.Generator` or a list of them, *optional*): Draws the noise.
-            latents (`torch.Tensor` of shape `(B, C, h, w)`, *optional*): The noise to start from.
-            output_type (`str`, *optional*, defaults to `"pil"`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
-            return_dict (`bool`, *optional*, defaults to `True`): Return an output object, not a tuple.
-
-        Returns:
-            [`ImagePipelineOutput`] or `tuple`: The images, or the latents as the denoiser has them.
-
-        Raises:
-            ValueError: Another size than the model's is asked for.
-        """
+        """Samples images: of the same noise the same as [`DiTPipeline`]. Prompts are class ids in decimal, an empty one is the null
+        class; a size must be the model's own; `output_type` may be `"latent"`, too."""
         prompts = [prompt] if isinstance(prompt, str) else prompt
         config, device = self.transformer.config, self._execution_device
         side = config.sample_size * 2 ** (len(self.vae.config.block_out_channels) - 1)

@@ -25,23 +25,18 @@ def weights_fingerprint(
 ) -> str:
     """A fingerprint of components of a pipeline: SHA-256 over their configs and the bytes of their weight files.
 
-    It does not depend on where the folder lies, on file names, or on weight files of other variants beside these.
+    It does not depend on where the folder lies, on file names, or on weight files of other variants beside these. A component
+    without weight files, such as a tokenizer, counts with all its files.
 
     Args:
         folder (`str` or `Path`): A local pipeline folder.
-        components (`Sequence[str]`):
-            Names of its subfolders, for example `("unet", "vae", "text_encoder")`. One without weight files, such as a
-            tokenizer, counts with all its files.
+        components (`Sequence[str]`): Names of its subfolders.
         variant (`str`, *optional*): The variant of the weight files that would be loaded.
-        cache_dir (`str` or `Path`, *optional*): Where hashes of files are remembered; see [`file_sha256`].
-        verify (`bool`, *optional*, defaults to `False`): Read every file even if its hash is remembered.
+        cache_dir, verify: See [`file_sha256`].
         replaced (`Mapping[str, Path]`, *optional*): The folders of components that are elsewhere.
 
     Returns:
         `str`: 64 hexadecimal digits.
-
-    Raises:
-        DiffTuneError: A component is not in the folder.
     """
     total = hashlib.sha256()
     for component in sorted(components):

@@ -13,15 +13,16 @@ from .fingerprint import weights_fingerprint
 from .pipeline_files import own_variant
 
 
+def library_class(model_class: type) -> type:
+    """A class as diffusers or transformers has it, where it is one of ours that derives from that."""
+    return next(each for each in model_class.__mro__ if each.__module__.split(".")[0] in ("diffusers", "transformers"))
+
+
 class PipelineParts:
     """The part of a [`Backbone`] that reads models from the pipeline's folder.
 
-    Args:
-        folder (`Path`): The local folder of the pipeline.
-        variant (`str`, *optional*): Variant of the weight files.
-        replaced (`dict[str, Path]`): The folders of components that are elsewhere.
-
     Attributes:
+        replaced (`dict[str, Path]`): The folders of components that are elsewhere.
         denoiser_class, denoiser_name (`type`, `str`): The component that is trained.
         encoder_classes (`dict[str, type]`): The components that encode images and prompts, by name.
         encoders (`dict[str, torch.nn.Module]`): Those of them that are in memory.
@@ -45,10 +46,6 @@ class PipelineParts:
     def component_path(self, name: str) -> Path:
         """The folder of a component; a setting may have replaced the pipeline's own."""
         return self.replaced.get(name, self.folder / name)
-
-    def own_variant(self, name: str) -> str | None:
-        """The variant to load a component with, which may have none."""
-        return own_variant(self.component_path(name), self.variant)
 
     def fingerprint_of(
         self, components: Sequence[str], cache_dir: str | Path | None = None, verify: bool = False
@@ -82,11 +79,6 @@ class PipelineParts:
         )
 
     @property
-    def has_encoders(self) -> bool:
-        """Whether the VAE and, if there are some, the text encoders are in memory."""
-        return bool(self.encoders)
-
-    @property
     def vae(self) -> Any:
         """The VAE, which must be in memory."""
         return self.encoders["vae"]
@@ -97,16 +89,15 @@ class PipelineParts:
 
     def load_encoders(self, device: torch.device, dtype: torch.dtype) -> None:
         """Brings the VAE and the text encoders into memory; does nothing if they are there."""
-        if self.has_encoders:
+        if self.encoders:
             return
         for name, model_class in self.encoder_classes.items():
             self.encoders[name] = self.load_encoder(name, model_class, dtype).to(device)
 
     def load_encoder(self, name: str, model_class: Any, dtype: torch.dtype) -> torch.nn.Module:
-        """Loads one encoder."""
         module = model_class.from_pretrained(
             self.component_path(name),
-            variant=self.own_variant(name),
+            variant=own_variant(self.component_path(name), self.variant),
             dtype=self.encoder_dtype(name, dtype),
             use_safetensors=True,
         )

@@ -26,16 +26,8 @@ HALF_PRECISION = re.compile(r'("(?:torch_)?dtype": *)"b?float16"')
 
 
 def weight_files(component: Path, variant: str | None = None) -> list[Path]:
-    """The weight files of one component of a pipeline that loading this variant reads.
-
-    Args:
-        component (`Path`): The component's folder.
-        variant (`str`, *optional*): Variant of the weight files; where a component has none, the plain files count,
-            as they do when diffusers loads it.
-
-    Returns:
-        `list[Path]`: The files, sorted. Empty if it has no weights in safetensors; others are never read.
-    """
+    """The weight files of a component that loading this variant reads, sorted; the plain ones where there are none of the variant,
+    as diffusers has it. Only safetensors are ever read."""
     found = {path: WEIGHT_FILE.fullmatch(path.name) for path in sorted(component.iterdir())}
     found = {path: match for path, match in found.items() if match and match["suffix"] == "safetensors"}
     for wanted in (variant, None):
@@ -46,14 +38,7 @@ def weight_files(component: Path, variant: str | None = None) -> list[Path]:
 
 
 def tensors_in(component: Path, variant: str | None = None) -> dict[str, tuple[str, list[int]]]:
-    """Type and shape of the tensors in a component's weight files, by their headers; no weights are read.
-
-    Args:
-        component (`Path`): The component's folder.
-        variant (`str`, *optional*): See [`weight_files`].
-
-    Returns:
-        `dict[str, tuple[str, list[int]]]`: Such as `{"conv_in.weight": ("F32", [320, 4, 3, 3])}`.
+    """Type and shape of the tensors in a component's weight files, such as `("F32", [320, 4, 3, 3])`, by their headers.
 
     Raises:
         DiffTuneError: There are no weights, or only pickles, or a file is damaged or missing.
@@ -88,17 +73,9 @@ def tensors_in(component: Path, variant: str | None = None) -> dict[str, tuple[s
 def check_tensors(
     component: Path, tensors: dict[str, tuple[str, list[int]]], model: torch.nn.Module, whole: bool = True
 ) -> None:
-    """Refuses weights that are not those of a model.
+    """Refuses weights, as [`tensors_in`] found them in a folder, that are not those of a model.
 
-    Args:
-        component (`Path`): Their folder, for the message.
-        tensors (`dict`): What [`tensors_in`] found.
-        model (`torch.nn.Module`): The model, without weights.
-        whole (`bool`, *optional*, defaults to `True`): Every parameter is there. Old files have other names for some of a
-            VAE or a text encoder, which the libraries know.
-
-    Raises:
-        DiffTuneError: A tensor is missing, has another shape, or holds no fractions.
+    Those of a VAE or a text encoder need not be `whole`: old files have other names for some, which the libraries know.
     """
     for name, parameter in model.named_parameters():
         if name not in tensors:
@@ -130,25 +107,18 @@ def own_variant(component: Path, variant: str | None) -> str | None:
 
 
 def copy_components(
-    folder: Path, output: Path, variant: str | None, leave_out: str, replaced: Mapping[str, Path] | None = None
+    folder: Path, output: Path, variant: str | None, leave_out: str, replaced: Mapping[str, Path]
 ) -> None:
-    """Copies a pipeline's files, byte for byte, all but one component.
+    """Copies a pipeline's files, byte for byte, all but one component; `replaced` has the folders of those that are elsewhere.
 
     Weights of a variant lose the variant's name, so that the copy loads without naming it. A config that asks for half
     precision is made to ask for float32, which is what the trained component is in: a pipeline of both does not run.
-
-    Args:
-        folder (`Path`): The pretrained pipeline.
-        output (`Path`): Where to.
-        variant (`str`, *optional*): Variant of the weight files.
-        leave_out (`str`): The component not to copy.
-        replaced (`Mapping[str, Path]`, *optional*): The folders of components that are elsewhere.
     """
     index = json.loads((folder / "model_index.json").read_text())
     output.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "model_index.json", output / "model_index.json")
     for component in index:
-        source, target = (replaced or {}).get(component, folder / component), output / component
+        source, target = replaced.get(component, folder / component), output / component
         if component == leave_out or not source.is_dir():
             continue
         target.mkdir(exist_ok=True)

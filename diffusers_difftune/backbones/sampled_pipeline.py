@@ -75,15 +75,8 @@ class SampledPipeline:
     @classmethod
     @torch.no_grad()
     def decode(cls, vae: Any, latents: torch.Tensor) -> torch.Tensor:
-        """The images that canonical latents stand for.
-
-        Args:
-            vae (`torch.nn.Module`): The pipeline's VAE.
-            latents (`torch.Tensor` of shape `(B, C, h, w)`): The latents.
-
-        Returns:
-            `torch.Tensor` of shape `(B, 3, H, W)`, float32, in [0, 1], on the VAE's device.
-        """
+        """The images that canonical latents of shape (B, C, h, w) stand for: (B, 3, H, W), float32, in [0, 1], on the device of
+        the pipeline's VAE."""
         latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
         return (vae.decode(latents).sample.float() / 2 + 0.5).clamp(0, 1)
 

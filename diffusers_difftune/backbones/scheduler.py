@@ -3,8 +3,8 @@
 """From a pipeline's own scheduler, which samples, to the [`DDPMScheduler`] that noises what it trains on.
 
 Any scheduler class can be made from any config, because keys that are not its own are ignored and those that are missing
-have defaults. So that a class of another kind is not read as DDPM with linear betas, every class is in one of two tables
-here, one that is in neither is refused, and the noise levels of both schedulers are compared whenever a pipeline is opened.
+have defaults. So that a class of another kind is not read as DDPM with linear betas, a class that is not in the table here is
+refused, and the noise levels of both schedulers are compared whenever a pipeline is opened.
 """
 
 import importlib
@@ -40,98 +40,37 @@ DIFFUSION: dict[str, tuple[str, ...]] = {
     "UniPCMultistepScheduler": ("epsilon", "v_prediction", "sample"),
 }
 
-FLOW = "is for flow matching"
-CONTINUOUS = "has continuous noise levels"
-DISTILLED = "samples from distilled models, which training with the denoising loss makes forget their few steps"
-TOKENS = "is for models of tokens"
-OTHER_LEVELS = "has other noise levels than DDPM"
-NOT_FROM_NOISE = "does not make images from noise"
-
-# Why the others of diffusers are not trained with.
-OTHERS: dict[str, str] = {
-    "AmusedScheduler": TOKENS,
-    "BlockRefinementScheduler": TOKENS,
-    "CMStochasticIterativeScheduler": DISTILLED,
-    "CogVideoXDDIMScheduler": OTHER_LEVELS,
-    "CogVideoXDPMScheduler": OTHER_LEVELS,
-    "ConsistencyDecoderScheduler": OTHER_LEVELS,
-    "CosineDPMSolverMultistepScheduler": CONTINUOUS,
-    "DDIMInverseScheduler": NOT_FROM_NOISE,
-    "DDPMWuerstchenScheduler": CONTINUOUS,
-    "DPMSolverMultistepInverseScheduler": NOT_FROM_NOISE,
-    "DiscreteDDIMScheduler": TOKENS,
-    "EDMDPMSolverMultistepScheduler": CONTINUOUS,
-    "EDMEulerScheduler": CONTINUOUS,
-    "EntropyBoundScheduler": TOKENS,
-    "FlowMapEulerDiscreteScheduler": FLOW,
-    "FlowMatchEulerDiscreteScheduler": FLOW,
-    "FlowMatchHeunDiscreteScheduler": FLOW,
-    "FlowMatchLCMScheduler": FLOW,
-    "HeliosDMDScheduler": FLOW,
-    "HeliosScheduler": FLOW,
-    "IPNDMScheduler": OTHER_LEVELS,
-    "KarrasVeScheduler": CONTINUOUS,
-    "LCMScheduler": DISTILLED,
-    "LTXEulerAncestralRFScheduler": FLOW,
-    "MiniMaxH3Scheduler": FLOW,
-    "PiflowScheduler": FLOW,
-    "RFD4ProteinaScheduler": OTHER_LEVELS,
-    "RePaintScheduler": NOT_FROM_NOISE,
-    "SCMScheduler": DISTILLED,
-    "ScoreSdeVeScheduler": CONTINUOUS,
-    "ScoreSdeVpScheduler": CONTINUOUS,
-    "TCDScheduler": DISTILLED,
-    "UnCLIPScheduler": OTHER_LEVELS,
-    "VQDiffusionScheduler": TOKENS,
-}
-
 # Settings that mean another model than DDPM's where a scheduler takes them, with the value that means none.
 UNSET: dict[str, Any] = {"use_flow_sigmas": False, "timestep_type": "discrete"}
 WORKS = "give a pipeline with a scheduler of diffusion type, such as DDIMScheduler or DPMSolverMultistepScheduler"
 
 
 def check_scheduler_class(name: object, where: str | Path) -> None:
-    """Refuses a class of schedulers that training has no noise levels for.
-
-    Args:
-        name: The class' name, as `model_index.json` or `scheduler_config.json` has it.
-        where (`str` or `Path`): What messages call the place it is in.
-
-    Raises:
-        DiffTuneError: It is not one of `DIFFUSION`.
-    """
-    if isinstance(name, str) and name in DIFFUSION:
-        return
-    why = OTHERS.get(name, "is not known here") if isinstance(name, str) else "is no class of diffusers"
-    raise DiffTuneError(
-        f"The scheduler of {where} is {name if name in OTHERS else quoted(name)}, which {why}; {WORKS}."
-    )
+    """Refuses a class of schedulers, by the name that a config has, that is not one of `DIFFUSION`."""
+    if not isinstance(name, str) or name not in DIFFUSION:
+        raise DiffTuneError(
+            f"The scheduler of {where} is {quoted(name)}, whose noise levels are not those of DDPM (it may be for flow matching,"
+            f" continuous levels, distilled models or tokens); {WORKS}."
+        )
 
 
 def load_scheduler(folder: Path) -> tuple[DDPMScheduler, str]:
-    """The scheduler to train with: the noise levels and the prediction type of a pipeline's own scheduler.
-
-    Args:
-        folder (`Path`): The pipeline. Its `model_index.json` names the class that samples; see [`check_scheduler_class`].
-
-    Returns:
-        `tuple[DDPMScheduler, str]`: The scheduler, whose `alphas_cumprod` are those of the pipeline's own, and the name of
-        that one's class.
-
-    Raises:
-        DiffTuneError: The scheduler is of another kind, cannot be made, or does not have the noise levels of its config.
-    """
+    """The scheduler to train with, of the noise levels and the prediction type of a pipeline's own, and the name of that one's
+    class, which samples."""
     name = json.loads((folder / "model_index.json").read_text())["scheduler"][1]
     check_scheduler_class(name, folder)
     return training_scheduler(folder / "scheduler", name), name
 
 
 def training_scheduler(folder: Path, name: str | None = None) -> DDPMScheduler:
-    """[`load_scheduler`] of a folder with a `scheduler_config.json`.
+    """The scheduler to train with, by the `scheduler_config.json` in a folder.
 
     Args:
         folder (`Path`): The folder.
         name (`str`, *optional*): The class that samples with it. Default: the one that its config names.
+
+    Raises:
+        DiffTuneError: The scheduler is of another kind, cannot be made, or does not have the noise levels of its config.
     """
     config: dict[str, Any] = DDPMScheduler.load_config(folder)
     written_by = config.get("_class_name", name or "DDPMScheduler")
@@ -151,13 +90,14 @@ def training_scheduler(folder: Path, name: str | None = None) -> DDPMScheduler:
             raise DiffTuneError(f"{place} has {key} {quoted(config[key])}, which is not of diffusion type; {WORKS}.")
     try:
         own: Any = own_class.from_config(config)
-    except ImportError as error:  # it needs a package that is not installed
-        raise DiffTuneError(f"{place} cannot be made: {first_sentence(error)}; install that, or {WORKS}.") from error
-    except NotImplementedError as error:
+    except (ImportError, NotImplementedError) as error:  # for a package that is not installed, or a beta_schedule
+        raise DiffTuneError(f"{place} cannot be made: {first_sentence(error)}; {WORKS}.") from error
+    predicted, known = own.config.prediction_type, DIFFUSION[name]
+    if predicted not in known:
         raise DiffTuneError(
-            f"{place} has beta_schedule {quoted(config.get('beta_schedule'))}, which it does not know; {WORKS}."
-        ) from error
-    check_prediction(own.config.prediction_type, name, place)
+            f"{place} has prediction_type {quoted(predicted)}, and that scheduler samples from models of {', '.join(known)}"
+            " only; change one of them."
+        )
     settings = {
         key: own.config[key] for key in inspect.signature(DDPMScheduler.__init__).parameters if key in own.config
     }
@@ -179,13 +119,3 @@ def without_terminal(scheduler: Any) -> torch.Tensor:
     tiny number in its place; the model sees the same noise."""
     levels = scheduler.alphas_cumprod
     return levels[:-1] if scheduler.config.get("rescale_betas_zero_snr") else levels
-
-
-def check_prediction(prediction_type: object, name: str, place: str) -> None:
-    """Refuses a prediction type that a scheduler does not sample from."""
-    known = DIFFUSION[name]
-    if prediction_type not in known:
-        raise DiffTuneError(
-            f"{place} has prediction_type {quoted(prediction_type)}, and that scheduler samples from models of"
-            f" {', '.join(known)} only; change one of them."
-        )

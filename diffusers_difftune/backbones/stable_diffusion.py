@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable Diffusion 1.x and 2.x: a UNet on VAE latents, conditioned on one CLIP text encoder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,22 @@ from diffusers import (
 )
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from .base import Backbone, Settings
-from .compatibility import Fit, equal, unset
+from .base import Backbone
 from .controlnet import ControlNetFamily
-from .tokens import check_reads, reading_key, tokenizer_fits, told_by_us
+from .tokens import token_ids
 
 
-# Settings of a UNet that make it ask for more than latents, timesteps and a text, with the values that do not.
-MORE_INPUTS: dict[str, tuple] = {
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "addition_embed_type": (None, "text"),
-    "encoder_hid_dim_type": (None, "text_proj"),
-    "time_cond_proj_dim": (None,),  # of a distilled model, which is given the guidance scale
+# Settings of a UNet that make it ask for more than latents, timesteps and texts, with the values beside None that do not.
+MORE_INPUTS: dict[str, tuple[str, ...]] = {
+    "class_embed_type": (),
+    "num_class_embeds": (),
+    "encoder_hid_dim_type": ("text_proj",),
+    "time_cond_proj_dim": (),  # of a distilled model, which is given the guidance scale
 }
 
 
 class StableDiffusionControlNet(ControlNetFamily):
-    """The ControlNet of Stable Diffusion: a copy of the UNet's first half, whose answers are added to its residuals.
-
-    Args:
-        vae_scale_factor (`int`): How many times smaller the VAE makes images.
-    """
+    """The ControlNet of Stable Diffusion: a copy of the UNet's first half, whose answers are added to its residuals."""
 
     model_class = ControlNetModel
     pipeline_class = StableDiffusionControlNetPipeline
@@ -58,7 +53,7 @@ class StableDiffusionControlNet(ControlNetFamily):
         widths = (16, 32, 96, 256, 256)[: self.vae_scale_factor.bit_length()]
         return ControlNetModel.from_unet(denoiser, conditioning_embedding_out_channels=widths)
 
-    def mismatch(self, config: Any, denoiser: Any) -> str | None:
+    def mismatch(self, config: Mapping[str, Any], denoiser: Any) -> str | None:
         """As [`ControlNetFamily.mismatch`]; control images must come to be of the latents' size, too."""
         if (reason := super().mismatch(config, denoiser)) is not None:
             return reason
@@ -74,84 +69,36 @@ class StableDiffusionControlNet(ControlNetFamily):
 
 
 class StableDiffusionBackbone(Backbone):
-    """Everything that is particular to [`StableDiffusionPipeline`].
-
-    Args:
-        folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        settings ([`Settings`]): What the run asks of it.
-
-    Raises:
-        DiffTuneError: The text encoder cannot read what the tokenizer of the settings writes.
-    """
+    """Everything that is particular to [`StableDiffusionPipeline`]."""
 
     pipeline_class = StableDiffusionPipeline
     pipeline_arguments = {"safety_checker": None}
     denoiser_class = UNet2DConditionModel
     denoiser_name = "unet"
     encoder_classes = {"vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-    part_classes = {
-        "unet": ("UNet2DConditionModel",),
-        "vae": ("AutoencoderKL",),
-        "text_encoder": ("CLIPTextModel",),
-        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    }
+    tokenizer_classes = {"tokenizer": CLIPTokenizer}
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder, settings)
-        self.tokenizer = told_by_us(CLIPTokenizer.from_pretrained(self.folder, subfolder="tokenizer"))
-        if settings.tokenizer is not None:
-            check_reads(settings.tokenizer, self.folder / "text_encoder")
-            key = reading_key(settings.tokenizer)
-            self.tokenizer_key = None if key == reading_key(self.tokenizer) else key
-            self.tokenizer = told_by_us(settings.tokenizer)
-        self.tokenizers = {"tokenizer": self.tokenizer}
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(folder, **settings)
         self.controlnet = StableDiffusionControlNet(self.vae_scale_factor)
 
-    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on; see [`Backbone.fits`]."""
-        unet, text = empty["unet"].config, empty["text_encoder"].config
-        latents = "as many as the latents of its vae"
-        reads = "encoder_hid_dim" if unet.encoder_hid_dim is not None else "cross_attention_dim"
-        found = unet[reads]
-        widths = set(found) if isinstance(found, (list, tuple)) else {found}
+    def check_fits(self, empty: dict[str, Any]) -> None:
+        """As [`Backbone.check_fits`]; captions are read without a mask, and are all that the UNet is given."""
+        super().check_fits(empty)
+        text = empty["text_encoder"].config
+        check_unet(self, empty, text.hidden_size, "the width of its text_encoder", "a text")
+        self.require_equal(empty, "unet", "addition_embed_type", None, alone("a text"), "text")
         mask = getattr(text, "use_attention_mask", None)
-        return [
-            *super().fits(empty),
-            equal("unet", "in_channels", unet, self.latent_channels, f"{latents} (9 are of inpainting, 8 of editing)"),
-            equal("unet", "out_channels", unet, self.latent_channels, latents),
-            *unset("unet", unet, MORE_INPUTS, "because it is given a text and nothing else"),
-            Fit(
-                "unet",
-                reads,
-                found,
-                widths == {text.hidden_size},
-                f"{text.hidden_size}, the width of its text_encoder",
-            ),
-            Fit(
-                "text_encoder", "use_attention_mask", mask, not mask, "none, because captions are read without a mask"
-            ),
-            *tokenizer_fits(self.tokenizer, text),
-        ]
+        self.require(
+            "text_encoder", "use_attention_mask", mask, not mask, "none, because captions are read without a mask"
+        )
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
-        """What the denoiser is conditioned on, one entry a prompt.
-
-        Args:
-            prompts (`list[str]`): N prompts, cut at the tokenizer's length.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `encoder_hidden_states` of shape `(N, tokens, width)`, float32.
-        """
-        ids = self.tokenizer(
-            prompts,
-            max_length=self.tokenizer.model_max_length,
-            padding="max_length",
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        """`encoder_hidden_states` of shape `(N, tokens, width)`, float32."""
         text_encoder = self.encoders["text_encoder"]
-        return {"encoder_hidden_states": text_encoder(ids.to(text_encoder.device))[0].float()}
+        ids = token_ids(self.tokenizers["tokenizer"], prompts).to(text_encoder.device)
+        return {"encoder_hidden_states": text_encoder(ids)[0].float()}
 
     def predict(
         self,
@@ -161,7 +108,7 @@ class StableDiffusionBackbone(Backbone):
         condition: dict[str, torch.Tensor],
         controlnet: Any = None,
     ) -> torch.Tensor:
-        """The UNet's output for x_t, under a ControlNet if one is given; see [`Backbone.predict`]."""
+        """The UNet's output for x_t, under a ControlNet if one is given."""
         prompts = condition["encoder_hidden_states"]
         if controlnet is None:
             return denoiser(sample, timesteps, prompts, return_dict=False)[0]
@@ -175,3 +122,21 @@ class StableDiffusionBackbone(Backbone):
             mid_block_additional_residual=middle.to(dtype),
             return_dict=False,
         )[0]
+
+
+def check_unet(backbone: Backbone, empty: dict[str, Any], width: int, of: str, given: str) -> None:
+    """Refuses a UNet for other latents, for texts of another width than `width`, that `of` the text encoders, or for more."""
+    unet, latents = empty["unet"].config, "as many as the latents of its vae"
+    edits = f"{latents} (9 are of inpainting, 8 of editing)"
+    backbone.require_equal(empty, "unet", "in_channels", backbone.latent_channels, edits)
+    backbone.require_equal(empty, "unet", "out_channels", backbone.latent_channels, latents)
+    reads = "encoder_hid_dim" if unet.encoder_hid_dim is not None else "cross_attention_dim"
+    found = unet[reads]
+    widths = set(found) if isinstance(found, (list, tuple)) else {found}
+    backbone.require("unet", reads, found, widths == {width}, f"{width}, {of}")
+    for name, also in MORE_INPUTS.items():
+        backbone.require_equal(empty, "unet", name, None, alone(given), *also)
+
+
+def alone(given: str) -> str:
+    return f"because it is given {given} and nothing else"

@@ -10,19 +10,11 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from ..errors import DiffTuneError
-from .base import Backbone, Settings
-from .compatibility import Fit, equal, unset
-from .tokens import tokenizer_fits, told_by_us
+from .base import Backbone
+from .stable_diffusion import check_unet
+from .tokens import token_ids
 
 
-# Settings of a UNet that make it ask for more than it is given, with the values that do not.
-MORE_INPUTS: dict[str, tuple] = {
-    "class_embed_type": (None,),
-    "num_class_embeds": (None,),
-    "encoder_hid_dim_type": (None, "text_proj"),
-    "time_cond_proj_dim": (None,),
-}
 TEXTS = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
 NUM_TIME_IDS = 6  # two of the original size, two of the crop, two of the target size
 
@@ -45,13 +37,6 @@ class StableDiffusionXLBackbone(Backbone):
 
     The empty prompt is what the pipeline has in its unconditional branch: zeros, if its `force_zeros_for_empty_prompt` says so, and
     else the encoding of "". So a dropped caption trains the branch that classifier-free guidance asks.
-
-    Args:
-        folder (`Path`): The local folder of the pipeline, with its `model_index.json`.
-        settings ([`Settings`]): What the run asks of it.
-
-    Raises:
-        DiffTuneError: A tokenizer is asked for, which this family does not take.
     """
 
     pipeline_class = StableDiffusionXLPipeline
@@ -63,55 +48,27 @@ class StableDiffusionXLBackbone(Backbone):
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
     }
-    part_classes = {
-        "unet": ("UNet2DConditionModel",),
-        "vae": ("AutoencoderKL",),
-        "text_encoder": ("CLIPTextModel",),
-        "text_encoder_2": ("CLIPTextModelWithProjection",),
-        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-        "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
-    }
+    tokenizer_classes = {"tokenizer": CLIPTokenizer, "tokenizer_2": CLIPTokenizer}
     default_resolution = 1024
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder, settings)
-        if settings.tokenizer is not None:
-            raise DiffTuneError("--tokenizer_name replaces one tokenizer, and this pipeline has two; leave it out.")
-        for name, _ in TEXTS:
-            self.tokenizers[name] = told_by_us(CLIPTokenizer.from_pretrained(self.folder, subfolder=name))
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        super().__init__(folder, **settings)
         index = json.loads((self.folder / "model_index.json").read_text())
         self.zeros_for_empty: bool = index.get("force_zeros_for_empty_prompt", True)
         self.precise_vae: bool = self.vae_config.get("force_upcast", True)
 
-    def fits(self, empty: dict[str, torch.nn.Module]) -> list[Fit]:
-        """What the configs of the parts must agree on; see [`Backbone.fits`]."""
+    def check_fits(self, empty: dict[str, Any]) -> None:
+        """As [`Backbone.check_fits`]; the UNet takes two texts, and six sizes with the second one's pooled embedding."""
+        super().check_fits(empty)
         unet, texts = empty["unet"].config, [empty[name].config for _, name in TEXTS]
-        latents = "as many as the latents of its vae"
+        self.require_equal(
+            empty, "unet", "addition_embed_type", "text_time", "SDXL's; its refiner is no model of its own"
+        )
         width = sum(text.hidden_size for text in texts)
-        reads = "encoder_hid_dim" if unet.encoder_hid_dim is not None else "cross_attention_dim"
-        found = unet[reads]
-        widths = set(found) if isinstance(found, (list, tuple)) else {found}
-        added, ids = texts[1].projection_dim, NUM_TIME_IDS * (unet.addition_time_embed_dim or 0)
-        return [
-            *super().fits(empty),
-            equal("unet", "in_channels", unet, self.latent_channels, f"{latents} (9 are of inpainting, 8 of editing)"),
-            equal("unet", "out_channels", unet, self.latent_channels, latents),
-            equal("unet", "addition_embed_type", unet, "text_time", "SDXL's; its refiner is no model of its own"),
-            *unset("unet", unet, MORE_INPUTS, "because it is given texts, sizes and nothing else"),
-            Fit("unet", reads, found, widths == {width}, f"{width}, the width of its two text encoders together"),
-            equal(
-                "unet",
-                "projection_class_embeddings_input_dim",
-                unet,
-                ids + added,
-                f"{NUM_TIME_IDS} sizes of addition_time_embed_dim and the projection_dim of its text_encoder_2",
-            ),
-            *(
-                fit
-                for (tokenizer, name), text in zip(TEXTS, texts, strict=True)
-                for fit in tokenizer_fits(self.tokenizers[tokenizer], text, (tokenizer, name))
-            ),
-        ]
+        check_unet(self, empty, width, "the width of its two text encoders together", "texts, sizes")
+        added = NUM_TIME_IDS * (unet.addition_time_embed_dim or 0) + texts[1].projection_dim
+        why = f"{NUM_TIME_IDS} sizes of addition_time_embed_dim and the projection_dim of its text_encoder_2"
+        self.require_equal(empty, "unet", "projection_class_embeddings_input_dim", added, why)
 
     def encoder_dtype(self, name: str, dtype: torch.dtype) -> torch.dtype:
         """float32 for a VAE whose config says that it overflows otherwise (`force_upcast`); see [`PreciseVAE`]."""
@@ -119,21 +76,13 @@ class StableDiffusionXLBackbone(Backbone):
 
     @torch.no_grad()
     def encode_prompts(self, prompts: list[str]) -> dict[str, torch.Tensor]:
-        """What the denoiser is conditioned on of each prompt.
-
-        Args:
-            prompts (`list[str]`): N prompts, cut at the tokenizers' length.
-
-        Returns:
-            `dict[str, torch.Tensor]`: `encoder_hidden_states` of shape `(N, tokens, width)`, the second to last states of both text
-            encoders side by side, and `text_embeds` of shape `(N, projection)`, the pooled embedding of the second; float32.
-        """
+        """`encoder_hidden_states` of shape `(N, tokens, width)`, the second to last states of both text encoders side by side, and
+        `text_embeds` of shape `(N, projection)`, the pooled embedding of the second; float32."""
         hidden, pooled = [], None
         for tokenizer_name, name in TEXTS:
-            tokenizer, text_encoder = self.tokenizers[tokenizer_name], self.encoders[name]
-            length = tokenizer.model_max_length
-            ids = tokenizer(prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-            output = text_encoder(ids.input_ids.to(text_encoder.device), output_hidden_states=True)
+            text_encoder = self.encoders[name]
+            ids = token_ids(self.tokenizers[tokenizer_name], prompts).to(text_encoder.device)
+            output = text_encoder(ids, output_hidden_states=True)
             hidden.append(output.hidden_states[-2].float())
             pooled = output[0].float()
         states = torch.cat(hidden, dim=-1)
@@ -146,7 +95,7 @@ class StableDiffusionXLBackbone(Backbone):
     def row_condition(
         original: tuple[int, int], crop: tuple[int, int], target: tuple[int, int]
     ) -> dict[str, torch.Tensor]:
-        """The six sizes that SDXL is told of an image; see [`Backbone.row_condition`]."""
+        """The six sizes that SDXL is told of an image."""
         return {"time_ids": torch.tensor([*original, *crop, *target], dtype=torch.float32)}
 
     def predict(
@@ -157,7 +106,7 @@ class StableDiffusionXLBackbone(Backbone):
         condition: dict[str, torch.Tensor],
         controlnet: Any = None,
     ) -> torch.Tensor:
-        """The UNet's output for x_t; see [`Backbone.predict`]."""
+        """The UNet's output for x_t."""
         added = {name: condition[name] for name in ("text_embeds", "time_ids")}
         return denoiser(
             sample, timesteps, condition["encoder_hidden_states"], added_cond_kwargs=added, return_dict=False

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers: which one reads prompts, whether its text encoder can read what it writes, and how long prompts are in tokens."""
+"""Tokenizers: whether a text encoder can read what another one writes, and how long prompts are in tokens."""
 
 import hashlib
 import json
@@ -10,38 +10,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, CLIPTokenizer
 
 from ..errors import DiffTuneError
-from .compatibility import Fit, at_most
 
 
 AT_ONCE = 10_000  # prompts, so that their tokens do not fill the memory
 
 
-def tokenizer_fits(tokenizer: Any, text: Any, names: tuple[str, str] = ("tokenizer", "text_encoder")) -> list[Fit]:
-    """What a text encoder must be able to read of what a tokenizer writes.
-
-    Args:
-        tokenizer: The tokenizer.
-        text: The text encoder's config.
-        names (`tuple[str, str]`, *optional*): The components' names.
-    """
-    length, words = tokenizer.model_max_length, len(tokenizer)
-    of = f"the {names[1]}'s"
-    return [
-        at_most(names[0], "model_max_length", length, text.max_position_embeddings, f"{of} max_position_embeddings"),
-        at_most(names[0], "its vocabulary", words, text.vocab_size, f"{of} vocab_size"),
-    ]
-
-
 def check_reads(tokenizer: Any, text_encoder: Path) -> None:
-    """Refuses a tokenizer of `--tokenizer_name` that writes what the text encoder cannot read.
-
-    Args:
-        tokenizer: The tokenizer.
-        text_encoder (`Path`): The text encoder's folder.
-    """
+    """Refuses a tokenizer in place of the pipeline's own that writes what the text encoder in this folder cannot read."""
     reader = AutoConfig.from_pretrained(text_encoder, trust_remote_code=False)
     for what, has, most in (
         ("knows {} tokens", len(tokenizer), reader.vocab_size),
@@ -49,8 +28,9 @@ def check_reads(tokenizer: Any, text_encoder: Path) -> None:
     ):
         if has > most:
             raise DiffTuneError(
-                f"--tokenizer_name {tokenizer.name_or_path} {what.format(has)}, and the model's text encoder takes {most}; give one"
-                " that was made for this text encoder."
+                f"tokenizer {tokenizer.name_or_path} {what.format(has)}, and the model's text encoder takes {most}; give one"
+                " that was made for this text encoder.",
+                "tokenizer",
             )
 
 
@@ -61,18 +41,6 @@ def reading_key(tokenizer: CLIPTokenizer) -> str:
         reader.pop(name, None)
     facts = [reader, tokenizer.model_max_length, tokenizer.pad_token_id]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def longer_than(limit: int, prompts: list[str], tokenizer: Any) -> dict[str, int]:
-    """The prompts of more than `limit` tokens, each with its number of tokens.
-
-    Args:
-        limit (`int`): The most tokens, those of the beginning and the end among them.
-        prompts (`list[str]`): The prompts.
-        tokenizer: A tokenizer of transformers.
-    """
-    counts = zip(prompts, token_counts(prompts, tokenizer), strict=True)
-    return {prompt: count for prompt, count in counts if count > limit}
 
 
 def token_counts(prompts: list[str], tokenizer: Any) -> list[int]:
@@ -96,6 +64,12 @@ def whole_counts(texts: list[str], tokenizer: Any) -> list[int]:
         ids = tokenizer(texts[start : start + AT_ONCE], verbose=False, return_attention_mask=False).input_ids
         counts += map(len, ids)
     return counts
+
+
+def token_ids(tokenizer: Any, prompts: list[str]) -> torch.Tensor:
+    """The tokens of prompts, cut and filled up to the tokenizer's length."""
+    length = tokenizer.model_max_length
+    return tokenizer(prompts, max_length=length, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def told_by_us(tokenizer: Any) -> Any:

@@ -50,11 +50,8 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
         Raises:
             DiffTuneError: There is no bank there.
         """
-        folder = Path(path_or_id)
-        if not folder.exists():
-            folder = folder_of(
-                path_or_id, "a knowledge bank", BANK_FILES, revision, cache_dir, token, repo_type="dataset"
-            )
+        where = {"repo_type": "dataset", "revision": revision, "token": token, "cache_dir": cache_dir}
+        folder = folder_of(path_or_id, "a knowledge bank", BANK_FILES, **where)
         return cls(folder, BankManifest.read(folder))
 
     def latents(self, index: int) -> torch.Tensor:
@@ -73,7 +70,6 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
         return [prompt for path in paths for prompt in Shard.read_prompts(path)]
 
     def read_shard(self, path: Path) -> Shard:
-        """Reads a shard."""
         return Shard.read(path, tuple(self.manifest.latent_shape))
 
     def check(self, fingerprint: str | None = None, latent_shape: tuple[int, ...] | None = None) -> "KnowledgeBank":
@@ -101,14 +97,15 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
             built = manifest.num_built(self.folder)
             return f"is half built ({built} of {len(self)} samples); run the command that began it once more"
         if fingerprint is not None and fingerprint != manifest.weights_fingerprint:
+            commit = f" at commit {manifest.revision[:12]}" if manifest.revision else ""
             return (
-                f"was sampled from other weights than the model's or with another tokenizer, namely from {origin(manifest)};"
-                " build one from this model"
+                "was sampled from other weights than the model's or with another tokenizer, namely from"
+                f" {manifest.model}{commit}; build one from this model"
             )
         if latent_shape is not None and tuple(latent_shape) != tuple(manifest.latent_shape):
             return (
-                f"has latents of {manifest.latent_shape} (--resolution {manifest.resolution}), and training needs"
-                f" {list(latent_shape)}; build one at the same --resolution"
+                f"has latents of {manifest.latent_shape} (images of {manifest.resolution} pixels), and training needs"
+                f" {list(latent_shape)}; build one at the same resolution"
             )
         return manifest.damage(self.folder) or self.invalid_shard()
 
@@ -119,8 +116,3 @@ class KnowledgeBank(StoredRows[BankManifest, Shard]):
             if (wrong := Shard.problem(self.shard_path(number), rows, shape)) is not None:
                 return f"has a shard that is none, {name}, which {wrong}; delete the folder and build it again"
         return None
-
-
-def origin(manifest: BankManifest) -> str:
-    """The model that a bank was sampled from, by name."""
-    return manifest.model + (f" at commit {manifest.revision[:12]}" if manifest.revision else "")

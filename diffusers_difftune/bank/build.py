@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Building a knowledge bank: sampling the untouched pipeline, once."""
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 from accelerate import Accelerator
 from diffusers import DiffusionPipeline
 
+from ..backbones.parts import library_class
 from ..errors import DiffTuneError
-from ..io.manifest import shorten
-from ..io.shards import begun_manifest, build_shards, has_rows
+from ..io.shards import begun_manifest, build_shards
 from ..version import __version__
 from .bank import KnowledgeBank
 from .hub import bank_card
@@ -20,7 +19,6 @@ from .preview import preview_png
 from .prompts import draw_prompts
 from .sampler import Sampler
 from .settings import BankSettings
-from .shard import Shard
 
 
 def build_bank(
@@ -71,7 +69,7 @@ def build_bank(
         model=str(model),
         revision=revision,
         weights_fingerprint=weights_fingerprint,
-        pipeline_class=diffusers_class(pipeline).__name__,
+        pipeline_class=library_class(type(pipeline)).__name__,
         scheduler={"class": type(sampler.scheduler).__name__, **sampler.scheduler_settings},
         dtype=str(pipeline.dtype).removeprefix("torch."),
         libraries={
@@ -88,22 +86,14 @@ def build_bank(
         first = [sampled.latents(index) for index in range(min(16, len(sampled)))]
         return {"preview.png": preview_png(pipeline, first), "README.md": bank_card(begun).encode()}
 
-    built = build_shards(
-        folder,
-        manifest,
-        make_shard,
-        accelerator=accelerator,
-        progress=progress,
-        finish=finish,
-        more=lambda begun: other_prompt(folder, begun, manifest, drawn),
-    )
+    built = build_shards(folder, manifest, make_shard, accelerator=accelerator, progress=progress, finish=finish)
     bank = KnowledgeBank(folder, built)
     if wrong := bank.invalid_shard():
         raise DiffTuneError(f"The bank in {folder} {wrong}.")
     return bank
 
 
-def begun_bank(
+def check_begun_bank(
     folder: Path,
     settings: BankSettings,
     prompts: list[str] | None,
@@ -111,46 +101,13 @@ def begun_bank(
     latent_shape: tuple[int, ...],
     model: str,
     weights_fingerprint: str,
-    notes: Mapping[str, str] | None = None,
-) -> BankManifest | None:
-    """The manifest of the bank in a folder, if there is one; refuses what [`build_bank`] would refuse there, as far as that
-    can be known before weights are loaded.
-
-    Args:
-        folder (`Path`): The folder.
-        settings ([`BankSettings`]): As for [`build_bank`], as are the latent shape, the model and the fingerprint.
-        prompts (`list[str]`, *optional*): As for [`build_bank`]; `None` if they are not known yet.
-        notes (`Mapping[str, str]`, *optional*): As in [`ShardManifest.differences`].
-
-    Raises:
-        DiffTuneError: The bank has other settings.
-    """
+) -> None:
+    """Refuses, as far as that can be known before weights are loaded, what [`build_bank`] would refuse in a folder: a bank of other
+    settings. Arguments are as there; prompts may not be known yet."""
     if not (folder / BankManifest.file_name).is_file():
-        return None
+        return
     begun = BankManifest.read(folder)
     drawn = None if prompts is None else draw_prompts(prompts, settings.num_samples, settings.seed)
     facts = settings.facts(drawn, latent_shape)
     known = {"model": model, "weights_fingerprint": weights_fingerprint}
-    wanted = BankManifest(**vars(begun) | facts | known)
-    return begun_manifest(folder, wanted, lambda begun: other_prompt(folder, begun, wanted, drawn), notes)
-
-
-def diffusers_class(pipeline: DiffusionPipeline) -> type:
-    """The pipeline's class as diffusers has it, where it is a class of ours that derives from that."""
-    return next(each for each in type(pipeline).__mro__ if each.__module__.split(".")[0] == "diffusers")
-
-
-def other_prompt(folder: Path, begun: BankManifest, wanted: BankManifest, prompts: list[str] | None) -> str:
-    """An example of the prompts that differ, where the number of samples and their seed do not, and some are built."""
-    if prompts is None or (begun.num_samples, begun.seed) != (wanted.num_samples, wanted.seed):
-        return ""
-    for shard, name in enumerate(begun.shard_names):
-        rows = begun.shard_range(shard)
-        if not has_rows(folder / name, len(rows)):
-            continue
-        for index, found in zip(rows, Shard.read_prompts(folder / name), strict=True):
-            if found != prompts[index]:
-                return (
-                    f" (sample {index} was made for {shorten(found)!r} and would be for {shorten(prompts[index])!r})"
-                )
-    return ""
+    begun_manifest(folder, BankManifest(**vars(begun) | facts | known))

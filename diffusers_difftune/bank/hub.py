@@ -59,16 +59,8 @@ def bank_card(manifest: BankManifest) -> str:
 
 
 def push_bank(folder: str | Path, repo_id: str, token: str | None = None, private: bool = False) -> str:
-    """Uploads a bank to the Hub as a dataset repository, which is made if it is not there.
-
-    Args:
-        folder (`str` or `Path`): The bank, whole.
-        repo_id (`str`): Id of the dataset repository.
-        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
-        private (`bool`, *optional*, defaults to `False`): Whether a new repository is private.
-
-    Returns:
-        `str`: The address of the commit.
+    """Uploads a whole bank to the Hub as a dataset repository, which is made, and may be private, if it is not there; returns the
+    address of the commit.
 
     Raises:
         UploadError: The upload failed; the message has the command that does it later.

@@ -79,7 +79,6 @@ class BankManifest(ShardManifest):
         return self.num_samples
 
     def shard_name(self, number: int) -> str:
-        """The name of a shard."""
         return f"data/shard-{number:05d}.parquet"
 
     @classmethod
@@ -94,7 +93,7 @@ class BankManifest(ShardManifest):
         """The flags that make a bank like this one, by name."""
         return {flag: getattr(self, name) for flag, name in BANK_FLAGS.items()}
 
-    def clauses(self, name: str, other: Self, differing: list[str], note: str = "") -> list[str]:
+    def clauses(self, name: str, other: Self, differing: list[str]) -> list[str]:
         """What [`differences`] says of one field: never a hash, and nothing where it follows from another difference."""
         if FOLLOWS_FROM.get(name, set()).intersection(differing):
             return []
@@ -104,4 +103,7 @@ class BankManifest(ShardManifest):
             return [f"the weights or the tokenizer of {shorten(self.model)} are others than they were"]
         if name == "weights_fingerprint":
             return [f"the model is {shorten(other.model)}, not {shorten(self.model)}"]
-        return super().clauses(name, other, differing, note)
+        clauses = super().clauses(name, other, differing)
+        if name == "num_samples":
+            return [f"{clauses[0]} (by default a run samples as many as it draws)"]
+        return clauses

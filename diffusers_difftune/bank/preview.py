@@ -19,15 +19,7 @@ SIDE = 128  # pixels of an image in the grid
 
 @torch.no_grad()
 def preview_png(pipeline: DiffusionPipeline, latents: list[torch.Tensor]) -> bytes:
-    """Decodes a few samples into a grid, as a PNG file; equal latents give equal bytes.
-
-    Args:
-        pipeline ([`DiffusionPipeline`]): The pipeline they were sampled from.
-        latents (`list[torch.Tensor]` of shape `(C, h, w)`): The samples, scaled as the denoiser expects them.
-
-    Returns:
-        `bytes`: The PNG file.
-    """
+    """Decodes a few canonical latents with the pipeline's VAE into a grid, as a PNG file; equal latents give equal bytes."""
     family = family_of_pipeline(pipeline)
     images: list[Image.Image] = []
     for sample in latents:  # one by one, so that this never needs more memory than sampling

@@ -11,19 +11,14 @@ from ..io.random import seeded_order
 
 
 def read_prompts(source: str, own: str = "captions") -> list[str]:
-    """The prompts that a flag such as `--bank_prompts` names, other than the captions of the target data.
+    """The prompts that a flag such as `--bank_prompts` names, other than the captions of the target data. Blank lines and missing
+    values are left out, repeated prompts are not.
 
     Args:
         source (`str`):
             `"empty"`, a text file with one prompt a line, or `DATASET#COLUMN` for a column of a dataset, which is a
             folder or an id on the Hub.
         own (`str`, *optional*, defaults to `"captions"`): What else the flag may say, for its message.
-
-    Returns:
-        `list[str]`: The prompts. Blank lines and missing values are left out, repeated prompts are not.
-
-    Raises:
-        DiffTuneError: There is no such file, dataset or column, or no prompt in it.
     """
     if source == "empty":
         return [""]
@@ -66,16 +61,7 @@ def column_prompts(dataset: str, column: str) -> list[str | None]:
 
 
 def draw_prompts(prompts: list[str], count: int, seed: int) -> list[str]:
-    """The prompt of each sample: all prompts in a seeded order, then all in another, and so on.
-
-    Args:
-        prompts (`list[str]`): The prompts to draw from, at least one.
-        count (`int`): The number of samples.
-        seed (`int`): The seed of the order.
-
-    Returns:
-        `list[str]`: `count` prompts; none comes n + 1 times before every other came n times.
-    """
+    """The prompt of each of `count` samples: all prompts in a seeded order, then all in another, and so on."""
     if not prompts:
         raise DiffTuneError("There are no prompts to sample with.")
     drawn: list[str] = []

@@ -16,17 +16,9 @@ from .solver import solver_settings
 
 
 class Sampler:
-    """Draws batches of latents from a pipeline.
+    """Draws batches of latents from a pipeline, whose progress bar is switched off. A sample must be of `latent_shape`."""
 
-    Args:
-        pipeline ([`DiffusionPipeline`]): The pipeline; its progress bar is switched off.
-        settings ([`BankSettings`]): How to sample.
-        latent_shape (`tuple[int, int, int]`): What a sample has to look like.
-    """
-
-    def __init__(
-        self, pipeline: DiffusionPipeline, settings: BankSettings, latent_shape: tuple[int, int, int]
-    ) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, settings: BankSettings, latent_shape: tuple[int, ...]) -> None:
         self.pipeline, self.family = pipeline, family_of_pipeline(pipeline)
         scheduler_class, self.scheduler_settings = solver_settings(pipeline.scheduler, settings.solver, settings.steps)
         self.scheduler = scheduler_class.from_config(self.scheduler_settings)
@@ -50,20 +42,20 @@ class Sampler:
                 )[0]
         except ValueError as error:  # how pipelines refuse arguments, such as a size they cannot make
             raise DiffTuneError(
-                f"The pipeline does not sample at --resolution {self.settings.resolution}: {first_sentence(error)}."
+                f"The pipeline does not sample at a resolution of {side}: {first_sentence(error)}."
             ) from error
         finally:
             self.pipeline.scheduler = own_scheduler
         latents = self.family.sampled_latents(self.pipeline, output, side, side)
         if latents.shape[1:] != self.latent_shape:
             raise DiffTuneError(
-                f"The pipeline gives latents of {list(latents.shape[1:])} at --resolution {self.settings.resolution}, and"
-                f" training needs {list(self.latent_shape)}."
+                f"The pipeline gives latents of {list(latents.shape[1:])} at a resolution of {side}, and training needs"
+                f" {list(self.latent_shape)}."
             )
         latents = latents.float().cpu()
         if not latents.isfinite().all():
             raise DiffTuneError(
-                f"The pipeline gives samples that are not finite in {self.pipeline.dtype}; try --mixed_precision no."
+                f"The pipeline gives samples that are not finite in {self.pipeline.dtype}; try it in float32, without mixed precision."
             )
         return Shard(list(indices), prompts, np.ascontiguousarray(latents.numpy()))
 

@@ -30,7 +30,6 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """What it takes in memory."""
         return self.latents.nbytes
 
     def to_bytes(self) -> bytes:
@@ -47,15 +46,6 @@ class Shard:
 
     @classmethod
     def read(cls, path: Path, latent_shape: tuple[int, ...]) -> "Shard":
-        """Reads a shard.
-
-        Args:
-            path (`Path`): The Parquet file.
-            latent_shape (`tuple[int, ...]`): Shape of a sample.
-
-        Returns:
-            [`Shard`]: The samples.
-        """
         table = pq.read_table(path, memory_map=True)
         latents = table["latents"].combine_chunks().flatten().to_numpy()
         return cls(
@@ -71,16 +61,8 @@ class Shard:
 
     @classmethod
     def problem(cls, path: Path, indices: range, latent_shape: tuple[int, ...]) -> str | None:
-        """What is wrong with a file of the right bytes, or `None`: a bank of somebody else's can say what it likes.
-
-        Args:
-            path (`Path`): The file.
-            indices (`range`): The samples that must be in it.
-            latent_shape (`tuple[int, ...]`): Shape of a sample.
-
-        Returns:
-            `str` or `None`: The end of a sentence that begins with the file.
-        """
+        """What is wrong with a file of the right bytes, or `None`: a bank of somebody else's can say what it likes. It is the end of
+        a sentence that begins with the file."""
         try:
             schema, rows = pq.read_schema(path), pq.read_metadata(path).num_rows
             if not schema.remove_metadata().equals(shard_schema(latent_shape)):
@@ -101,6 +83,5 @@ class Shard:
 
 
 def shard_schema(latent_shape: tuple[int, ...]) -> pa.Schema:
-    """The columns of a shard."""
     latents = pa.list_(pa.float32(), math.prod(latent_shape))
     return pa.schema([("index", pa.int64()), ("prompt", pa.string()), ("latents", latents)])

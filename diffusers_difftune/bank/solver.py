@@ -42,21 +42,13 @@ SOLVERS: dict[str, tuple[type[SchedulerMixin], dict[str, Any]]] = {
 
 
 def solver_settings(scheduler: SchedulerMixin, solver: str, steps: int) -> tuple[type[SchedulerMixin], dict[str, Any]]:
-    """A scheduler's class and settings to sample from a model with, down to clean data and without clipping.
+    """A scheduler's class and what to give its `from_config` to sample from a model with, down to clean data and without clipping.
 
     Args:
         scheduler ([`SchedulerMixin`]): The pipeline's own scheduler, of diffusion type.
-        solver (`str`): `"ddim"`, `"dpm++"`, `"unipc"` or `"euler"`.
+        solver (`str`): One of `SOLVERS`.
         steps (`int`): Sampling steps.
-
-    Returns:
-        `tuple[type, dict[str, Any]]`: The class, and what to give its `from_config`.
-
-    Raises:
-        DiffTuneError: There is no such solver, the scheduler is not of diffusion type, or the steps do not go with it.
     """
-    if solver not in SOLVERS:
-        raise DiffTuneError(f"--bank_solver is '{solver}'; it must be one of {', '.join(SOLVERS)}.")
     config = dict(scheduler.config)
     if "beta_schedule" not in config:
         raise DiffTuneError(
@@ -65,7 +57,7 @@ def solver_settings(scheduler: SchedulerMixin, solver: str, steps: int) -> tuple
         )
     levels = config["num_train_timesteps"]
     if steps > levels:
-        raise DiffTuneError(f"--bank_steps is {steps}; it must be at most the model's number of levels, {levels}.")
+        raise DiffTuneError(f"steps is {steps}; it must be at most the model's number of levels, {levels}.", "steps")
     scheduler_class, settings = SOLVERS[solver]
     settings = {name: config[name] for name in MODEL_SETTINGS if name in config} | settings
     if config["beta_schedule"] not in BETA_SCHEDULES and config.get("trained_betas") is None:
@@ -76,7 +68,7 @@ def solver_settings(scheduler: SchedulerMixin, solver: str, steps: int) -> tuple
         trailing = config.get("timestep_spacing") == "trailing"
         if trailing and levels % steps:
             raise DiffTuneError(
-                f"--bank_steps is {steps}; with --bank_solver ddim this model needs a divisor of {levels}."
+                f"steps is {steps}; with the solver ddim this model needs a divisor of {levels}.", "steps"
             )
         settings["timestep_spacing"] = "trailing" if trailing else "leading"
         room = levels - 1 - (steps - 1) * (levels // steps)

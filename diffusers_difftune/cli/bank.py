@@ -81,7 +81,7 @@ def add_parser(subcommands: Subcommands) -> None:
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
     from ..backbones.fingerprint import hub_commit
-    from ..bank.build import begun_bank, build_bank
+    from ..bank.build import build_bank, check_begun_bank
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
@@ -113,7 +113,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
         "model": model,
         "weights_fingerprint": weights,
     }
-    from_main(accelerator, lambda: begun_bank(folder, settings, prompts, **sampled_from))
+    from_main(accelerator, lambda: check_begun_bank(folder, settings, prompts, **sampled_from))
     different = min(settings.num_samples, len(set(prompts)))
     found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
     if found is not None and found.count:

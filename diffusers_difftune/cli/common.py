@@ -66,7 +66,8 @@ def open_pipeline(
         with errors.flag("--pretrained_vae_model_name_or_path"):
             settings["vae"] = folder_of(vae, "a VAE", cache_dir=arguments.cache_dir, token=arguments.hub_token)
     folder = pipeline_folder(model, revision, arguments.variant, arguments.cache_dir, arguments.hub_token)
-    return load_backbone(folder, arguments.variant, **settings)
+    with errors.flag(resolution="--resolution", vae="--pretrained_vae_model_name_or_path"):
+        return load_backbone(folder, arguments.variant, **settings)
 
 
 def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
@@ -79,6 +80,7 @@ def fingerprint(backbone: "Backbone", arguments: argparse.Namespace) -> str:
 def find_resolution(wanted: int | None, *pipelines: "Backbone") -> int:
     """The side of the images that all pipelines are to make, in pixels: the one that is wanted, or the first one's own."""
     resolution = wanted or pipelines[0].native_resolution
-    for backbone in pipelines:
-        backbone.image_side(resolution)
+    with errors.flag(resolution="--resolution"):
+        for backbone in pipelines:
+            backbone.image_side(resolution)
     return resolution

@@ -159,5 +159,5 @@ def of_bank(
     decoded = []
     for start in range(0, len(shown), batch_size):
         latents = torch.stack([bank.latents(row) for row in shown[start : start + batch_size]])
-        decoded.append((backbone.decode_latents(latents) * 255).round().to("cpu", torch.uint8))
+        decoded.append((backbone.decode(backbone.vae, latents) * 255).round().to("cpu", torch.uint8))
     return rows, Images(torch.cat(decoded), [bank.prompt(row) for row in shown])

@@ -33,25 +33,13 @@ FOLDER = "conditions"  # in the bank's folder
 
 
 class BankConditions(StoredRows[ConditionManifest, pa.ChunkedArray]):
-    """The control images of a bank, by the index of the sample: `conditions[i]` is uint8 of shape (H, W, 3).
-
-    Shards are read when they are first asked for. [`bank_conditions`] makes it.
-
-    Args:
-        folder (`Path`): Their folder.
-        manifest ([`ConditionManifest`]): Its manifest.
-
-    Attributes:
-        folder (`Path`): Their folder.
-        manifest ([`ConditionManifest`]): Its manifest, with the extractor's settings.
-    """
+    """The control images of a bank, by the index of the sample: `conditions[i]` is uint8 of shape (H, W, 3)."""
 
     def __getitem__(self, index: int) -> np.ndarray:
         shard, row = self.find(index)
         return np.array(Image.open(BytesIO(shard[row].as_py()["bytes"]), formats=["PNG"]).convert("RGB"))
 
     def read_shard(self, path: Path) -> pa.ChunkedArray:
-        """Reads a shard."""
         return pq.read_table(path)["conditioning_image"]
 
 
@@ -59,7 +47,6 @@ def bank_conditions(
     bank: KnowledgeBank,
     extractor: Extractor,
     decode: Callable[[torch.Tensor], list[Image.Image]],
-    folder: str | Path | None = None,
     accelerator: Accelerator | None = None,
     progress: bool = True,
     cache_dir: str | None = None,
@@ -72,18 +59,10 @@ def bank_conditions(
     Args:
         bank ([`KnowledgeBank`]): The bank, whole.
         extractor ([`Extractor`]): What extracts.
-        decode (`Callable`):
-            From latents of shape (B, C, h, w), scaled as the denoiser expects them, to B RGB images. It is called
-            once for each shard that is not there yet.
-        folder (`str` or `Path`, *optional*):
-            Where to keep them instead of `BANK/conditions`. `None` is this library's cache where the bank's folder
-            cannot be written to.
-        accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
-        progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
-        cache_dir (`str`, *optional*): Where this library's cache is; as `--cache_dir`.
-
-    Returns:
-        [`BankConditions`]: The control images.
+        decode (`Callable`): From canonical latents of shape (B, C, h, w) to B RGB images; called once for each missing shard.
+        accelerator, progress: See [`build_shards`].
+        cache_dir (`str`, *optional*): Where this library's cache is, in which they are kept where the bank's folder cannot be
+            written to.
 
     Raises:
         DiffTuneError: The bank is half built, or the control images are damaged.
@@ -99,10 +78,7 @@ def bank_conditions(
         libraries=library_versions(),
     )
     name = f"{extractor.settings['kind']}-{manifest.key[:8]}"
-    if folder is not None:
-        path = Path(folder) / name
-    else:
-        path = from_main(accelerator, lambda: place_for(bank, name, cache_dir))
+    path = from_main(accelerator, lambda: place_for(bank, name, cache_dir))
 
     def make_shard(indices: range) -> bytes:
         images = decode(torch.stack([bank.latents(index) for index in indices]))

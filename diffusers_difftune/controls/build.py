@@ -34,24 +34,12 @@ def build_conditions(
     """Builds a data set that `--train_data_dir` of the ControlNet script takes as it is.
 
     It is a folder of Parquet files in `data/` with the columns `image`, `text` and `conditioning_image`, which
-    `datasets` opens, too; `preview.png` shows some of them. An image that is plain RGB keeps its file; one that is not becomes a PNG file of what
-    training would see of it: upright, 8 bits a channel, in sRGB, transparency on white. A caption is a string, or a list of
-    strings if any row has several.
+    `datasets` opens, too; `preview.png` shows some of them. An image that is plain RGB keeps its file; one that is not becomes a
+    PNG file of what training would see of it: upright, 8 bits a channel, in sRGB, transparency on white. A caption is a string,
+    or a list of strings if any row has several.
 
-    Args:
-        target ([`TargetData`]): The images and captions.
-        folder (`str` or `Path`): Where the data set goes: a new or empty folder, or one that was begun.
-        extractor ([`Extractor`]): What extracts.
-        resolution (`int`, *optional*):
-            Resize and crop images to squares of this size first, as ControlNet training does, so that lines and edges
-            have the width that they will have in training. `None` leaves images as they are.
-        batch_size (`int`, *optional*, defaults to 16): Images that are extracted from at once.
-        shard_size (`int`, *optional*, defaults to 256): Rows of a Parquet file.
-        accelerator ([`Accelerator`], *optional*): The processes that share the work. `None` is this one alone.
-        progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
-
-    Returns:
-        [`ConditionManifest`]: What was built.
+    A resolution resizes and crops images to squares first, as ControlNet training does, so that lines and edges have the width that
+    they will have in training. A folder that was begun is gone on with; see [`build_shards`].
 
     Raises:
         DiffTuneError: A number is out of range, or the folder holds something else, such as control images of other

@@ -21,12 +21,6 @@ class Extractor:
             the Hub) or `fingerprint` (of one in a folder), and `parameters`. Extractors of equal settings are the same.
         extract (`Callable`): From RGB images to as many control images. Brings its model, if it has one, to the device.
         release (`Callable`, *optional*): Takes the model off the device; the next call brings it back.
-
-    Example:
-        ```python
-        extractor = make_extractor("edge")
-        (edges,) = extractor([image.convert("RGB")])
-        ```
     """
 
     settings: dict[str, Any]

@@ -53,14 +53,10 @@ def make_extractor(
     """
     check_kind(kind, model, revision)
     check_libraries(kind, model)
-    if kind == "edge":
-        from .edge import edge_extractor
+    if kind not in MODEL_KINDS:
+        from .lines import line_extractor
 
-        return edge_extractor()
-    if kind == "sketch":
-        from .sketch import sketch_extractor
-
-        return sketch_extractor()
+        return line_extractor(kind)
     if model == DRAWING:
         from .shapes import drawing_extractor
 
@@ -71,11 +67,7 @@ def make_extractor(
 
 
 def check_kind(kind: str, model: str | None = None, revision: str | None = None) -> None:
-    """Refuses what [`make_extractor`] cannot make; looks at no model.
-
-    Raises:
-        DiffTuneError: There is no such kind, or it has no model that could be named.
-    """
+    """Refuses what [`make_extractor`] cannot make; looks at no model."""
     if kind not in KINDS:
         raise DiffTuneError(f"'{kind}' is no kind of control images; the kinds are {', '.join(KINDS)}.")
     if kind not in MODEL_KINDS and (model is not None or revision is not None):
@@ -86,10 +78,6 @@ def check_kind(kind: str, model: str | None = None, revision: str | None = None)
 
 
 def check_libraries(kind: str, model: str | None = None) -> None:
-    """Refuses a kind whose library is not installed.
-
-    Raises:
-        DiffTuneError: It is not; the message says how to install it.
-    """
+    """Refuses a kind whose library is not installed."""
     if kind not in MODEL_KINDS or model == DRAWING:
         from .opencv import cv2  # noqa: F401

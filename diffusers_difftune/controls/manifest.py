@@ -21,10 +21,6 @@ class ConditionManifest(ShardManifest):
         extractor (`dict[str, Any]`): The settings of the [`Extractor`].
         source (`dict[str, Any]`): Which images, in words or numbers that change with them.
         num_rows (`int`): How many images.
-        shard_size (`int`): Rows of a shard.
-        libraries (`dict[str, str]`): Versions of the libraries that extracted.
-        format_version (`int`): Version of this layout.
-        shards (`dict[str, str]`): SHA-256 of each shard by its name. Empty until the folder is whole.
     """
 
     extractor: dict[str, Any] = setting("")
@@ -47,7 +43,6 @@ class ConditionManifest(ShardManifest):
 
     @property
     def title(self) -> str:
-        """What the progress bar says."""
         return f"Control images ({self.extractor['kind']})"
 
     def shard_name(self, number: int) -> str:
@@ -59,7 +54,7 @@ class ConditionManifest(ShardManifest):
         """A hash of the extractor's settings and the images: what tells folders apart that lie side by side."""
         return hashlib.sha256(json.dumps([self.extractor, self.source], sort_keys=True).encode()).hexdigest()
 
-    def clauses(self, name: str, other: Self, differing: list[str], note: str = "") -> list[str]:
+    def clauses(self, name: str, other: Self, differing: list[str]) -> list[str]:
         """What [`differences`] says of one field; one extractor's parameters are nothing to another's."""
-        clauses = super().clauses(name, other, differing, note)
+        clauses = super().clauses(name, other, differing)
         return [clause for clause in clauses if not clause.startswith("parameters is")] or clauses

@@ -45,31 +45,16 @@ SEED = 0  # of Marigold's first noise, the same for every image
 
 def model_extractor(
     kind: str,
-    model: str | None = None,
-    revision: str | None = None,
-    device: str | torch.device = "cpu",
-    cache_dir: str | None = None,
-    token: str | None = None,
+    model: str | None,
+    revision: str | None,
+    device: str | torch.device,
+    cache_dir: str | None,
+    token: str | None,
 ) -> Extractor:
-    """The extractor of `"depth"`, `"normal"` or `"segmentation"` by a model.
+    """The extractor of `"depth"`, `"normal"` or `"segmentation"` by a model; see [`make_extractor`].
 
-    The revision is pinned: its commit is found first, and everything is loaded from that commit.
-
-    Args:
-        kind (`str`): The kind.
-        model (`str`, *optional*): A folder or the id of a model on the Hub. `None` is the kind's entry in
-            `DEFAULT_MODELS`.
-        revision (`str`, *optional*): Its revision on the Hub. `None` is the newest, but of a default model its commit in
-            `DEFAULT_MODELS`.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where it runs.
-        cache_dir (`str`, *optional*): Where downloaded models are kept.
-        token (`str`, *optional*): Token for the Hub.
-
-    Returns:
-        [`Extractor`]: The extractor. Its settings have the `commit`, or a `fingerprint` of a folder's files.
-
-    Raises:
-        DiffTuneError: There is no such model, or it is one for another task.
+    The revision is pinned: its commit is found first, and everything is loaded from that commit. Settings have the `commit`, or a
+    `fingerprint` of a folder's files.
     """
     if model is None:
         model, commit = DEFAULT_MODELS[kind]
@@ -127,22 +112,17 @@ Extract = Callable[[list[Image.Image]], list[Image.Image]]
 Loaded = tuple[Any, Extract, dict[str, Any]]
 
 
-def load_depth(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
+def load_depth(model: str, where: dict[str, Any], safe: bool | None) -> Loaded:
     """Depth in each image's own range: the nearest is white, the farthest black."""
-    processor = load_processor(model, where)
-    network = AutoModelForDepthEstimation.from_pretrained(
-        model, trust_remote_code=False, use_safetensors=use_safetensors, **where
-    ).eval()
+    processor, network = load_with_processor(AutoModelForDepthEstimation, model, where, safe)
     config = network.config
     metric = config.model_type in METRIC_DEPTH or getattr(config, "depth_estimation_type", None) == "metric"
 
-    def estimate(images: list[Image.Image]) -> list[Image.Image]:
-        outputs = network(**processor(images=images, return_tensors="pt").to(network.device))
-        sizes = [(image.height, image.width) for image in images]
+    def to_images(outputs: Any, sizes: list[tuple[int, int]]) -> list[Image.Image]:
         found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
         return [depth_image(one["predicted_depth"].squeeze().float().cpu(), metric) for one in found]
 
-    return network, in_equal_sizes(estimate, model), {"metric": metric}
+    return network, in_equal_sizes(network, processor, to_images, model), {"metric": metric}
 
 
 def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
@@ -153,21 +133,16 @@ def depth_image(depth: torch.Tensor, metric: bool) -> Image.Image:
     return Image.fromarray((255 * nearness).round().to(torch.uint8).numpy()).convert("RGB")
 
 
-def load_segmentation(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
+def load_segmentation(model: str, where: dict[str, Any], safe: bool | None) -> Loaded:
     """The likeliest class of each pixel, in a colour of its own."""
-    processor = load_processor(model, where)
-    network = AutoModelForSemanticSegmentation.from_pretrained(
-        model, trust_remote_code=False, use_safetensors=use_safetensors, **where
-    ).eval()
+    processor, network = load_with_processor(AutoModelForSemanticSegmentation, model, where, safe)
     palette = class_palette(network.config.num_labels)
 
-    def estimate(images: list[Image.Image]) -> list[Image.Image]:
-        outputs = network(**processor(images=images, return_tensors="pt").to(network.device))
-        sizes = [(image.height, image.width) for image in images]
+    def to_images(outputs: Any, sizes: list[tuple[int, int]]) -> list[Image.Image]:
         found = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
         return [Image.fromarray(palette[one.cpu().numpy()]) for one in found]
 
-    return network, in_equal_sizes(estimate, model), {"classes": len(palette)}
+    return network, in_equal_sizes(network, processor, to_images, model), {"classes": len(palette)}
 
 
 def class_palette(count: int) -> np.ndarray:
@@ -183,11 +158,11 @@ def class_palette(count: int) -> np.ndarray:
     return colors
 
 
-def load_normals(model: str, where: dict[str, Any], use_safetensors: bool | None) -> Loaded:
+def load_normals(model: str, where: dict[str, Any], safe: bool | None) -> Loaded:
     """Marigold's normals: x to the right, y up, z to the viewer, with [−1, 1] as [0, 255]."""
     from diffusers import MarigoldNormalsPipeline  # loads much that the others do not need
 
-    pipeline = MarigoldNormalsPipeline.from_pretrained(model, use_safetensors=use_safetensors, **where)
+    pipeline = MarigoldNormalsPipeline.from_pretrained(model, use_safetensors=safe, **where)
     pipeline.set_progress_bar_config(disable=True)
 
     def extract(images: list[Image.Image]) -> list[Image.Image]:
@@ -198,8 +173,12 @@ def load_normals(model: str, where: dict[str, Any], use_safetensors: bool | None
     return pipeline, extract, {"seed": SEED}
 
 
-def in_equal_sizes(estimate: Extract, model: str) -> Extract:
+def in_equal_sizes(network: Any, processor: Any, to_images: Callable[..., list[Image.Image]], model: str) -> Extract:
     """Gives a model images of one size together, others one by one; some models keep the size they are given."""
+
+    def estimate(images: list[Image.Image]) -> list[Image.Image]:
+        outputs = network(**processor(images=images, return_tensors="pt").to(network.device))
+        return to_images(outputs, [(image.height, image.width) for image in images])
 
     @torch.no_grad()
     def extract(images: list[Image.Image]) -> list[Image.Image]:
@@ -215,8 +194,10 @@ def in_equal_sizes(estimate: Extract, model: str) -> Extract:
     return extract
 
 
-def load_processor(model: str, where: dict[str, Any]) -> Any:
-    """The model's preprocessing, by PIL: the same with and without torchvision."""
+def load_with_processor(auto_class: Any, model: str, where: dict[str, Any], safe: bool | None) -> tuple[Any, Any]:
+    """A model of transformers and its preprocessing, by PIL: the same with and without torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False, **where)
+        processor = AutoImageProcessor.from_pretrained(model, backend="pil", trust_remote_code=False, **where)
+    network = auto_class.from_pretrained(model, trust_remote_code=False, use_safetensors=safe, **where)
+    return processor, network.eval()

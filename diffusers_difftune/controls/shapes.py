@@ -37,14 +37,7 @@ LEAST_REGION = 1 / 8  # times the shorter side: regions of fewer pixels go to th
 
 
 def drawing_extractor(kind: str) -> Extractor:
-    """The extractor of `"depth"`, `"normal"` or `"segmentation"` for drawings on white.
-
-    Args:
-        kind (`str`): The kind.
-
-    Returns:
-        [`Extractor`]: The extractor.
-    """
+    """The extractor of `"depth"`, `"normal"` or `"segmentation"` for drawings on white, which are uint8 of shape (H, W, 3)."""
     extract: Callable[[np.ndarray], np.ndarray]
     parameters: dict[str, Any]
     if kind == "segmentation":
@@ -57,30 +50,16 @@ def drawing_extractor(kind: str) -> Extractor:
 
 
 def depth(pixels: np.ndarray) -> np.ndarray:
-    """The height of the drawing's silhouette, inflated; see [`height`].
-
-    Args:
-        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
-
-    Returns:
-        `np.ndarray` of shape `(H, W)`, uint8: What is nearer is brighter. The ground is 0, and what is drawn begins at
-        a quarter, so that thin strokes are seen, too.
-    """
+    """The height of the drawing's silhouette, inflated, see [`height`]; uint8 of shape (H, W). What is nearer is brighter. The
+    ground is 0, and what is drawn begins at a quarter, so that thin strokes are seen, too."""
     heights = height(pixels)
     relative = heights / (min(heights.shape) / 2)
     return np.where(heights > 0, LEAST_DEPTH + (255 - LEAST_DEPTH) * relative, 0).round().astype(np.uint8)
 
 
 def normals(pixels: np.ndarray) -> np.ndarray:
-    """The directions in which the inflated silhouette faces; see [`height`].
-
-    Args:
-        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
-
-    Returns:
-        `np.ndarray` of shape `(H, W, 3)`, uint8: x to the right, y up and z to the viewer, as Marigold has them, with
-        [−1, 1] as [0, 255]. The ground faces the viewer: (128, 128, 255).
-    """
+    """The directions in which the inflated silhouette faces, see [`height`]; uint8 of shape (H, W, 3): x to the right, y up and z to
+    the viewer, as Marigold has them, with [−1, 1] as [0, 255]. The ground faces the viewer: (128, 128, 255)."""
     heights = cv2.copyMakeBorder(height(pixels), 1, 1, 1, 1, cv2.BORDER_REPLICATE)
     right = (heights[1:-1, 2:] - heights[1:-1, :-2]) / 2
     down = (heights[2:, 1:-1] - heights[:-2, 1:-1]) / 2
@@ -89,16 +68,11 @@ def normals(pixels: np.ndarray) -> np.ndarray:
 
 
 def height(pixels: np.ndarray) -> np.ndarray:
-    """The drawing's silhouette as a height field: round like a ball where it is wide, low where it is thin.
+    """The drawing's silhouette as a height field: round like a ball where it is wide, low where it is thin; float32 of shape (H, W),
+    in pixels, 0 on the ground, at most half the shorter side.
 
     At a distance d from the ground the height is √(d·(2R − d)) with R half the shorter side, which makes a ball of a
     disk that fills the image. It is then smoothed, so that a bar has a round back and not the edge of a roof.
-
-    Args:
-        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
-
-    Returns:
-        `np.ndarray` of shape `(H, W)`, float32: In pixels, 0 on the ground, at most half the shorter side.
     """
     inside = silhouette(pixels)
     radius = min(inside.shape) / 2
@@ -113,14 +87,7 @@ def height(pixels: np.ndarray) -> np.ndarray:
 
 
 def silhouette(pixels: np.ndarray) -> np.ndarray:
-    """What is drawn, with all it encloses: the white of an eye belongs to the face, and paper to its outline.
-
-    Args:
-        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): A drawing on white.
-
-    Returns:
-        `np.ndarray` of shape `(H, W)`, bool.
-    """
+    """What is drawn, with all it encloses: the white of an eye belongs to the face, and paper to its outline."""
     drawn = (pixels.min(axis=-1) <= 255 - PAPER).astype(np.uint8)
     # ground is what is reached from outside; not diagonally, or it would leak through slanted outlines
     _, grounds = cv2.connectedComponents(np.pad(1 - drawn, 1, constant_values=1), connectivity=4)
@@ -132,17 +99,11 @@ def silhouette(pixels: np.ndarray) -> np.ndarray:
 
 
 def regions(pixels: np.ndarray) -> np.ndarray:
-    """Flat regions in the colours of a fixed palette.
+    """Flat regions in the colours of a fixed palette; uint8 of shape (H, W, 3).
 
     Noise is smoothed away and edges are made steep, so that the colours between two regions are none of their own.
     Each pixel takes the nearest colour of the palette, and connected pixels of a colour are a region; small regions
     fall to those around them.
-
-    Args:
-        pixels (`np.ndarray` of shape `(H, W, 3)`, uint8): An RGB image.
-
-    Returns:
-        `np.ndarray` of shape `(H, W, 3)`, uint8.
     """
     reach = max(1, round(min(pixels.shape[:2]) / 128))
     smooth = cv2.bilateralFilter(np.ascontiguousarray(pixels), 2 * reach + 1, SMOOTHED_NOISE, reach)

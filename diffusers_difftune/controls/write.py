@@ -35,25 +35,12 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def table_bytes(columns: dict[str, list]) -> bytes:
-    """A table as a Parquet file that `datasets` opens with images as images.
-
-    Args:
-        columns (`dict[str, list]`): Of each column its values: numbers, strings, lists of strings, or files of images.
-
-    Returns:
-        `bytes`: The file.
-    """
+    """A table of numbers, strings, lists of strings, or files of images as a Parquet file that `datasets` opens with images as
+    images."""
+    kinds = {int: Value("int64"), str: Value("string"), list: List(Value("string")), bytes: ImageFeature()}
     values, features = {}, {}
     for name, column in columns.items():
-        values[name], features[name] = column, FEATURES[type(column[0])]
+        values[name], features[name] = column, kinds[type(column[0])]
         if isinstance(column[0], bytes):
             values[name] = [{"bytes": content, "path": None} for content in column]
     return parquet_bytes(pa.table(values, schema=Features(features).arrow_schema))
-
-
-FEATURES = {
-    int: Value("int64"),
-    str: Value("string"),
-    list: List(Value("string")),
-    bytes: ImageFeature(),
-}

@@ -10,12 +10,8 @@ from pathlib import Path
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old one or the new one and nothing between.
-
-    Args:
-        path (`str` or `Path`): The file; its folder must exist.
-        data (`bytes`): Its new content.
-    """
+    """Writes a file, in a folder that exists, so that a reader, or a crash at any moment, finds the old one or the new one and
+    nothing between."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,18 +31,6 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     A crash leaves at most a sibling `.NAME.tmp`, which the next call for the same path removes. One process at a time
     may call this for a path; others may write into the folder it yields.
-
-    Args:
-        path (`str` or `Path`): The folder; its parent is made if it does not exist.
-
-    Yields:
-        `Path`: An empty folder next to `path` to write into.
-
-    Example:
-        ```python
-        with atomic_folder(output_dir / "checkpoint-500") as folder:
-            unet.save_pretrained(folder / "unet")
-        ```
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,11 +54,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def remove_folder(path: str | Path) -> None:
-    """Removes a folder so that a crash leaves it whole, or as a leftover that [`clean_leftovers`] removes.
-
-    Args:
-        path (`str` or `Path`): The folder.
-    """
+    """Removes a folder so that a crash leaves it whole, or as a leftover that [`clean_leftovers`] removes."""
     path = Path(path)
     aside = path.with_name(f".{path.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
@@ -83,16 +63,8 @@ def remove_folder(path: str | Path) -> None:
 
 
 def clean_leftovers(folder: str | Path, pattern: str) -> list[str]:
-    """Removes what a crash left beside the folders that [`atomic_folder`] and [`remove_folder`] deal with, and puts back one
-    that was out of its place in that moment.
-
-    Args:
-        folder (`str` or `Path`): Where these folders are.
-        pattern (`str`): Their names, such as `"checkpoint-*"`.
-
-    Returns:
-        `list[str]`: What was removed, by name.
-    """
+    """Removes what a crash left beside the folders of a pattern that [`atomic_folder`] and [`remove_folder`] deal with, and puts
+    back one that was out of its place in that moment. Returns the names of what was removed."""
     found = sorted(Path(folder).glob(f".{pattern}.old")) + sorted(Path(folder).glob(f".{pattern}.tmp"))
     removed = []
     for path in found:

@@ -14,18 +14,14 @@ INDEX_NAME = "file_hashes.sqlite"
 
 
 def file_sha256(path: str | Path, index_dir: str | Path | None = None, verify: bool = False) -> str:
-    """The SHA-256 of a file's bytes.
+    """The SHA-256 of a file's bytes, in hexadecimal digits.
 
     Args:
         path (`str` or `Path`): The file.
-        index_dir (`str` or `Path`, *optional*):
-            Where hashes are remembered, by absolute path, size, modification time in nanoseconds and inode. It is safe
-            to use from several processes at once. `None` remembers nothing.
-        verify (`bool`, *optional*, defaults to `False`):
-            Read the file even if its hash is remembered; only so is an edit noticed that restores size and time.
-
-    Returns:
-        `str`: 64 hexadecimal digits.
+        index_dir (`str` or `Path`, *optional*): Where hashes are remembered, by absolute path, size, modification time and inode,
+            for several processes at once. `None` remembers nothing.
+        verify (`bool`, *optional*, defaults to `False`): Read the file even if its hash is remembered; only so is an edit noticed
+            that restores size and time.
     """
     name = os.path.abspath(path)
     before = _identity(name)

@@ -15,32 +15,20 @@ from ..errors import DiffTuneError, first_sentence
 MODEL_FILES = ("*.json", "*.safetensors")
 
 
-def folder_of(
-    name: str | Path,
-    what: str,
-    files: Sequence[str] = MODEL_FILES,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | None = None,
-    repo_type: str = "model",
-) -> Path:
-    """The local folder of a model; one on the Hub is downloaded first, or found in the cache.
+def folder_of(name: str | Path, what: str, files: Sequence[str] = MODEL_FILES, **where: Any) -> Path:
+    """The local folder of a model or a bank; one on the Hub is downloaded first, or found in the cache.
 
     Args:
         name (`str` or `Path`): A folder, or an id on the Hub.
         what (`str`): What it is to be, with its article, for the message: `"a VAE"`.
         files (`Sequence[str]`, *optional*): Patterns of the files to download.
-        revision (`str`, *optional*): Revision on the Hub.
-        cache_dir (`str` or `Path`, *optional*): Where downloads are kept. `None` is the Hub's own cache.
-        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
-        repo_type (`str`, *optional*, defaults to `"model"`): What it is on the Hub, `"model"` or `"dataset"`.
+        where: As in `snapshot_download`: `revision`, `cache_dir`, `token`, `repo_type`.
 
     Raises:
         DiffTuneError: There is neither such a folder nor such a repository.
     """
     if Path(name).is_dir():
         return Path(name)
-    where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token, "repo_type": repo_type}
     try:
         return Path(snapshot_download(str(name), allow_patterns=list(files), **where))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
@@ -57,13 +45,6 @@ def pinned(
     file: str = "config.json",
 ) -> tuple[Path, dict[str, Any]]:
     """The config of a model, and where the rest of it is: at the same commit, whatever the repository becomes meanwhile.
-
-    Args:
-        name (`str` or `Path`): A folder, or an id on the Hub.
-        revision (`str`, *optional*): Revision on the Hub.
-        cache_dir (`str` or `Path`, *optional*): Where downloads are kept. `None` is the Hub's own cache.
-        token (`str`, *optional*): Token for the Hub. `None` is the one you logged in with.
-        file (`str`, *optional*, defaults to `"config.json"`): The config's name.
 
     Returns:
         `tuple[Path, dict]`: The local file, and the arguments of `from_pretrained` beside the name; `revision` is the

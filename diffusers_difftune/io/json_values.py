@@ -11,15 +11,7 @@ from ..errors import quoted
 
 
 def wrong_value(plain_class: type, values: dict[str, Any]) -> str | None:
-    """What tells a dictionary from the fields of a dataclass of plain types, or `None`.
-
-    Args:
-        plain_class (`type`): The dataclass.
-        values (`dict[str, Any]`): What a file in JSON holds.
-
-    Returns:
-        `str` or `None`: A field that is missing, unknown, or of another type.
-    """
+    """What tells a dictionary from the fields of a dataclass of plain types: one that is missing, unknown, or of another type."""
     known = {entry.name: entry for entry in fields(plain_class)}
     if unknown := [name for name in values if name not in known]:
         return f"{unknown[0]} is no field of it"

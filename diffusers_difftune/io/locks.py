@@ -29,18 +29,11 @@ OWN_LOCKS: dict[Path, FileLock] = {}  # a lock that nobody holds is released
 
 
 @contextmanager
-def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Iterator[None]:
+def build_lock(folder: Path, accelerator: Accelerator | None = None) -> Iterator[None]:
     """Makes a folder and keeps other runs from building in it, once none does; call it on every process of a run.
 
     What is to be done must be asked inside the block: another run may have done it. If the block ends without an error,
     the folder is whole, and nothing of the lock is left in it. A killed run keeps nobody out.
-
-    Args:
-        folder (`Path`): The folder.
-        accelerator ([`Accelerator`], *optional*): The processes of the run. `None` is this one alone.
-
-    Raises:
-        DiffTuneError: The folder cannot be written to.
     """
     lock = FileLock(folder / LOCK_NAME)
 
@@ -67,15 +60,8 @@ def turn_to_build(folder: Path, accelerator: Accelerator | None = None) -> Itera
 
 
 def keep_for_this_run(folder: Path, waits: bool = True) -> None:
-    """Keeps other runs out of a folder for as long as this process lives.
-
-    Args:
-        folder (`Path`): The folder; it exists.
-        waits (`bool`, *optional*, defaults to `True`): Wait a while for another run that may be about to end.
-
-    Raises:
-        DiffTuneError: Another run does not leave it.
-    """
+    """Keeps other runs out of a folder that exists for as long as this process lives, or is refused by another run that does so,
+    if need be after a while in which that one may end."""
     lock = FileLock(folder / RUN_LOCK_NAME, is_singleton=True)  # in this process it can be taken again
     other = "another run"
     try:
@@ -113,7 +99,7 @@ def holder(lock: Path) -> str:
 
 
 def remove_lock(folder: Path) -> None:
-    """Removes what [`turn_to_build`], or a run that was killed in its last moment, left in a whole folder.
+    """Removes what [`build_lock`], or a run that was killed in its last moment, left in a whole folder.
 
     Even if it is held: who holds this file, and who makes a new one, finds nothing left to build.
     """

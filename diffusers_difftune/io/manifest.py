@@ -4,7 +4,6 @@
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -52,7 +51,6 @@ class ShardManifest:
     place = building = ""  # the folders of the shards, once all are there and before
 
     def __len__(self) -> int:
-        """The number of rows."""
         raise NotImplementedError
 
     @property
@@ -61,7 +59,6 @@ class ShardManifest:
         raise NotImplementedError
 
     def shard_name(self, number: int) -> str:
-        """The name of a shard."""
         raise NotImplementedError
 
     def counted(self, number: int) -> str:
@@ -70,7 +67,6 @@ class ShardManifest:
 
     @property
     def num_shards(self) -> int:
-        """The number of shards."""
         return -(-len(self) // self.shard_size)
 
     @property
@@ -90,11 +86,9 @@ class ShardManifest:
 
     def num_built(self, folder: Path) -> int:
         """How many rows are there, going by the names of files."""
-        directory = (folder / (self.place if self.is_complete else self.building) / self.shard_name(0)).parent
-        names = {file.name for file in directory.glob("*.parquet")}
-        numbers = {int(found[0]) for found in (re.search(r"\d{5,10}", name) for name in names) if found}
-        built = (k for k in numbers if k < self.num_shards and Path(self.shard_name(k)).name in names)
-        return sum(len(self.shard_range(number)) for number in built)
+        place = folder / (self.place if self.is_complete else self.building)
+        there = [(place / name).is_file() for name in self.shard_names]
+        return sum(len(self.shard_range(number)) for number, is_there in enumerate(there) if is_there)
 
     def damage(self, folder: Path) -> str | None:
         """The end of a sentence about the shards of a complete folder that are not what was written, or `None`."""
@@ -108,7 +102,6 @@ class ShardManifest:
         return f"is damaged: {', '.join(damaged)} is missing or is not what was written; delete the folder and build it again"
 
     def to_bytes(self) -> bytes:
-        """The manifest as it is written."""
         values = {entry.name: getattr(self, entry.name) for entry in self.entries()}
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
@@ -121,12 +114,6 @@ class ShardManifest:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Reads the manifest of a folder.
-
-        Args:
-            folder (`Path`): The folder.
-
-        Returns:
-            The manifest.
 
         Raises:
             DiffTuneError: It is not there, or not one that this version can read.
@@ -159,30 +146,23 @@ class ShardManifest:
                 return f"{entry.name} is {values[entry.name]}"
         return None
 
-    def differences(self, other: Self, notes: Mapping[str, str] | None = None) -> list[str]:
+    def differences(self, other: Self) -> list[str]:
         """In what `other` differs, as clauses such as `--bank_steps is 50, not 20` (the 20 being this one's).
 
         A complete folder stays good when a library is updated; one half built must not mix the rows of two versions.
-
-        Args:
-            other: The other manifest.
-            notes (`Mapping[str, str]`, *optional*): What to say after the other's value of a field.
         """
         entries = [entry for entry in self.entries() if "words" in entry.metadata]
         names = [entry.name for entry in entries if getattr(self, entry.name) != getattr(other, entry.name)]
         if self.is_complete and "libraries" in names:
             names.remove("libraries")
-        clauses = []
-        for name in names:
-            clauses += self.clauses(name, other, names, (notes or {}).get(name, ""))
-        return clauses
+        return [clause for name in names for clause in self.clauses(name, other, names)]
 
-    def clauses(self, name: str, other: Self, differing: list[str], note: str = "") -> list[str]:
+    def clauses(self, name: str, other: Self, differing: list[str]) -> list[str]:
         """What [`differences`] says of one field."""
         words = next(entry.metadata["words"] for entry in self.entries() if entry.name == name)
         here, there = getattr(self, name), getattr(other, name)
         if not isinstance(here, dict):
-            return [f"{words} is {shorten(there)}{note}, not {shorten(here)}"]
+            return [f"{words} is {shorten(there)}, not {shorten(here)}"]
         parts = [part for part in {**here, **there} if here.get(part) != there.get(part)]
         return [f"{words}{part} is {shorten(there.get(part))}, not {shorten(here.get(part))}" for part in parts]
 

@@ -16,16 +16,9 @@ Found = TypeVar("Found")
 
 
 def from_main(accelerator: Accelerator | None, find: Callable[[], Found]) -> Found:
-    """What `find` returns on the main process, on every process of a run; call it on all of them.
+    """What `find` returns on the main process (it can be pickled), on every process of a run; call it on all of them.
 
-    So that all do the same, even if what they would find changes meanwhile.
-
-    Args:
-        accelerator ([`Accelerator`], *optional*): The processes. `None` is this one alone.
-        find (`Callable`): Called on the main process only; what it returns can be pickled.
-
-    Returns:
-        What it returned.
+    So that all do the same, even if what they would find changes meanwhile. Without an accelerator there is this process alone.
 
     Raises:
         DiffTuneError, StopNow: `find` raised it; every process does.

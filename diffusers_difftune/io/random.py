@@ -9,17 +9,8 @@ import numpy as np
 
 
 def counter_generator(seed: int, purpose: str, step: int, position: int = 0) -> np.random.Generator:
-    """A generator whose stream is a function of its arguments alone (Philox, a counter-based generator).
-
-    Args:
-        seed (`int`): The run's seed.
-        purpose (`str`): What the numbers are for; different purposes have independent streams.
-        step (`int`): The optimiser step.
-        position (`int`, *optional*, defaults to 0): The position in the global batch.
-
-    Returns:
-        `np.random.Generator`: The generator.
-    """
+    """A generator whose stream is a function of its arguments alone (Philox, a counter-based generator): the run's seed, what the
+    numbers are for, the optimiser step, and the position in the global batch. Different purposes have independent streams."""
     key = np.array([seed % 2**64, zlib.crc32(purpose.encode())], dtype=np.uint64)
     counter = np.array([0, 0, position, step], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -10,11 +10,11 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,7 +24,7 @@ from ..console import duration, progress_bar
 from ..errors import DiffTuneError
 from .atomic import fsync_path, write_bytes_atomic
 from .hashing import file_sha256
-from .locks import remove_lock, turn_to_build
+from .locks import build_lock, remove_lock
 from .manifest import ShardManifest
 from .processes import from_main
 
@@ -44,7 +44,6 @@ def build_shards(
     accelerator: Accelerator | None = None,
     progress: bool = True,
     finish: Callable[[Manifest], dict[str, bytes]] = lambda manifest: {},
-    more: Callable[[Manifest], str] = lambda begun: "",
 ) -> Manifest:
     """Builds a folder of shards, or goes on with one that was begun with the same settings.
 
@@ -60,7 +59,6 @@ def build_shards(
         progress (`bool`, *optional*, defaults to `True`): Show a progress bar with the time left, on the main process.
         finish (`Callable`, *optional*):
             Called on the main process when all shards are there; returns what else goes into the folder, by file name.
-        more (`Callable`, *optional*): As in [`begun_manifest`].
 
     Returns:
         [`ShardManifest`]: The manifest of the complete folder.
@@ -69,11 +67,11 @@ def build_shards(
         DiffTuneError: The folder holds something else, such as rows of other settings, or is damaged, or cannot be written
             to.
     """
-    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest, more))
+    begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))
     if not begun.is_complete:
-        with turn_to_build(folder, accelerator):
+        with build_lock(folder, accelerator):
             # another run may have built it meanwhile
-            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest, more))
+            begun = from_main(accelerator, lambda: begun_manifest(folder, manifest))
             if not begun.is_complete:
                 return fill(folder, begun, make_shard, accelerator, progress, finish)
     remove_lock(folder)
@@ -84,19 +82,8 @@ def build_shards(
     return begun
 
 
-def begun_manifest(
-    folder: Path,
-    manifest: Manifest,
-    more: Callable[[Manifest], str] = lambda begun: "",
-    notes: Mapping[str, str] | None = None,
-) -> Manifest:
+def begun_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest of what was begun in `folder` with these settings, or else the one given.
-
-    Args:
-        folder (`Path`): Where the shards are, or are to be.
-        manifest ([`ShardManifest`]): The settings.
-        more (`Callable`, *optional*): What to say after the differences from the manifest that it is given.
-        notes (`Mapping[str, str]`, *optional*): As in [`ShardManifest.differences`].
 
     Raises:
         DiffTuneError: The folder holds something else, or rows of other settings.
@@ -109,10 +96,10 @@ def begun_manifest(
             raise DiffTuneError(f"{folder} is neither empty nor {manifest.what}; name another folder.")
         return manifest
     begun = type(manifest).read(folder)
-    if differences := begun.differences(manifest, notes):
+    if differences := begun.differences(manifest):
         raise DiffTuneError(
-            f"{folder} holds {manifest.what} of other settings: {'; '.join(differences)}{more(begun)}; delete that folder, use"
-            " another one, or go back to the old settings."
+            f"{folder} holds {manifest.what} of other settings: {'; '.join(differences)}; delete that folder, use another one,"
+            " or go back to the old settings."
         )
     return begun
 
@@ -226,28 +213,12 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-class HasBytes(Protocol):
-    """What is kept in memory of a shard."""
-
-    @property
-    def nbytes(self) -> int: ...
-
-
-Shard = TypeVar("Shard", bound=HasBytes)
+Shard = TypeVar("Shard", bound=Any)  # what is kept in memory of a shard, with its size in `nbytes`
 
 
 class StoredRows(Generic[Manifest, Shard]):
     """The rows of a folder of shards, by index. Shards are read when they are first asked for; those asked for last stay in
-    memory, up to `MEMORY_LIMIT`.
-
-    Args:
-        folder (`Path`): The folder.
-        manifest ([`ShardManifest`]): Its manifest.
-
-    Attributes:
-        folder (`Path`): The folder.
-        manifest ([`ShardManifest`]): Its manifest.
-    """
+    memory, up to `MEMORY_LIMIT`."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -258,7 +229,6 @@ class StoredRows(Generic[Manifest, Shard]):
         return len(self.manifest)
 
     def read_shard(self, path: Path) -> Shard:
-        """Reads a shard."""
         raise NotImplementedError
 
     def shard_path(self, number: int) -> Path:

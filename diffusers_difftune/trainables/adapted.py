@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training an adapter on a frozen denoiser."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from ..adapters.files import read_adapter, write_adapter, write_lora
 from ..adapters.settings import AdapterSettings
 from ..adapters.stock_lora import is_stock_lora
 from ..backbones import Backbone
+from .base import Trainable
 
 
-class AdaptedDenoiser:
+class AdaptedDenoiser(Trainable):
     """Trains an adapter on a frozen denoiser.
 
     Args:
@@ -29,8 +30,6 @@ class AdaptedDenoiser:
         DiffTuneError: The denoiser has no module or parameter of a name in the settings.
     """
 
-    ema = None
-
     def __init__(
         self,
         backbone: Backbone,
@@ -38,55 +37,32 @@ class AdaptedDenoiser:
         settings: AdapterSettings,
         keep_pretrained: bool = False,
     ) -> None:
-        self.backbone = backbone
-        self.model = denoiser
+        super().__init__(backbone, denoiser)
         # The rows of new classes belong to the adapter, also those that no image came for.
         kept_rows = len(backbone.classes.new or ()) if backbone.classes else 0
         self.adapter = Adapter(denoiser, settings, backbone.denoiser_name, keep_pretrained, kept_rows)
         self.result = "lora" if is_stock_lora(settings, backbone.pipeline_class) else "adapter"
 
     def parameters(self) -> list[Any]:
-        """What trains; see [`Adapter.parameters`]."""
         return self.adapter.parameters()
 
     def to(self, device: torch.device) -> None:
-        """Moves what is kept beside the model."""
         self.adapter.to(device)
-
-    def after_step(self) -> None:
-        """Nothing to do: there is no moving average."""
-
-    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The output for x_t of the model that trains, as accelerate prepared it."""
-        return self.backbone.predict(model, sample, timesteps, condition)
 
     def pretrained_model(self) -> tuple[torch.nn.Module, AbstractContextManager]:
         """The denoiser, and a context in which it is the pretrained one."""
         return self.model, self.adapter.off()
 
-    def use_final_weights(self) -> nullcontext:
-        """The weights are always final."""
-        return nullcontext()
-
-    def pipeline(self, device: torch.device, dtype: torch.dtype):
-        """The whole pipeline with what trains in it, to make images with."""
-        return self.backbone.pipeline(self.model, device, dtype)
-
     def save(self, folder: Path) -> None:
         """Writes what [`load_adapter`] reads, and where they can, `load_lora_weights`, too."""
         component, facts = self.backbone.denoiser_name, pipeline_facts(self.backbone)
         if self.result == "lora":
-            write_lora(folder, self.adapter, component, self.backbone.pipeline_class, facts)
+            write_lora(folder, self.adapter, component, facts)
         else:
             write_adapter(folder, self.adapter, component, facts)
 
     def load(self, folder: Path) -> None:
-        """Reads what [`save`] wrote."""
         self.adapter.load(read_adapter(folder)[1], folder)
-
-    def save_result(self, folder: Path) -> None:
-        """Writes the adapter."""
-        self.save(folder)
 
 
 def pipeline_facts(backbone: Backbone) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from ..adapters.files import read_adapter, write_adapter
 from ..adapters.peft_layers import merge_layers
 from ..adapters.scales import fold_scales
 from ..backbones import Backbone
+from .base import Trainable
 
 
-class ControlBranch:
+class ControlBranch(Trainable):
     """Trains a ControlNet (Zhang et al., 2023) beside a frozen denoiser: all of it, or an adapter on its copy of the
     denoiser together with its new layers.
 
@@ -30,8 +31,6 @@ class ControlBranch:
         DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
     """
 
-    ema = None
-
     def __init__(
         self,
         backbone: Backbone,
@@ -39,9 +38,8 @@ class ControlBranch:
         controlnet: torch.nn.Module,
         settings: AdapterSettings | None = None,
     ) -> None:
-        self.backbone = backbone
+        super().__init__(backbone, controlnet)
         self.denoiser = denoiser.requires_grad_(False).eval()
-        self.model = controlnet
         self.adapter: Adapter | None = None
         self.result = "controlnet"
         if settings is None:
@@ -51,37 +49,24 @@ class ControlBranch:
             self.result = "controlnet_adapter"
 
     def parameters(self) -> list[Any]:
-        """The parameters that train."""
-        if self.adapter is not None:
-            return self.adapter.parameters()
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        return super().parameters() if self.adapter is None else self.adapter.parameters()
 
     def to(self, device: torch.device) -> None:
-        """Moves the frozen denoiser."""
         self.denoiser.to(device)
 
-    def after_step(self) -> None:
-        """Nothing to do: there is no moving average."""
-
     def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The denoiser's output for x_t under the ControlNet as accelerate prepared it."""
         return self.backbone.predict(self.denoiser, sample, timesteps, condition, model)
 
     def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
         """The denoiser without the control branch, and a context in which to call it."""
         return self.denoiser, nullcontext()
 
-    def use_final_weights(self) -> nullcontext:
-        """The weights are always final."""
-        return nullcontext()
-
-    def pipeline(self, device: torch.device, dtype: torch.dtype):
+    def pipeline(self, device: torch.device, dtype: torch.dtype) -> Any:
         """The ControlNet pipeline to make images with, with the sampler that diffusers' script uses."""
         controlnet = self.model
         if dtype != torch.float32:  # the frozen denoiser is in half precision, and takes nothing else
-            controlnet = torch.nn.Module.to(
-                self._plain_copy(), dtype
-            )  # diffusers' own `to` warns where nothing is amiss
+            # diffusers' own `to` warns where nothing is amiss
+            controlnet = torch.nn.Module.to(self._plain_copy(), dtype)
         pipeline = self.backbone.pipeline(self.denoiser, device, dtype, controlnet=controlnet)
         sampler: Any = self.backbone.controlnet and self.backbone.controlnet.sampler_class
         if sampler is not None:
@@ -96,7 +81,6 @@ class ControlBranch:
             self.model.save_pretrained(folder / "controlnet")
 
     def load(self, folder: Path) -> None:
-        """Reads what [`save`] wrote."""
         if self.adapter is not None:
             self.adapter.load(read_adapter(folder)[1], folder)
         else:

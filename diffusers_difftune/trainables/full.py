@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training every weight of the denoiser."""
 
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,13 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 
 from ..backbones import Backbone
-from ..errors import DiffTuneError
+from .base import Trainable
 
 
 EMA_DECAY = 0.9999  # diffusers' own, and the reference's
-# What decides how an average goes on, as diffusers writes it down beside one.
-EMA_SETTINGS = ("decay", "min_decay", "update_after_step", "use_ema_warmup", "inv_gamma", "power")
 
 
-class FullDenoiser:
+class FullDenoiser(Trainable):
     """Trains every weight of the denoiser, with an optional exponential moving average.
 
     Args:
@@ -48,10 +46,8 @@ class FullDenoiser:
         offload_ema: bool = False,
         keep_pretrained: bool = False,
     ) -> None:
-        self.backbone = backbone
-        self.model = denoiser.requires_grad_(True)
+        super().__init__(backbone, denoiser.requires_grad_(True))
         self.offload_ema = offload_ema
-        self.ema: EMAModel | None = None
         if use_ema:
             # As upstream: of the pipeline's own weights, also if --non_ema_revision trains on from others.
             start = backbone.load_denoiser(dtype=denoiser.dtype).parameters()
@@ -63,19 +59,13 @@ class FullDenoiser:
         if keep_pretrained:
             self.pretrained = backbone.load_denoiser(dtype=denoiser.dtype).requires_grad_(False).eval()
 
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """The parameters that train."""
-        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-
     def to(self, device: torch.device) -> None:
-        """Moves what is not the optimiser's business: the moving average and the frozen copy."""
         if self.ema is not None and not self.offload_ema:
             self.ema.to(device)
         if self.pretrained is not None:
             self.pretrained.to(device)
 
     def after_step(self) -> None:
-        """Updates the moving average."""
         if self.ema is None:
             return
         device = next(self.model.parameters()).device
@@ -85,21 +75,21 @@ class FullDenoiser:
         if self.offload_ema:
             self.ema.to("cpu", non_blocking=True)
 
-    def predict(self, model, sample, timesteps, condition: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The output for x_t of the model that trains, as accelerate prepared it."""
-        return self.backbone.predict(model, sample, timesteps, condition)
-
     def pretrained_model(self) -> tuple[torch.nn.Module, nullcontext]:
-        """The pretrained denoiser, and a context in which to call it."""
         return self.pretrained, nullcontext()
 
-    def use_final_weights(self) -> "FinalWeights":
-        """A context in which the denoiser has the weights that would be saved as the result."""
-        return FinalWeights(self)
-
-    def pipeline(self, device: torch.device, dtype: torch.dtype):
-        """The whole pipeline with what trains in it, to make images with."""
-        return self.backbone.pipeline(self.model, device, dtype)
+    @contextmanager
+    def use_final_weights(self) -> Iterator[None]:
+        """A context with the moving average, if there is one, in the place of the model's weights."""
+        if self.ema is None:
+            yield
+            return
+        self.ema.store(self.model.parameters())
+        self.ema.copy_to(self.model.parameters())
+        try:
+            yield
+        finally:
+            self.ema.restore(self.model.parameters())
 
     def save(self, folder: Path) -> None:
         """Writes `unet/`, and `unet_ema/` if there is an average, into a checkpoint."""
@@ -108,47 +98,20 @@ class FullDenoiser:
             self.ema.save_pretrained(folder / f"{self.backbone.denoiser_name}_ema")
 
     def load(self, folder: Path) -> None:
-        """Reads what [`save`] wrote."""
         source = type(self.model).from_pretrained(folder / self.backbone.denoiser_name, use_safetensors=True)
         self.model.load_state_dict(source.state_dict())
         if self.ema is not None:
             ema_folder = folder / f"{self.backbone.denoiser_name}_ema"
-            if not ema_folder.is_dir():
-                raise DiffTuneError(f"--use_ema is set, but the checkpoint {folder} was written without it.")
-            config = type(self.model).load_config(ema_folder)
-            mine = self.ema.state_dict()
-            for name in EMA_SETTINGS:
-                if config.get(name, mine[name]) != mine[name]:
-                    raise DiffTuneError(
-                        f"The moving average of {folder} was kept with {name} {config[name]}, and --ema_decay and"
-                        f" --ema_warmup make it {mine[name]}; give the flags that the run began with."
-                    )
             averaged = {n: t for file in ema_folder.glob("*.safetensors") for n, t in load_file(file).items()}
             for (name, _), average in zip(self.model.named_parameters(), self.ema.shadow_params, strict=True):
                 average.copy_(averaged[name])
-            self.ema.optimization_step = config["optimization_step"]
+            self.ema.optimization_step = type(self.model).load_config(ema_folder)["optimization_step"]
 
     def save_result(self, folder: Path) -> None:
         """Writes the whole pipeline, its other parts being copies of the pretrained pipeline's files."""
         self.backbone.save_pipeline(folder)
         with self.use_final_weights():
             self.model.save_pretrained(folder / self.backbone.denoiser_name)
-
-
-class FinalWeights:
-    """Swaps the moving average in on entry, and the raw weights back on exit."""
-
-    def __init__(self, trained: FullDenoiser) -> None:
-        self.trained = trained
-
-    def __enter__(self) -> None:
-        if self.trained.ema is not None:
-            self.trained.ema.store(self.trained.model.parameters())
-            self.trained.ema.copy_to(self.trained.model.parameters())
-
-    def __exit__(self, *exception) -> None:
-        if self.trained.ema is not None:
-            self.trained.ema.restore(self.trained.model.parameters())
 
 
 def moving_average(
@@ -163,9 +126,6 @@ def moving_average(
             d_1 = 0, so that nothing of the pretrained weights stays. `"none"`: d_k = `decay` from the first step on; after k
             steps `decay` to the power of k is still the pretrained weights.
         kwargs: More for [`EMAModel`].
-
-    Returns:
-        [`EMAModel`]: The average.
     """
     constant = {"min_decay": decay, "update_after_step": -1} if warmup == "none" else {}
     return EMAModel(parameters, decay=decay, **constant, **kwargs)

@@ -11,9 +11,10 @@ from .. import errors
 from ..backbones import Backbone
 from ..backbones.fingerprint import hub_commit
 from ..bank.bank import KnowledgeBank
-from ..bank.build import begun_bank, build_bank
+from ..bank.build import build_bank, check_begun_bank
 from ..bank.manifest import MANIFEST_NAME, BankManifest
 from ..bank.prompts import draw_prompts, prompts_sha256, read_prompts
+from ..bank.settings import FLAGS as SETTING_FLAGS
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
 from ..console import counted
@@ -140,14 +141,13 @@ def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarge
     """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
     config = run.config
     streamed = config.streaming  # whose captions are read when they are needed
-    begun_bank(
+    check_begun_bank(
         run.output_dir / BANK_FOLDER,
         BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
         None if streamed else bank_prompts(run, backbone, target, num_samples),
         latent_shape=backbone.latent_shape(),
         model=config.pretrained_model_name_or_path,
         weights_fingerprint=backbone.fingerprint(run.cache_dir),
-        notes={"num_samples": " (by default as many as the run draws)"} if config.bank_samples is None else None,
     )
 
 
@@ -163,17 +163,18 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
             logger.warning("%s.", found.sentence())
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
-    return build_bank(
-        pipeline,
-        run.output_dir / BANK_FOLDER,
-        prompts,
-        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
-        latent_shape=backbone.latent_shape(),
-        model=config.pretrained_model_name_or_path,
-        revision=hub_commit(backbone.folder) or config.revision,
-        weights_fingerprint=backbone.fingerprint(run.cache_dir),
-        accelerator=accelerator,
-    )
+    with errors.flag(**SETTING_FLAGS):
+        return build_bank(
+            pipeline,
+            run.output_dir / BANK_FOLDER,
+            prompts,
+            BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
+            latent_shape=backbone.latent_shape(),
+            model=config.pretrained_model_name_or_path,
+            revision=hub_commit(backbone.folder) or config.revision,
+            weights_fingerprint=backbone.fingerprint(run.cache_dir),
+            accelerator=accelerator,
+        )
 
 
 def bank_prompts(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> list[str]:

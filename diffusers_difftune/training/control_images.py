@@ -75,7 +75,7 @@ def sample_decoder(backbone: Backbone, device: torch.device) -> Callable[[torch.
 
     def decode(latents: torch.Tensor) -> list[Image.Image]:
         load()
-        return [image for sample in latents for image in to_images(backbone.decode_latents(sample[None]))]
+        return [image for sample in latents for image in to_images(backbone.decode(backbone.vae, sample[None]))]
 
     return decode
 

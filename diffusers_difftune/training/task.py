@@ -94,7 +94,7 @@ class Task:
         """Finds (or downloads) the pretrained pipeline and reads its configs, no weights.
 
         Args:
-            settings: [`~diffusers_difftune.backbones.base.Settings`] that only some tasks have flags for.
+            settings: Arguments of [`Backbone`] that only some tasks have flags for.
 
         Raises:
             DiffTuneError: There is no such pipeline, it is damaged, or it is of another kind.
@@ -104,7 +104,13 @@ class Task:
             with errors.flag("--pretrained_vae_model_name_or_path"):
                 vae = config.pretrained_vae_model_name_or_path
                 settings["vae"] = folder_of(vae, "a VAE", cache_dir=config.cache_dir, token=config.hub_token)
-        with errors.flag("--pretrained_model_name_or_path"):
+        with errors.flag(
+            "--pretrained_model_name_or_path",
+            vae="--pretrained_vae_model_name_or_path",
+            tokenizer="--tokenizer_name",
+            resolution="--resolution",
+            prediction_type="--prediction_type",
+        ):
             folder = pipeline_folder(
                 config.pretrained_model_name_or_path,
                 config.revision,

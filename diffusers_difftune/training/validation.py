@@ -128,7 +128,7 @@ def condition_file(image: Path) -> Path:
 def sampling(run: Run, backbone: Backbone, trained: Trainable) -> Iterator[Any]:
     """The pipeline with the weights that would be saved now, for as long as the context lasts."""
     device = run.accelerator.device
-    had_encoders, was_training = backbone.has_encoders, trained.model.training
+    had_encoders, was_training = bool(backbone.encoders), trained.model.training
     backbone.load_encoders(device, run.weight_dtype)
     trained.model.eval()
     with trained.use_final_weights(), torch.no_grad(), run.accelerator.autocast():

@@ -5,7 +5,6 @@
 import copy
 import functools
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
 )
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
@@ -34,10 +34,11 @@ from diffusers_difftune import DiffTuneError, load_adapter
 from diffusers_difftune.adapters import Adapter, AdapterSettings, stock_lora
 from diffusers_difftune.adapters.files import LORA_FILE, write_lora
 from diffusers_difftune.adapters.peft_layers import layers
+from diffusers_difftune.adapters.stock_lora import check_stock_reads
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.trainables import AdaptedDenoiser
-from diffusers_difftune.training.checkpoint_files import STATE_FILE
-from tests.training.runs import LORA, losses, run, same_weights
+from tests.tiny import save_tiny_xl_pipeline
+from tests.training.runs import LORA, run
 
 from .subjects import ATTENTION, Subject
 
@@ -99,8 +100,8 @@ def shake(adapter: Adapter) -> None:
         parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
 
 
-def old_form(adapter: Adapter, component: str) -> dict[str, torch.Tensor]:
-    """The tensors as they were written before: attention by names of diffusers, the rest by PEFT's."""
+def mixed_names(adapter: Adapter, component: str) -> dict[str, torch.Tensor]:
+    """The tensors as upstream's scripts write them: attention by names of diffusers, the rest by PEFT's."""
     found = convert_state_dict_to_diffusers(get_peft_model_state_dict(adapter.model))
     return {f"{component}.{name}": tensor.float() for name, tensor in found.items()}
 
@@ -141,48 +142,17 @@ def test_stock_diffusers_reads_what_load_adapter_reads(
             torch.testing.assert_close(subject.outputs(getattr(pipeline, model)), untouched, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_files_of_the_old_form_are_read(
-    kind: str, folders: dict[str, Path], pipelines: Callable[[str], Any], tmp_path: Path
-) -> None:
-    subject = Subject("unet", folders["unet"])
-    trained = adapted(subject.folder, kind, (*ATTENTION, "proj_in", "proj_out", "conv1", "ff.net.2", "conv_out"))
-    layers_of_old = {name.removeprefix("unet."): tensor for name, tensor in old_form(trained.adapter, "unet").items()}
-    StableDiffusionPipeline.save_lora_weights(
-        tmp_path,
-        unet_lora_layers=layers_of_old,
-        unet_lora_adapter_metadata=trained.model.peft_config["default"].to_dict(),
-    )
-    assert any(".to_q.lora.down." in name for name in load_file(tmp_path / LORA_FILE))
-    pipeline, stock = pipelines("unet"), pipelines("unet")
-    load_adapter(pipeline, tmp_path)
-    with torch.no_grad():
-        assert torch.equal(subject.outputs(pipeline.unet), subject.outputs(trained.model))
-
-    # What the documentation has for those who need it in stock diffusers.
-    config = pipeline.unet.peft_config["default"].to_dict()
-    layers_of_new = get_peft_model_state_dict(pipeline.unet)
-    pipeline.save_lora_weights(tmp_path / "new", layers_of_new, unet_lora_adapter_metadata=config)
-    stock.load_lora_weights(tmp_path / "new")
-    with torch.no_grad():
-        assert torch.equal(subject.outputs(stock.unet), subject.outputs(trained.model))
-
-
-def test_what_would_not_come_back_is_not_written(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The old form is such a case."""
+def test_what_would_not_come_back_is_told(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names of two kinds are such a case."""
     trained = adapted(folders["unet"], "lora", (*ATTENTION, "proj_in", "proj_out"))
-    monkeypatch.setattr(stock_lora, "lora_tensors", old_form)
-    monkeypatch.setattr(stock_lora, "READ_WHOLE", set())
+    monkeypatch.setattr(stock_lora, "lora_tensors", mixed_names)
     said = (
         r"^Of the 40 layers of this lora on the unet, stock diffusers' StableDiffusionPipeline\.load_lora_weights would read"
         r" back 8, and not down_blocks[a-z0-9_.]+ for one; leave such modules out, or take --adapter loha or lokr, which"
         r" load_adapter loads\.$"
     )
     with pytest.raises(DiffTuneError, match=said):
-        trained.save_result(tmp_path)
-    assert not list(tmp_path.iterdir())
+        check_stock_reads(trained.adapter, "unet", StableDiffusionPipeline)
 
 
 def test_a_loader_that_leaves_layers_out_is_found_before_training(
@@ -207,19 +177,18 @@ def test_a_loader_that_leaves_layers_out_is_found_before_training(
 
 
 def test_a_loader_that_fails_is_told_in_one_sentence(
-    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = adapted(folders["unet"], "dora", ATTENTION)
 
     def refuse(cls: Any, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError("DoRA is not for this pipeline. Sorry.")
 
-    monkeypatch.setattr(stock_lora, "READ_WHOLE", set())
     monkeypatch.setattr(StableDiffusionPipeline, "lora_state_dict", classmethod(refuse))
     with pytest.raises(
         DiffTuneError, match="could not load this dora .* \\(DoRA is not for this pipeline\\); name other"
     ):
-        trained.save_result(tmp_path)
+        check_stock_reads(trained.adapter, "unet", StableDiffusionPipeline)
 
 
 ADDED = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
@@ -266,7 +235,8 @@ def test_the_loaders_of_other_families_read_the_form_too(family: str, kind: str,
     stock = copy.deepcopy(model)
     adapter = Adapter(model, AdapterSettings(kind, rank=2, alpha=6.0, target_modules=modules), "transformer")
     shake(adapter)
-    write_lora(tmp_path, adapter, "transformer", pipeline_class)
+    check_stock_reads(adapter, "transformer", pipeline_class)
+    write_lora(tmp_path, adapter, "transformer", {})
     components = dict.fromkeys(pipeline_class._get_signature_keys(pipeline_class)[0])
     pipeline = pipeline_class(**components | {"transformer": stock})
     pipeline.load_lora_weights(tmp_path, adapter_name="stock")
@@ -300,22 +270,36 @@ def test_a_run_and_its_checkpoints_are_read_whole(
     assert np.abs(images["checkpoint-2"] - images["checkpoint-4"]).max() > 1e-4
 
 
-def test_a_run_goes_on_from_a_checkpoint_of_the_old_form(
-    trained_run: Path, tiny_pipeline: Path, tiny_images: Path, tmp_path: Path
-) -> None:
-    checkpoint = shutil.copytree(trained_run / "checkpoint-2", tmp_path / "checkpoint-2")
-    with safe_open(checkpoint / LORA_FILE, "pt") as opened:
-        metadata = opened.metadata()
-    old = convert_state_dict_to_diffusers(load_file(checkpoint / LORA_FILE))
-    assert old.keys() != load_file(checkpoint / LORA_FILE).keys()
-    save_file(old, checkpoint / LORA_FILE, metadata=metadata)
-    state = json.loads((checkpoint / STATE_FILE).read_text())
-    state["files"][LORA_FILE] = (checkpoint / LORA_FILE).stat().st_size
-    (checkpoint / STATE_FILE).write_text(json.dumps(state))
-    flags = f"--objective standard {MIX} --learning_rate 1e-2 --max_train_steps 4"
-    resumed = run(LORA, tiny_pipeline, tiny_images, tmp_path / "run", f"{flags} --resume_from_checkpoint {checkpoint}")
-    assert losses(resumed) == losses(trained_run)[2:]
-    same_weights(resumed, trained_run)
+@pytest.fixture(scope="module")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_xl_pipeline(tmp_path_factory.mktemp("tiny-xl"))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_a_run_on_sdxl_is_read_whole(adapter: str, tiny_xl: Path, tiny_images: Path, tmp_path: Path) -> None:
+    flags = f"--objective standard --adapter {adapter} {MIX} --learning_rate 1e-2 --max_train_steps 2"
+    trained = run(LORA, tiny_xl, tiny_images, tmp_path / "run", flags)
+    untouched, stock, ours = (
+        StableDiffusionXLPipeline.from_pretrained(tiny_xl, add_watermarker=False) for _ in range(3)
+    )
+    stock.load_lora_weights(trained)
+    load_adapter(ours, trained)
+    modules = [name for name, module in untouched.unet.named_modules() if module_is_named(name, MIX.split()[1:-4])]
+    assert len(modules) > 40
+    assert {name for name, _ in layers(stock.unet)} == {name for name, _ in layers(ours.unet)} == set(modules)
+    given = {"prompt": "a red bar", "height": 16, "width": 16, "num_inference_steps": 2, "output_type": "np"}
+    plain, by_stock, by_us = (
+        pipeline(**given, generator=torch.Generator().manual_seed(0)).images for pipeline in (untouched, stock, ours)
+    )
+    weights = ours.unet.state_dict()
+    for name, tensor in stock.unet.state_dict().items():
+        assert torch.equal(tensor, weights[name.replace(".default_0", ".default")])
+    np.testing.assert_allclose(by_stock, by_us, atol=1e-5)
+    assert np.abs(by_stock - plain).max() > 1e-3
+
+
+def module_is_named(name: str, ends: list[str]) -> bool:
+    return any(f".{name}".endswith(f".{end}") for end in ends)
 
 
 def test_the_file_says_the_prediction_type_that_was_trained(

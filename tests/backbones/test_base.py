@@ -15,7 +15,7 @@ def test_resolution_must_be_divisible(resolution: int, works: str, tiny_pipeline
     with pytest.raises(DiffTuneError) as error:
         load_backbone(tiny_pipeline, resolution=resolution)
     assert str(error.value) == (
-        f"--resolution is {resolution}; this model's VAE needs a multiple of 2, such as {works}."
+        f"resolution is {resolution}; this model's VAE needs a multiple of 2, such as {works}."
     )
 
 

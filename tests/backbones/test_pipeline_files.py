@@ -47,7 +47,7 @@ def test_a_part_that_lacks_the_variant_is_loaded_without_it(
     shutil.copyfile(half_precision / file, mixed / file)
     backbone = load_backbone(mixed, "fp16")
     backbone.load_encoders(torch.device("cpu"), torch.float32)
-    assert backbone.has_encoders
+    assert backbone.encoders
     flags = "--variant fp16 --max_train_steps 1 --validation_prompts x"
     assert (run(FULL, mixed, tiny_images, tmp_path / "run", flags) / "validation/step-1/0.png").is_file()
 

@@ -301,9 +301,7 @@ def test_another_vae(tiny_xl: Path, tiny_images: Path, tmp_path: Path) -> None:
 
     config = json.loads((tmp_path / "vae/config.json").read_text())
     (tmp_path / "vae/config.json").write_text(json.dumps(config | {"latent_channels": 16}))
-    with pytest.raises(
-        DiffTuneError, match=r"^--pretrained_vae_model_name_or_path: .* does not fit the pipeline: its"
-    ):
+    with pytest.raises(DiffTuneError, match=r"^vae: .* does not fit the pipeline: its"):
         load_backbone(tiny_xl, vae=tmp_path / "vae")
 
 

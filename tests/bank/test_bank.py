@@ -72,7 +72,9 @@ def test_the_bank_of_another_model_is_refused(bank: KnowledgeBank, tmp_path: Pat
 
 
 def test_the_bank_of_another_resolution_is_refused(bank: KnowledgeBank) -> None:
-    with pytest.raises(DiffTuneError, match=r"has latents of \[4, 8, 8\] \(--resolution 16\).* needs \[4, 16, 16\]"):
+    with pytest.raises(
+        DiffTuneError, match=r"has latents of \[4, 8, 8\] \(images of 16 pixels\).* needs \[4, 16, 16\]"
+    ):
         bank.check(latent_shape=(4, 16, 16))
 
 

@@ -106,9 +106,9 @@ def test_guidance_1_computes_no_empty_branch(
 def test_resolution_reaches_the_pipeline(build: Build, tmp_path: Path) -> None:
     bank = build(tmp_path / "bank", num_samples=2, resolution=32, latent_shape=(4, 16, 16))
     assert bank.latents(0).shape == (4, 16, 16)
-    with pytest.raises(DiffTuneError, match=r"gives latents of \[4, 16, 16\] at --resolution 32"):
+    with pytest.raises(DiffTuneError, match=r"gives latents of \[4, 16, 16\] at a resolution of 32"):
         build(tmp_path / "other", num_samples=2, resolution=32)
-    with pytest.raises(DiffTuneError, match="does not sample at --resolution 18: .* divisible by 8"):
+    with pytest.raises(DiffTuneError, match="does not sample at a resolution of 18: .* divisible by 8"):
         build(tmp_path / "third", num_samples=2, resolution=18, latent_shape=(4, 9, 9))
 
 
@@ -170,10 +170,7 @@ def test_a_shard_that_cannot_be_read_is_made_again(
         ({"batch_size": 5}, "--bank_batch_size is 5, not 4"),
         ({"solver": "euler"}, "--bank_solver is euler, not dpm\\+\\+"),
         ({"guidance_scale": 2.0}, "--bank_guidance_scale is 2.0, not 1.0"),
-        (
-            {"prompts": ["other"]},
-            r"the prompts of --bank_prompts captions are others than they were \(sample 0 was made for '.*' and would be for 'other'\)",
-        ),
+        ({"prompts": ["other"]}, "the prompts of --bank_prompts captions are others than they were"),
         ({"weights_fingerprint": "f" * 64}, "the weights or the tokenizer of tiny are others than they were"),
     ],
 )
@@ -221,12 +218,12 @@ def test_a_folder_with_something_else_is_refused(build: Build, tmp_path: Path) -
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"num_samples": 0}, "--bank_samples is 0; it must be at least 1"),
-        ({"batch_size": 0}, "--bank_batch_size is 0"),
-        ({"steps": 0}, "--bank_steps is 0"),
-        ({"guidance_scale": 0.5}, "--bank_guidance_scale is 0.5; it must be at least 1.0"),
-        ({"guidance_scale": float("nan")}, "--bank_guidance_scale is nan"),
-        ({"solver": "heun"}, "--bank_solver is 'heun'"),
+        ({"num_samples": 0}, "num_samples is 0; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"guidance_scale": 0.5}, "guidance_scale is 0.5; it must be at least 1.0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"solver": "heun"}, "solver is 'heun'"),
         ({"prompts": []}, "There are no prompts"),
     ],
 )
@@ -234,13 +231,6 @@ def test_settings_out_of_range_are_refused(build: Build, tmp_path: Path, changes
     with pytest.raises(DiffTuneError, match=message):
         build(tmp_path / "bank", **changes)
     assert not (tmp_path / "bank").exists()
-
-
-def test_a_family_may_have_no_guidance_at_another_scale(build: Build, tmp_path: Path) -> None:
-    bank = build(tmp_path / "bank", num_samples=1, guidance_scale=0.0, no_guidance=0.0)
-    assert KnowledgeBank.load(bank.folder).check().manifest.guidance_scale == 0.0
-    with pytest.raises(DiffTuneError, match="--bank_guidance_scale is -0.5; it must be at least 0.0"):
-        build(tmp_path / "other", guidance_scale=-0.5, no_guidance=0.0)
 
 
 def test_samples_that_are_not_finite_are_refused(pipeline: DiffusionPipeline, build: Build, tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_what_the_hub_refuses_is_said(
     assert run.returncode == 0, run.stderr
     push, load = run.stdout.splitlines()
     assert push.startswith("The knowledge bank was not uploaded: ") and message in push
-    assert load.startswith("user/absent is neither a folder nor a dataset on the Hub")
+    assert load.startswith("user/absent is neither a folder nor a knowledge bank that can be had from the Hub")
 
 
 BUILD = """

@@ -57,7 +57,10 @@ def test_differences_are_told_by_their_flags(bank: KnowledgeBank) -> None:
 @pytest.mark.parametrize(
     ("changes", "clauses"),
     [
-        ({"num_samples": 12, "prompts_sha256": "a" * 64}, ["--bank_samples is 12, not 10"]),
+        (
+            {"num_samples": 12, "prompts_sha256": "a" * 64},
+            ["--bank_samples is 12, not 10 (by default a run samples as many as it draws)"],
+        ),
         ({"solver": "euler", "scheduler": {"class": "EulerDiscreteScheduler"}}, ["--bank_solver is euler, not dpm++"]),
         ({"resolution": 32, "latent_shape": [4, 16, 16]}, ["--resolution is 32, not 16"]),
         ({"weights_fingerprint": "f" * 64, "model": "user/other"}, ["the model is user/other, not MODEL"]),

@@ -16,4 +16,4 @@ def decoder(pipeline: Path) -> Callable[[torch.Tensor], list[Image.Image]]:
     """Decodes latents by a pipeline's VAE."""
     backbone = load_backbone(pipeline)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
-    return lambda latents: to_images(backbone.decode_latents(latents))
+    return lambda latents: to_images(backbone.decode(backbone.vae, latents))

@@ -5,6 +5,7 @@
 import pickle
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from PIL import Image
 
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.bank.bank import KnowledgeBank
+from diffusers_difftune.controls import bank as controls_bank
 from diffusers_difftune.controls import make_extractor
 from diffusers_difftune.controls.bank import BankConditions, bank_conditions
-from diffusers_difftune.controls.edge import edge_extractor
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.io import shards
 from tests.bank.building import contents
@@ -35,7 +36,7 @@ def test_a_backbone_decodes_as_its_pipeline_does(bank: KnowledgeBank, tiny_pipel
     backbone = load_backbone(tiny_pipeline)
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     latents = torch.stack([bank.latents(index) for index in range(3)])
-    images = backbone.decode_latents(latents)
+    images = backbone.decode(backbone.vae, latents)
     assert images.shape == (3, 3, 16, 16) and images.dtype == torch.float32
     pipeline = backbone.pipeline(None, torch.device("cpu"), torch.float32)
     with torch.no_grad():
@@ -86,7 +87,8 @@ def test_they_lie_beside_the_bank_and_are_found_again(own_bank: KnowledgeBank, d
     assert first.folder.parent == own_bank.folder / "conditions" and first.folder.name.startswith("edge-")
     again = bank_conditions(own_bank, make_extractor("edge"), not_called)
     assert again.folder == first.folder and np.array_equal(again[5], first[5])
-    other = bank_conditions(own_bank, edge_extractor(low=50), decode)
+    edge = make_extractor("edge")
+    other = bank_conditions(own_bank, replace(edge, settings=edge.settings | {"parameters": {"low": 50}}), decode)
     assert other.folder != first.folder and other.folder.parent == first.folder.parent
     assert {name: data for name, data in contents(own_bank.folder).items() if "conditions" not in name} == before
 
@@ -105,14 +107,16 @@ def test_the_bank_does_not_mind(own_bank: KnowledgeBank, decode: Decode) -> None
     assert again.prompts() == own_bank.prompts()
 
 
-def test_another_banks_conditions_are_not_taken(own_bank: KnowledgeBank, bank: KnowledgeBank, decode: Decode) -> None:
-    """In one folder for several banks."""
-    folder = own_bank.folder / "here"
-    first = bank_conditions(bank, make_extractor("edge"), decode, folder)
-    same = bank_conditions(own_bank, make_extractor("edge"), not_called, folder)
+def test_another_banks_conditions_are_not_taken(
+    own_bank: KnowledgeBank, bank: KnowledgeBank, decode: Decode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one folder for several banks, as the cache is."""
+    monkeypatch.setattr(controls_bank, "place_for", lambda bank, name, cache_dir: own_bank.folder / "here" / name)
+    first = bank_conditions(bank, make_extractor("edge"), decode)
+    same = bank_conditions(own_bank, make_extractor("edge"), not_called)
     assert same.folder == first.folder
     own_bank.manifest.shards = own_bank.manifest.shards | {own_bank.manifest.shard_names[1]: "f" * 64}
-    assert bank_conditions(own_bank, make_extractor("edge"), decode, folder).folder != first.folder
+    assert bank_conditions(own_bank, make_extractor("edge"), decode).folder != first.folder
 
 
 def test_a_bank_that_cannot_be_written_to(own_bank: KnowledgeBank, decode: Decode, tmp_path: Path) -> None:

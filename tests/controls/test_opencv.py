@@ -35,7 +35,7 @@ def test_one_file_imports_it_and_the_extra_has_it() -> None:
         "opencv.py"
     ]
     users = {name for name, text in sources.items() if "from .opencv import" in text}
-    assert users == {"edge.py", "sketch.py", "shapes.py", "make.py"}
+    assert users == {"lines.py", "shapes.py", "make.py"}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert not [name for name in project["dependencies"] if "opencv" in name]
     assert [name for name in project["optional-dependencies"]["control"] if "opencv" in name]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.config import DataConfig
+from diffusers_difftune.controls import bank as controls_bank
 from diffusers_difftune.controls.bank import bank_conditions
 from diffusers_difftune.controls.build import build_conditions
 from diffusers_difftune.data.dataset import load_target_data
@@ -27,7 +28,12 @@ def builder(kind: str, path: str, other: str) -> Callable[[Path], object]:
         target.content_key  # noqa: B018  (remembered, for all children)
         return lambda folder: build_conditions(target, folder, extractor, shard_size=2, batch_size=1, progress=False)
     bank, decode = KnowledgeBank.load(path), decoder(Path(other))
-    return lambda folder: bank_conditions(bank, extractor, decode, folder, progress=False)
+
+    def build(folder: Path) -> object:
+        controls_bank.place_for = lambda bank, name, cache_dir: folder / name
+        return bank_conditions(bank, extractor, decode, progress=False)
+
+    return build
 
 
 if __name__ == "__main__":

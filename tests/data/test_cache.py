@@ -118,7 +118,7 @@ def test_what_is_cached_is_not_encoded_again(counted, tiny_images, tmp_path):
     assert counted.images == 6
     counted.release_encoders()
     build(counted, tiny_images, tmp_path)
-    assert counted.images == 6 and not counted.has_encoders  # nor are the encoders loaded
+    assert counted.images == 6 and not counted.encoders  # nor are the encoders loaded
 
 
 @pytest.mark.parametrize(

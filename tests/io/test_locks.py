@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from diffusers_difftune.controls.manifest import ConditionManifest
 from diffusers_difftune.errors import DiffTuneError
-from diffusers_difftune.io.locks import turn_to_build
+from diffusers_difftune.io.locks import build_lock
 from diffusers_difftune.io.shards import build_shards
 from tests.bank.building import contents, load_pipeline, small_bank
 from tests.tiny import save_tiny_images
@@ -78,9 +78,9 @@ def test_processes_of_one_run_wait_together(tmp_path: Path) -> None:
 
 
 def test_what_a_failed_run_began_is_open_to_the_next(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), turn_to_build(tmp_path / "made"):
+    with pytest.raises(RuntimeError), build_lock(tmp_path / "made"):
         raise RuntimeError
-    with turn_to_build(tmp_path / "made"):
+    with build_lock(tmp_path / "made"):
         assert os.listdir(tmp_path / "made") == [".lock"]
     assert os.listdir(tmp_path / "made") == []
 

@@ -109,10 +109,12 @@ def test_what_is_there_is_not_made_again_and_what_is_not_whole_is(tmp_path: Path
 def test_settings_are_compared(tmp_path: Path) -> None:
     build(tmp_path)
     other = replace(MANIFEST, factor=5, count=12, libraries={"abacus": "2"})
-    said = "holds a set of numbers of other settings: --factor is 5, not 3; the count is 12 (as many as there are), not 10 "
+    said = (
+        "holds a set of numbers of other settings: --factor is 5, not 3; the count is 12, not 10; delete that folder"
+    )
     with pytest.raises(DiffTuneError) as refused:
-        begun_manifest(tmp_path, other, lambda begun: f" (of {len(begun)})", {"count": " (as many as there are)"})
-    assert said.strip() + " (of 10); delete that folder" in str(refused.value)
+        begun_manifest(tmp_path, other)
+    assert said in str(refused.value)
     assert build(tmp_path, replace(MANIFEST, libraries={"abacus": "2"})).libraries == {"abacus": "1"}
     (tmp_path / "manifest.json").write_bytes(MANIFEST.to_bytes())
     with pytest.raises(DiffTuneError, match="other settings: the version of abacus is 2, not 1; delete"):

@@ -155,10 +155,9 @@ def test_a_bank_that_does_not_fit_is_refused_before_the_old_run_goes(tiny_pipeli
         run(FULL, tiny_pipeline, tiny_images, old, f"{flags} --max_train_steps 4 --overwrite_output_dir")
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert (
-        "knowledge_bank holds a knowledge bank of other settings: --bank_samples is 8 (by default as many as the"
-        in said
+        "knowledge_bank holds a knowledge bank of other settings: --bank_samples is 8, not 4 (by default a run" in said
     )
-    assert "run draws), not 4; delete that folder" in said and "hash" not in said
+    assert "samples as many as it draws); delete that folder" in said and "hash" not in said
     assert contents(old) == before
 
 

@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The moving average of full fine-tuning: diffusers' ramp, and the reference's constant decay from the first step."""
 
-import json
 import math
 import re
 import shutil
@@ -141,19 +140,3 @@ def test_it_goes_on_as_it_began(
     assert "belongs to another run: --ema_decay was 0.5 and is 0.9" in message
     message = refused(tiny_pipeline, tiny_images, folder, "--use_ema --ema_decay 0.5", capsys)
     assert "belongs to another run: --ema_warmup was none and is ramp" in message
-
-
-def test_a_checkpoint_from_before_these_flags(
-    tiny_pipeline: Path, tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    """It was written with the ramp, and goes on with that alone."""
-    whole = run(FULL, tiny_pipeline, tiny_images, tmp_path / "whole", f"{FLAGS} --use_ema")
-    folder = resumed(whole, tmp_path / "run", 2)
-    file = folder / "checkpoint-2/training_state.json"
-    state = json.loads(file.read_text())
-    assert (state["settings"].pop("ema_decay"), state["settings"].pop("ema_warmup")) == (0.9999, "ramp")
-    file.write_text(json.dumps(state))
-    message = refused(tiny_pipeline, tiny_images, folder, "--use_ema --ema_warmup none", capsys)
-    assert "was kept with min_decay 0.0, and --ema_decay and --ema_warmup make it 0.9999" in message
-    run(FULL, tiny_pipeline, tiny_images, folder, f"{FLAGS} --use_ema --resume_from_checkpoint latest")
-    assert (folder / "unet" / WEIGHTS).read_bytes() == (whole / "unet" / WEIGHTS).read_bytes()

@@ -45,7 +45,7 @@ def test_each_source_row_meets_the_control_image_of_its_own_sample(
     backbone.load_encoders(torch.device("cpu"), torch.float32)
     found = []
     for batch in batches:
-        images = to_images(backbone.decode_latents(batch.latents[batch.is_source]))
+        images = to_images(backbone.decode(backbone.vae, batch.latents[batch.is_source]))
         for control, image in zip(batch.control[batch.is_source], images, strict=True):
             (expected,) = extractor([image])
             pixels = torch.from_numpy(np.array(expected)).permute(2, 0, 1).float() / 255
