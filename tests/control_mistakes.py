@@ -94,7 +94,7 @@ ROWS: dict[str, tuple] = {
     ),
     "validation image that is not there": (
         {"validation_prompt": ["red"], "validation_image": ["nowhere.png"]},
-        "--validation_image nowhere.png cannot be read: no such file",
+        "--validation_image nowhere.png cannot be read: no such file nowhere.png",
     ),
     "validation image that is no image": (
         lambda place: {"validation_prompt": ["red"], "validation_image": [empty_file(place)]},
@@ -205,11 +205,11 @@ ROWS: dict[str, tuple] = {
     ),
     "tokenizer of more words": (
         lambda place: {"tokenizer_name": tokenizer(place, 32, "cat", "dog")},
-        "--tokenizer_name .*/tokenizer knows 516 tokens, and the model's text encoder takes 514; .*",
+        "--tokenizer_name .*/tokenizer has a vocabulary of 516 and needs at most 514, the text_encoder's vocab_size; .*",
     ),
     "tokenizer of longer prompts": (
         lambda place: {"tokenizer_name": tokenizer(place, 77)},
-        "--tokenizer_name .*/tokenizer cuts prompts at 77 tokens, and the model's text encoder takes 32; .*",
+        "--tokenizer_name .*/tokenizer has model_max_length 77 and needs at most 32, the text_encoder's .*; .*",
     ),
     # the ControlNet
     "ControlNet that is nowhere": (
@@ -277,8 +277,8 @@ ROWS: dict[str, tuple] = {
     "damaged control images": (
         lambda place: {DATA: damaged(place)},
         r"--train_data_dir: 3 of 5 images cannot be used: row 1 01.png \(its conditioning image: not an image\), "
-        r"row 2 02.png \(its conditioning image: no such file\), row 3 03.png \(it is 16 × 16 and its conditioning image "
-        r"32 × 16\); repair or remove them, or leave them out with --skip_bad_images; .*, for one, is not there",
+        r"row 2 02.png \(its conditioning image: no such file .*\), row 3 03.png \(it is 16 × 16 and its conditioning image "
+        r"32 × 16\); repair or remove them, or leave them out with --skip_bad_images",
     ),
     "fewer control images than images": (
         lambda place: {DATA: rows(place, conditioning_image=2)},
@@ -290,7 +290,7 @@ ROWS: dict[str, tuple] = {
     ),
     "no control image in a stream": (
         lambda place: {DATA: damaged_first(place), "streaming": True},
-        r"The conditioning image of row 0 of the stream cannot be read \(no such file .*\); --skip_bad_images .*",
+        r"The image of row 0 of the stream cannot be used \(its conditioning image: no such file .*\); --skip_bad_images .*",
     ),
     "control image of another shape in a stream": (
         lambda place: {DATA: wide_first(place), "streaming": True},

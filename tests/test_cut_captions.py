@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.tokens import token_counts
 from diffusers_difftune.cli import main as difftune
-from diffusers_difftune.data.cut import CutCaptions, cut_captions, cut_prompts
+from diffusers_difftune.data.cut import CutCaptions, tell_cut
 from diffusers_difftune.data.dataset import TargetData
 from tests.tiny import byte_tokenizer, save_tiny_images
 from tests.training.runs import FULL, LORA, run
@@ -45,20 +45,20 @@ def exact(tokenizer: CLIPTokenizer, texts: list[str]) -> list[int]:
     return [len(tokenizer(text, verbose=False).input_ids) for text in texts]
 
 
-def test_counted_by_tokens_with_the_first_row_of_the_longest(tiny_pipeline: Path) -> None:
+def test_counted_by_tokens_with_the_first_row_of_the_longest(tiny_pipeline: Path, caplog) -> None:
     backbone = load_backbone(tiny_pipeline)
-    captions = [["a" * 30], ["b" * 31], ["short", "c" * 40], ["b" * 31], ["c" * 40]]
-    found = cut_captions(data(captions), backbone)
-    assert found == CutCaptions(4, 2, 32, 42, "c" * 40, "row 2")
-    assert found.sentence() == "2 of 4 captions are cut at 32 tokens, the longest (row 2: 42 tokens)"
-    none = cut_captions(data([["a" * 30], ["b"]]), backbone)
-    assert none == CutCaptions(2, 0, 32) and none.sentence() == ""
-    one = cut_prompts(["x" * 31, "", "x" * 31], backbone)
-    assert one.sentence() == "1 of 2 prompts is cut at 32 tokens, the longest (33 tokens)"
+    target = data([["a" * 30], ["b" * 31], ["short", "c" * 40], ["b" * 31], ["c" * 40]])
+    assert tell_cut(target.distinct_captions, backbone, "captions", target) == CutCaptions(4, 2, 32, 42)
+    assert tell_cut(["a" * 30, "b"], backbone) == CutCaptions(2, 0, 32)
+    assert tell_cut(["x" * 31, "", "x" * 31], backbone) == CutCaptions(2, 1, 32, 33)
+    assert caplog.messages == [
+        "2 of 4 captions are cut at 32 tokens, the longest (row 2: 42 tokens).",
+        "1 of 2 prompts is cut at 32 tokens, the longest (33 tokens).",
+    ]
 
 
 def test_classes_have_no_tokens(tiny_dit: Path) -> None:
-    assert cut_captions(data([["1" * 99]]), load_backbone(tiny_dit)) is None
+    assert tell_cut(["1" * 99], load_backbone(tiny_dit)) is None
 
 
 def added(*tokens: str) -> CLIPTokenizer:

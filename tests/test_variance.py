@@ -147,7 +147,7 @@ def test_every_level_is_that_of_the_formulas(scheduler: type) -> None:
     scale = torch.logspace(-3, 0.3, len(t))[torch.randperm(len(t), generator=generator)]
     predicted = noise + error * scale.view(-1, 1, 1)
     made = scheduler(**LINEAR)
-    found = VariationalTerm(made)(v, predicted, noise, made.add_noise(clean, noise, t), t)
+    found = VariationalTerm(made, "epsilon")(v, predicted, noise, made.add_noise(clean, noise, t), t)
     parts = (part.double().numpy() for part in (clean, noise, predicted, v))
     expected = [bits(*row, step) for *row, step in zip(*parts, t.tolist())]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-9)
@@ -156,7 +156,9 @@ def test_every_level_is_that_of_the_formulas(scheduler: type) -> None:
 def test_a_perfect_answer_costs_nothing() -> None:
     noise, t = torch.randn(2, 4, 8, 8), torch.tensor([1, 700])
     true_variance = -torch.ones(2, 4, 8, 8)
-    found = VariationalTerm(DDPMScheduler(**LINEAR))(true_variance, noise, noise, torch.zeros_like(noise), t)
+    found = VariationalTerm(DDPMScheduler(**LINEAR), "epsilon")(
+        true_variance, noise, noise, torch.zeros_like(noise), t
+    )
     assert found.tolist() == [0, 0]
 
 

@@ -33,28 +33,15 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.glyphs.classifiers import NAMES, Judge, class_offsets  # noqa: E402
+from benchmarks.glyphs.bench import Bench, some_glyphs  # noqa: E402
 from benchmarks.glyphs.finetune import finetune  # noqa: E402
-from benchmarks.glyphs.measure import (  # noqa: E402
-    blend,
-    copied,
-    distances,
-    drift,
-    losses,
-    recognition,
-    sample,
-    source_rows,
-)
-from benchmarks.glyphs.read import class_names, read_glyphs  # noqa: E402
-from benchmarks.glyphs.render import draw  # noqa: E402
+from benchmarks.glyphs.measure import distances, recognition, sample, source_rows  # noqa: E402
+from benchmarks.glyphs.read import read_glyphs  # noqa: E402
 from benchmarks.glyphs.scripts import SOURCE, TUNING_TARGETS  # noqa: E402
 from benchmarks.glyphs.settings import (  # noqa: E402
-    BLENDS,
-    CLASSIFIERS,
     DATA,
-    EACH,
+    GATES_SEED,
     LARGE,
-    LOSS_ROWS,
     MADE_OF,
     RATE,
     RESULTS,
@@ -62,12 +49,10 @@ from benchmarks.glyphs.settings import (  # noqa: E402
     SOURCE_MODEL,
     WORK,
 )
-from diffusers_difftune.backbones import Backbone, load_backbone  # noqa: E402
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
 PER_CLASS = 11  # real letters and samples of every source class for gate (a)
-TUNING_SEED = 1
 TIMES_FLOOR, RECOGNISED, PREMISE, RISE, LEFT, COPIES, AGREEMENT = 2.0, 0.9, 0.1, 0.5, 0.5, 0.02, 0.8
 LOSSES_OF_TARGET = ("loss of target letters", "loss of target letters, null class")
 SHOWN, ZOOM = 30, 2  # letters of a row of the picture, and how large
@@ -81,16 +66,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(1)
     started = time.process_time()
-    offsets = class_offsets()
-    judges = [Judge(name, CLASSIFIERS, offsets) for name in NAMES]
-    backbone = load_backbone(SOURCE_MODEL)
-    source = backbone.load_denoiser()
+    bench = Bench()
     found: dict[str, Any] = {"source": json.loads((SOURCE_MODEL / MADE_OF).read_text())}
-    found["a"], rows = gate_a(backbone, source, judges)
+    found["a"], rows = gate_a(bench)
     print(json.dumps(found["a"]), flush=True)
     if not arguments.source_only:
         found |= {"target": arguments.target, "rate": RATE}
-        more, runs, target_rows = target_gates(backbone, source, judges, arguments.target)
+        more, runs, target_rows = target_gates(bench, arguments.target)
         found |= more
         found["runs"] = runs
         rows |= target_rows
@@ -103,15 +85,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def gate_a(
-    backbone: Backbone, source: torch.nn.Module, judges: Sequence[Judge]
-) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def gate_a(bench: Bench) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """Samples of the source model against real letters of type families that it has not seen."""
-    count = PER_CLASS * len(class_names(DATA / f"{SOURCE}_train.parquet"))
+    judges, count = bench.judges, PER_CLASS * bench.classes
     real, labels = some_glyphs(f"{SOURCE}_families", count)
     styles, _ = some_glyphs(f"{SOURCE}_styles", count)
     train, _ = some_glyphs(f"{SOURCE}_train", count)
-    images = sample(backbone, source, source_rows(labels.tolist()), seed=1)
+    images = sample(bench.backbone, bench.source, source_rows(labels.tolist()), seed=1)
     floor, found = distances(judges, real, train), distances(judges, real, images)
     floor_styles, found_styles = distances(judges, styles, train), distances(judges, styles, images)
     recognised = recognition(judges, images, labels, SOURCE)
@@ -129,55 +109,23 @@ def gate_a(
     return figures, {"source, real": real[shown], "source model": images[shown]}
 
 
-def target_gates(
-    backbone: Backbone, source: torch.nn.Module, judges: Sequence[Judge], target: str
-) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:
+def target_gates(bench: Bench, target: str) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, torch.Tensor]]:
     """Standard fine-tuning on a tuning target, in both regimes and with every blend."""
-    classes = len(class_names(DATA / f"{SOURCE}_train.parquet"))
-    own, own_labels = some_glyphs(f"{SOURCE}_families", LOSS_ROWS)
-    asked = torch.arange(classes).repeat_interleave(EACH)
-    styles, labels = read_glyphs(DATA / f"{target}_styles.parquet")
-    held_out, held_out_labels = some_glyphs(f"{target}_families", LOSS_ROWS)
-    before = sample(backbone, source, source_rows(asked.tolist()), seed=2)
-
-    def loss_figures(model: torch.nn.Module, knows: bool) -> dict[str, Any]:
-        return {
-            "loss of source letters": losses(backbone, model, own, source_rows(own_labels.tolist())),
-            "loss of source letters, null class": losses(backbone, model, own, [""] * len(own)),
-            "loss of target letters": losses(backbone, model, held_out, held_out_labels.tolist()) if knows else None,
-            "loss of target letters, null class": losses(backbone, model, held_out, [""] * len(held_out)),
-        }
-
-    first = {"model": "source", "source recognised": recognition(judges, before, asked, SOURCE)}
-    runs = [first | loss_figures(source, knows=False)]
+    before = bench.before
+    first = {"model": "source", "source recognised": bench.source_recognised(before)}
+    runs = [first | bench.losses(bench.source, target, knows_classes=False)]
+    styles, _ = read_glyphs(DATA / f"{target}_styles.parquet")
     rows = {f"{target}, real": styles[evenly(len(styles))]}
     rows["source classes, source model"] = before[evenly(len(before))]
     for count in (LARGE, SMALL):
         method = {"objective": "standard", "learning_rate": RATE}
-        folder = WORK / "gates" / f"{target}-{count}-standard"
-        finetuned = backbone.load_denoiser(finetune(target, count, TUNING_SEED, method, folder))
-        train, _ = read_glyphs(DATA / f"{target}_train_{count}_{TUNING_SEED}.parquet")
-        for alpha in BLENDS:
-            model = blend(source, finetuned, alpha)
-            images = sample(backbone, model, labels.tolist(), seed=1)
-            drawn = sample(backbone, model, source_rows(asked.tolist()), seed=2)
-            runs.append(
-                {
-                    "model": "standard",
-                    "images": count,
-                    "alpha": alpha,
-                    "target recognised": recognition(judges, images, labels, target),
-                    "distance to other styles": distances(judges, styles, images),
-                    "copied": copied(images, train, styles),
-                    "source recognised": recognition(judges, drawn, asked, SOURCE),
-                    "drift": drift(drawn, before),
-                }
-                | loss_figures(model, knows=True)
-            )
+        folder = finetune(target, count, GATES_SEED, method, WORK / "gates" / f"{target}-{count}-standard")
+        for found in bench.blends(bench.backbone.load_denoiser(folder), target, count, GATES_SEED):
+            runs.append({"model": "standard", "images": count, "alpha": found.alpha} | found.figures)
             print(json.dumps(rounded(runs[-1])), flush=True)
-            if alpha == 1:
-                rows[f"{target}, {count} images"] = images[evenly(len(images))]
-                rows[f"source classes, {count} images"] = drawn[evenly(len(drawn))]
+            if found.alpha == 1:
+                rows[f"{target}, {count} images"] = found.images[evenly(len(found.images))]
+                rows[f"source classes, {count} images"] = found.drawn[evenly(len(found.drawn))]
     return judged(runs), runs, rows
 
 
@@ -210,14 +158,6 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     """Spearman's."""
     ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
     return float(np.corrcoef(*ranks)[0, 1])
-
-
-def some_glyphs(stem: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """So many images of a file with their labels, every class in turn; always the same."""
-    images, labels = read_glyphs(DATA / f"{stem}.parquet")
-    chosen = draw(labels.tolist(), count, seed=0)
-    order = torch.tensor(chosen)[labels[chosen].sort(stable=True).indices]
-    return images[order], labels[order]
 
 
 def evenly(count: int) -> list[int]:

@@ -42,10 +42,11 @@ from benchmarks.glyphs.scripts import (  # noqa: E402
     SOURCE,
     SOURCE_PACKAGES,
     TARGET_PACKAGES,
+    TUNING_TARGETS,
     class_name,
     letters,
 )
-from benchmarks.glyphs.settings import COUNTS, DATA, LARGE, SEEDS, SIDE, SMALL  # noqa: E402
+from benchmarks.glyphs.settings import COUNTS, DATA, GATES_SEED, LARGE, SEEDS, SIDE, SMALL, TUNING_SEED  # noqa: E402
 from diffusers_difftune.io.atomic import write_bytes_atomic  # noqa: E402
 
 
@@ -117,7 +118,7 @@ def make(name: str, output: Path) -> dict:
     for part in PARTS:
         write(output / f"{name}_{part}.parquet", kept[part], labels, merged)
     if name != SOURCE:
-        for count, seed in itertools.product((SMALL, LARGE), SEEDS):
+        for count, seed in itertools.product((SMALL, LARGE), seeds_of(name)):
             chosen = [kept["train"][row] for row in draw([glyph.letter for glyph in kept["train"]], count, seed)]
             write(output / f"{name}_train_{count}_{seed}.parquet", chosen, labels, merged)
     families = {part: sorted({merged[glyph.family] for glyph in kept[part]}) for part in PARTS if part != "styles"}
@@ -130,6 +131,11 @@ def make(name: str, output: Path) -> dict:
         "families": families,
         "pixels": {part: digest(kept[part]) for part in PARTS},
     }
+
+
+def seeds_of(name: str) -> tuple[int, ...]:
+    """The seeds of a target's regimes."""
+    return (GATES_SEED, TUNING_SEED) if name in TUNING_TARGETS else SEEDS
 
 
 def glyphs_of(name: str) -> tuple[list[Glyph], str]:

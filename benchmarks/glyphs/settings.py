@@ -12,16 +12,18 @@ COUNTS = HERE / "counts.json"
 WORK = ROOT / "outputs" / "glyphs"
 DATA = WORK / "data"
 START, PRETRAINING, SOURCE_MODEL = WORK / "start", WORK / "pretraining", WORK / "source"
+BANK, BANK_SAMPLES, BANK_STEPS = WORK / "bank", 2000, 25
 CLASSIFIERS = WORK / "classifiers"
 MADE_OF = "made_of.json"  # beside a source model: the steps it was trained for, and its weights' hash
 
 SIDE = 24  # pixels
 SMALL, LARGE = 100, 1000  # training images of a target in the two regimes
 SEEDS = (1, 2, 3)
+GATES_SEED, TUNING_SEED = 1, 11  # on tuning targets
 FIRST_SOURCE_ROW = 100  # rows of the class tables before it are free for the classes of targets, which are at most 78
 SAMPLING_STEPS = 20  # of DPM-Solver++, without guidance
 BLENDS = (1.0, 0.85, 0.7, 0.5, 0.3)
-EACH = 4  # samples of every source class that forgetting is measured with
+EACH, EACH_IN_TUNING = 4, 2  # samples of every source class that forgetting is measured with
 NEAR = 0.2  # noise levels up to it are near the data
 LOSS_ROWS, LOSS_LEVELS = 128, 20
 
@@ -41,4 +43,4 @@ RECIPE = {
     "mixed_precision": "bf16",
     "report_to": "none",
 }
-RATE = 5e-4
+RATE, OTHER_RATES = 5e-4, (2.5e-4, 1e-3)

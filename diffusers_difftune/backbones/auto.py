@@ -159,17 +159,7 @@ def pipeline_folder(
     cache_dir: str | None = None,
     token: str | None = None,
 ) -> Path:
-    """The local folder of a pipeline; a model id is downloaded first (or found in the cache).
-
-    Args:
-        name_or_path (`str`): A folder or a model id on the Hub.
-        revision (`str`, *optional*): Revision on the Hub.
-        variant (`str`, *optional*): Variant of the weight files.
-        cache_dir (`str`, *optional*): Where downloads are kept.
-        token (`str`, *optional*): Token for the Hub.
-
-    Returns:
-        `Path`: The folder, which has a `model_index.json`.
+    """The local folder of a pipeline, which has a `model_index.json`; one on the Hub is downloaded first, or found in the cache.
 
     Raises:
         DiffTuneError: There is neither such a folder nor such a model, or it is of an unsupported class.

@@ -14,7 +14,7 @@ from .parts import PipelineParts, library_class
 from .pipeline_files import copy_components, set_scheduler_prediction_type
 from .sampled_pipeline import SampledPipeline
 from .scheduler import DIFFUSION, load_scheduler
-from .tokens import check_reads, reading_key, token_counts, told_by_us
+from .tokens import reading_key, token_counts, told_by_us
 
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Backbone(PipelineParts, SampledPipeline):
             name: told_by_us(tokenizer_class.from_pretrained(self.folder, subfolder=name))
             for name, tokenizer_class in self.tokenizer_classes.items()
         }
+        self.given_tokenizer = tokenizer
         if tokenizer is not None:
             self._replace_tokenizer(tokenizer)
 
@@ -117,7 +118,6 @@ class Backbone(PipelineParts, SampledPipeline):
                 "tokenizer",
             )
         ((name, own),) = self.tokenizers.items()
-        check_reads(tokenizer, self.component_path(text_encoder_of(name)))
         key = reading_key(tokenizer)
         self.tokenizer_key = None if key == reading_key(own) else key
         self.tokenizers[name] = told_by_us(tokenizer)
@@ -162,10 +162,17 @@ class Backbone(PipelineParts, SampledPipeline):
             text: Any = empty[encoder].config
             for what, count, limit in (
                 ("model_max_length", tokenizer.model_max_length, "max_position_embeddings"),
-                ("its vocabulary", len(tokenizer), "vocab_size"),
+                ("a vocabulary of", len(tokenizer), "vocab_size"),
             ):
                 most = getattr(text, limit, count)  # an encoder of relative positions has none
-                self.require(name, what, count, count <= most, f"at most {most}, the {encoder}'s {limit}")
+                needed = f"at most {most}, the {encoder}'s {limit}"
+                if count > most and tokenizer is self.given_tokenizer:
+                    raise DiffTuneError(
+                        f"tokenizer {tokenizer.name_or_path} has {what} {count} and needs {needed}; give one that was made for"
+                        " this text encoder.",
+                        "tokenizer",
+                    )
+                self.require(name, what, count, count <= most, needed)
 
     def require(self, part: str, name: str, found: Any, fits: bool, needed: str) -> None:
         """Refuses a setting of a part that does not fit; `needed` says what would, and why."""

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 from diffusers import DiTPipeline, DiTTransformer2DModel
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from diffusers.utils.torch_utils import randn_tensor
 
@@ -189,10 +190,6 @@ class ClassPromptPipeline(DiTPipeline):
         images: Any = latents
         if output_type != "latent":
             images = self.vae.decode(1 / self.vae.config.scaling_factor * latents, return_dict=False)[0]
-            images = (images / 2 + 0.5).clamp(0, 1)
-            if output_type != "pt":
-                images = images.cpu().permute(0, 2, 3, 1).float().numpy()
-            if output_type == "pil":
-                images = self.numpy_to_pil(images)
+            images = VaeImageProcessor().postprocess(images, output_type=output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,37 +1,19 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizers: whether a text encoder can read what another one writes, and how long prompts are in tokens."""
+"""Tokenizers: what they make of prompts, and how long prompts are in tokens."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, CLIPTokenizer
-
-from ..errors import DiffTuneError
+from transformers import CLIPTokenizer
 
 
 AT_ONCE = 10_000  # prompts, so that their tokens do not fill the memory
-
-
-def check_reads(tokenizer: Any, text_encoder: Path) -> None:
-    """Refuses a tokenizer in place of the pipeline's own that writes what the text encoder in this folder cannot read."""
-    reader = AutoConfig.from_pretrained(text_encoder, trust_remote_code=False)
-    for what, has, most in (
-        ("knows {} tokens", len(tokenizer), reader.vocab_size),
-        ("cuts prompts at {} tokens", tokenizer.model_max_length, reader.max_position_embeddings),
-    ):
-        if has > most:
-            raise DiffTuneError(
-                f"tokenizer {tokenizer.name_or_path} {what.format(has)}, and the model's text encoder takes {most}; give one"
-                " that was made for this text encoder.",
-                "tokenizer",
-            )
 
 
 def reading_key(tokenizer: CLIPTokenizer) -> str:

@@ -85,7 +85,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.hub import push_bank
     from ..bank.prompts import read_prompts
     from ..bank.settings import BankSettings
-    from ..data.cut import cut_prompts
+    from ..data.cut import tell_cut
     from ..io.processes import from_main, frozen_dtype
     from ..publishing import create_repo
 
@@ -115,9 +115,8 @@ def bank_build(arguments: argparse.Namespace) -> int:
     }
     from_main(accelerator, lambda: check_begun_bank(folder, settings, prompts, **sampled_from))
     different = min(settings.num_samples, len(set(prompts)))
-    found = cut_prompts(prompts, backbone) if accelerator.is_main_process else None
-    if found is not None and found.count:
-        logging.getLogger("diffusers_difftune").warning("%s.", found.sentence())
+    if accelerator.is_main_process:
+        tell_cut(prompts, backbone)
     show_summary(
         accelerator,
         [

@@ -15,8 +15,8 @@ from .flags import Subcommands, add_flags
 
 CLEAN = """\
 Say what of the cache is of no use any more and how much room it takes; with --yes, remove it. These are encodings of images
-and prompts that the latest run on their data did not use, because they were edited or removed, and what older versions of this
-library wrote. What a running process uses is left alone, and whatever is removed is made again when a run needs it.
+and prompts that the latest run on their data did not use, because they were edited or removed. What a running process uses
+is left alone, and whatever is removed is made again when a run needs it.
 """
 
 

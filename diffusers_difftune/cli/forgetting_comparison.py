@@ -1,39 +1,67 @@
 # SPDX-FileCopyrightText: 2026 The diffusers-difftune authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `difftune forgetting` does: two models, the data they are compared on, and what is measured of both."""
+"""What `difftune forgetting` does: two models, the data they are compared on (held-out target images, and source images or a
+knowledge bank), and what is measured of both."""
 
 import argparse
 import hashlib
 import json
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .. import errors
+from ..bank.bank import KnowledgeBank
+from ..data.images.decode import ImageTransform, control_image
+from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.compatibility import check_run
 from ..evaluation.features import make_features
 from ..evaluation.finetuned import open_finetuned
-from ..evaluation.forgetting_report import Rows, distance_report, measure_losses
+from ..evaluation.forgetting_report import Rows, distance_report, encode_rows, measure_losses
 from ..evaluation.metrics import extract_features
-from ..evaluation.real_images import RealImages
+from ..evaluation.real_images import RealImages, drawn_rows, read_images, row_prompts
 from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 from ..io.hashing import file_sha256
 from ..io.processes import frozen_dtype
+from ..io.random import seeded_order
 from ..objective import DiffTuningObjective
 from ..version import __version__
 from .common import find_resolution, fingerprint, open_pipeline
+from .conditions import holds_bank
+from .data import floor_images, num_compared, open_data
 from .flags import MOST_IMAGES
-from .forgetting_data import Images, of_bank, open_source, open_target, sample_source
 
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
+
+# Training runs have small seeds; a bank of this one has no sample in common with theirs.
+BANK_SEED = 2**31
+
+
+@dataclass
+class Images:
+    """Real images, and what to ask the models for to have the like.
+
+    Attributes:
+        images (`torch.Tensor` of shape `(N, 3, R, R)`): uint8.
+        prompts (`list[str]`): One for each.
+        controls (`torch.Tensor` of shape `(N, 3, R, R)`, *optional*): Their control images, uint8.
+        others (`torch.Tensor` of shape `(M, 3, R, R)`, *optional*): Other images of the same kind, for the floor.
+        key (`str`): A hash of the data they are from.
+    """
+
+    images: torch.Tensor
+    prompts: list[str]
+    controls: torch.Tensor | None = None
+    others: torch.Tensor | None = None
+    key: str = ""
 
 
 class Comparison:
@@ -53,11 +81,61 @@ class Comparison:
             )
             check_run(self.finetuned.folder, self.fingerprint)
         self.resolution = find_resolution(arguments.resolution, self.backbone)
-        self.target = open_target(arguments, self.backbone, self.finetuned, self.resolution)
-        self.source = open_source(arguments, self.backbone, self.finetuned, self.resolution)
+        # Real images are resized by Lanczos whatever the model was trained with, so that all models are compared with the same
+        # images; for a ControlNet bilinearly, as its training does.
+        self.interpolation = "bilinear" if self.finetuned.kind == "controlnet" else "lanczos"
+        self.target = self.open_target()
+        self.source = self.open_source()
         with errors.flag("--features"):
             self.extractor = make_features(arguments.features, arguments.cache_dir, arguments.hub_token)
         self.percents = sorted({0.0, 100.0, *arguments.percents})
+
+    def open_target(self) -> Images:
+        """The held-out target images that are measured by; the rest of DATA is for the floor, if there is enough of it."""
+        given, finetuned, size = self.arguments, self.finetuned, (self.resolution, self.interpolation)
+        data = open_data(given, "DATA", given.data, self.backbone, finetuned)
+        count = num_compared(given, data)
+        if count < FEWEST_IMAGES:
+            raise DiffTuneError(
+                f"DATA {given.data} has {len(data)} rows; figures of fewer than {FEWEST_IMAGES} images say nothing, give more."
+            )
+        rows = drawn_rows(data, len(data))
+        others = floor_images(given, self.backbone, data, rows, count, *size)
+        rows = rows[:count]
+        controls = None
+        if data.conditions is not None:
+            transform = ImageTransform(*size)
+            read = [control_image(data.conditions[row], transform) for row in rows]
+            controls = torch.stack([(image * 255).round().to(torch.uint8) for image in read])
+        # of a checkpoint nobody wrote down the classes; training numbers those of its data as these are numbered
+        ids = finetuned.class_ids or {label: number for number, label in enumerate(data.class_names or ())}
+        with errors.flag("DATA"):
+            prompts = row_prompts(data, rows, ids, "FINETUNED")
+        return Images(read_images(data, rows, *size), prompts, controls, others, f"{data.content_key}-{count}")
+
+    def open_source(self) -> KnowledgeBank | Images | None:
+        """What `--source` names: a knowledge bank of the pretrained model, or source images; `None` if it is not given."""
+        given = self.arguments
+        if given.source is None:
+            return None
+        if holds_bank(Path(given.source)):
+            bank = KnowledgeBank.load(given.source)
+            problem = bank.problem(self.fingerprint, self.backbone.latent_shape(self.resolution, self.resolution))
+            if problem is not None:
+                raise DiffTuneError(f"--source: the bank in {given.source} {problem}.")
+            return bank
+        data = open_data(given, "--source", given.source, self.backbone)
+        if len(data) < FEWEST_IMAGES:
+            raise DiffTuneError(
+                f"--source {given.source} has {len(data)} rows; figures of fewer than {FEWEST_IMAGES} images say nothing."
+            )
+        rows = drawn_rows(data, min(len(data), given.num_images or MOST_IMAGES))
+        # where the two models have different classes, source rows are shown under the null class, and have no other
+        prompts = [""] * len(rows)
+        if self.finetuned.knows_classes:
+            with errors.flag("--source"):
+                prompts = row_prompts(data, rows, self.backbone.classes.ids if self.backbone.classes else {})
+        return Images(read_images(data, rows, self.resolution, self.interpolation), prompts)
 
     def described(self) -> list[tuple[str, str]]:
         """What the command is about to do, as labels and texts."""
@@ -99,27 +177,66 @@ class Comparison:
 
     def load(self, accelerator: "Accelerator") -> None:
         """Loads both models, and the source data; these are sampled if nothing else was named."""
-        given, source = self.arguments, self.source
+        source = self.source
         self.backbone.load_encoders(accelerator.device, torch.float32)
         with errors.flag("FINETUNED"):
             self.finetuned.load(accelerator.device)
         if isinstance(source, Images):
-            self.source_rows = source.rows(self.backbone, given.rows, given.batch_size)
-            self.source_images = source
-            return
-        if source is None:
-            prompts = self.target.prompts if self.finetuned.knows_classes else [""]
-            logger.info(f"Source data: {given.rows} samples of the pretrained model.")
-            source = sample_source(
-                given, self.backbone, self.finetuned.pretrained, prompts, self.resolution, accelerator
+            self.source_rows, self.source_images = self.encoded(source), source
+        else:
+            self.read_bank(self.sample_source(accelerator) if source is None else source)
+
+    def sample_source(self, accelerator: "Accelerator") -> KnowledgeBank:
+        """Samples of the pretrained model that no training has seen: a small knowledge bank in the output folder."""
+        from ..backbones.fingerprint import hub_commit
+        from ..bank.build import build_bank
+        from ..bank.settings import BankSettings
+
+        given = self.arguments
+        logger.info(f"Source data: {given.rows} samples of the pretrained model.")
+        settings = BankSettings(
+            num_samples=max(given.rows, FEWEST_IMAGES),
+            resolution=self.resolution,
+            seed=BANK_SEED + given.seed,
+            batch_size=given.batch_size,
+        )
+        with errors.flag("--output_dir"):
+            return build_bank(
+                self.backbone.pipeline(self.finetuned.pretrained, accelerator.device, torch.float32),
+                Path(given.output_dir, "knowledge_bank"),
+                list(dict.fromkeys(self.target.prompts)) if self.finetuned.knows_classes else [""],
+                settings,
+                latent_shape=self.backbone.latent_shape(self.resolution, self.resolution),
+                model=given.pretrained,
+                weights_fingerprint=self.fingerprint,
+                revision=hub_commit(self.backbone.folder),
+                accelerator=accelerator,
             )
-        most = given.num_images or MOST_IMAGES
-        self.source_rows, self.source_images = of_bank(source, self.backbone, given.rows, most, given.batch_size)
+
+    def read_bank(self, bank: KnowledgeBank) -> None:
+        """Source data from a knowledge bank: rows, and samples as images."""
+        given = self.arguments
+        order = seeded_order(0, "source rows", 0, len(bank)).tolist()
+        rows, shown = order[: given.rows], order[: given.num_images or MOST_IMAGES]
+        latents, prompts = [bank.latents(row) for row in rows], [bank.prompt(row) for row in rows]
+        self.source_rows = Rows(torch.stack(latents), prompts, bank.manifest.resolution)
+        decoded = []
+        for start in range(0, len(shown), given.batch_size):
+            latents = torch.stack([bank.latents(row) for row in shown[start : start + given.batch_size]])
+            decoded.append((self.backbone.decode_latents(latents) * 255).round().to("cpu", torch.uint8))
+        self.source_images = Images(torch.cat(decoded), [bank.prompt(row) for row in shown])
+
+    def encoded(self, images: Images) -> Rows:
+        """The first of these images, as the models see them."""
+        count, controls = self.arguments.rows, images.controls
+        controls = None if controls is None else controls[:count]
+        return encode_rows(
+            self.backbone, images.images[:count], images.prompts[:count], controls, self.arguments.batch_size
+        )
 
     def losses(self) -> dict[str, Any]:
         """The denoising losses of both models by noise level, on source and on target data."""
         logger.info("Denoising losses by noise level.")
-        target_rows = self.target.rows(self.backbone, self.arguments.rows, self.arguments.batch_size)
         return {
             name: measure_losses(
                 self.backbone,
@@ -130,7 +247,7 @@ class Comparison:
                 batch_size=self.arguments.batch_size,
                 seed=self.arguments.seed,
             )
-            for name, rows in (("source", self.source_rows), ("target", target_rows))
+            for name, rows in (("source", self.source_rows), ("target", self.encoded(self.target)))
         }
 
     def swap(

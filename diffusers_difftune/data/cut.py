@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Captions that are longer than the model reads."""
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .dataset import TargetData
@@ -11,75 +12,39 @@ from .dataset import TargetData
 
 if TYPE_CHECKING:
     from ..backbones import Backbone
-    from .stream import StreamedTarget
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CutCaptions:
-    """How many captions, or other prompts, lose their ends.
-
-    Attributes:
-        total (`int`): How many different ones there are.
-        count (`int`): How many of these are cut.
-        limit (`int`): The tokens that the model reads, those of the beginning and the end among them.
-        tokens (`int`): The tokens of the longest one; 0 if none is cut.
-        longest (`str`, *optional*): That one.
-        row (`str`, *optional*): What messages call the first row with the longest one.
-        what (`str`, *optional*, defaults to `"captions"`): What they are.
-    """
+    """How many of different captions are cut."""
 
     total: int
     count: int
-    limit: int
-    tokens: int = 0
-    longest: str | None = None
-    row: str | None = None
-    what: str = "captions"
-
-    def sentence(self) -> str:
-        """Such as "3 of 16 captions are cut at 77 tokens, the longest (row 3: 112 tokens)"; empty if none is cut."""
-        if not self.count:
-            return ""
-        longest = f"{self.tokens} tokens" if self.row is None else f"{self.row}: {self.tokens} tokens"
-        return (
-            f"{self.count} of {self.total} {self.what} {'is' if self.count == 1 else 'are'} cut at {self.limit} tokens, the"
-            f" longest ({longest})"
-        )
+    limit: int  # the tokens that the model reads, those of the beginning and the end among them
+    tokens: int = 0  # of the longest one that is cut
 
 
-def cut_captions(target: "TargetData | StreamedTarget", backbone: "Backbone") -> CutCaptions | None:
-    """Counts the captions that are cut; needs the tokenizer and no weights.
-
-    Args:
-        target ([`TargetData`] or [`StreamedTarget`]): The target data.
-        backbone ([`Backbone`]): The pretrained pipeline.
-
-    Returns:
-        [`CutCaptions`] or `None`: The count; `None` for a stream, whose captions are not known, and for a model that is
-        conditioned on something else than text.
-    """
-    if not isinstance(target, TargetData):
-        return None
-    captions = target.distinct_captions
-    found = cut_prompts(captions, backbone, "captions")
-    if found is None or found.longest is None:
-        return found
-    row = next(row for row in range(len(target)) if found.longest in target.captions(row))
-    return replace(found, row=target.name(row))
-
-
-def cut_prompts(prompts: Sequence[str], backbone: "Backbone", what: str = "prompts") -> CutCaptions | None:
-    """[`cut_captions`] of prompts that belong to no row.
-
-    Args:
-        prompts (`Sequence[str]`): The prompts; repeated ones count once.
-        backbone ([`Backbone`]): The pretrained pipeline.
-        what (`str`, *optional*, defaults to `"prompts"`): What to call them.
-    """
+def tell_cut(
+    prompts: Sequence[str], backbone: "Backbone", what: str = "prompts", target: TargetData | None = None
+) -> CutCaptions | None:
+    """Counts the different prompts that are longer than the model reads, and warns of them; needs the tokenizer and no weights.
+    `target` is the data that they are the captions of. `None` for a model that reads no text."""
     if backbone.token_limit is None:
         return None
     distinct = list(dict.fromkeys(prompts))
     cut = backbone.cut_prompts(distinct)
-    longest = max(cut, key=lambda prompt: cut[prompt], default=None)
-    tokens = 0 if longest is None else cut[longest]
-    return CutCaptions(len(distinct), len(cut), backbone.token_limit, tokens, longest, what=what)
+    if not cut:
+        return CutCaptions(len(distinct), 0, backbone.token_limit)
+    longest = max(cut, key=lambda prompt: cut[prompt])
+    found = CutCaptions(len(distinct), len(cut), backbone.token_limit, cut[longest])
+    row = ""
+    if target is not None:
+        row = next(f"{target.name(row)}: " for row in range(len(target)) if longest in target.captions(row))
+    logger.warning(
+        f"{found.count} of {found.total} {what} {'is' if found.count == 1 else 'are'} cut at {found.limit} tokens, the"
+        f" longest ({row}{found.tokens} tokens)."
+    )
+    return found

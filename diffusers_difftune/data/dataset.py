@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from datasets import Dataset
@@ -19,27 +19,18 @@ from ..config import DataConfig
 from ..config.checks import check_values
 from ..errors import DiffTuneError
 from .cache.place import difftune_cache_dir
-from .images.check import check_images, looked_for, tell_of_profiles
+from .images.check import check_images, tell_of_profiles
 from .images.column import ImageColumn
 from .plan import Slot
 from .reading.labels import check_classes, read_labels
 from .reading.opening import open_source
-from .report import DataReport
-from .source import TO_TRAIN, Columns, Source, as_captions
-
-
-# How many rows an error message lists.
-MOST_LISTED = 100
+from .report import DataReport, listed
+from .source import TO_TRAIN, Source, as_captions
 
 
 class Example(NamedTuple):
-    """A target row: functions that decode its images, and its captions.
-
-    Attributes:
-        image (`Callable`): Returns the image, of whatever mode and size it is.
-        captions (`list[str]`): At least one.
-        condition (`Callable`, *optional*): Returns the control image, where the data have some.
-    """
+    """A target row: functions that decode its image, of whatever mode and size it is, and the control image, where the data
+    have some; and its captions, at least one."""
 
     image: Callable[[], Image.Image]
     captions: list[str]
@@ -49,13 +40,8 @@ class Example(NamedTuple):
 class TargetData:
     """The rows to fine-tune on; [`load_target_data`] makes it.
 
-    Args:
-        images ([`ImageColumn`]): The images.
-        captions (`list[list[str]]`): The captions of each row.
-        index_dir (`Path`): Where file hashes, and what was learned about images, are remembered.
-        conditions ([`ImageColumn`], *optional*): The control image of each row, for ControlNet training.
-        class_names (`list[str]`, *optional*): The classes, if captions are the ids of these.
-        report ([`DataReport`], *optional*): Where the rows come from, and what is left out.
+    Captions are the ids of classes where there are names of these. Hashes of files, and what was learned about images, are
+    remembered in `index_dir`.
     """
 
     def __init__(
@@ -97,10 +83,6 @@ class TargetData:
     @cached_property
     def distinct_captions(self) -> list[str]:
         """All captions, each once, in the order of their first appearance."""
-        return self._distinct_captions
-
-    @cached_property
-    def _distinct_captions(self) -> list[str]:  # asked for several times when a run begins
         return list(dict.fromkeys(caption for captions in self._captions for caption in captions))
 
     def select(self, rows: list[int]) -> "TargetData":
@@ -111,15 +93,10 @@ class TargetData:
             self.images.select(rows), captions, self.index_dir, conditions, self.class_names, self.report
         )
 
-    @property
-    def images_key(self) -> str:
-        """SHA-256 over the bytes of the images, in order."""
-        return self.images.key
-
     @cached_property
     def content_key(self) -> str:
         """SHA-256 over the bytes of the images, the captions, the control images and the names of classes, in order."""
-        parts = [self.images_key, self._captions, *([] if self.conditions is None else [self.conditions.key])]
+        parts = [self.images.key, self._captions, *([] if self.conditions is None else [self.conditions.key])]
         parts += [] if self.class_names is None else [self.class_names]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -135,23 +112,20 @@ def load_target_data(
 
     Images are decoded once to see that they can be; which of them can is remembered by their content, and the others are
     looked at again every time. Every process of a run calls this; one at a time looks at the data, and those after it find
-    what the first one learned.
+    what the first one learned. What is not read is in the `report` of the data, and not told here.
 
     Args:
         config ([`DataConfig`]): The flags.
         seed (`int`): Draws the rows of `--max_train_samples`, as diffusers' scripts do.
         cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
         wanted (`str`, *optional*, defaults to `TO_TRAIN`): Which split is read, as in [`Source`].
-        flag (`str`, *optional*): What the user named the data with, for messages. Default: the flag of the config that did.
-
-    Returns:
-        [`TargetData`]: The rows. What is not read is in their `report`, and not told here.
+        flag (`str`, *optional*): The flag that named the data, if it is none of the config's.
 
     Raises:
         DiffTuneError: A flag is out of range, the data cannot be opened, or rows lack a caption or a readable image.
     """
     check_values(config)
-    source, index_dir = Source.of(config, cache_dir, wanted=wanted, flag=flag), difftune_cache_dir(cache_dir)
+    source, index_dir = Source(config, cache_dir, wanted, named_by=flag), difftune_cache_dir(cache_dir)
     name = f"{config.dataset_name} {config.dataset_config_name} {config.train_data_dir}"
     try:
         index_dir.mkdir(parents=True, exist_ok=True)
@@ -159,21 +133,21 @@ def load_target_data(
     except OSError as error:
         raise DiffTuneError(f"{index_dir} cannot be written to: {error.strerror}.", "--cache_dir") from None
     with turn, errors.flag(source.flag):
-        dataset, report = open_source(source)
+        report = DataReport()
+        dataset = cast(Dataset, open_source(source, report))
         rows = drawn_rows(len(dataset), config.max_train_samples, seed, report)
         if not len(rows):
             raise DiffTuneError("There are no rows.")
-        with errors.flag(source.columns.text_flag):
-            captions, class_names = read_texts(dataset, rows, source.columns, learns=wanted == TO_TRAIN)
-
-        def column(name: str) -> ImageColumn:
-            return ImageColumn(dataset, name, rows, index_dir, config.verify_cache)
-
-        conditions = None if source.columns.control is None else column(source.columns.control)
-        target = TargetData(column(source.columns.image), captions, index_dir, conditions, class_names, report)
+        with errors.flag(source.text_flag):
+            captions, class_names = read_texts(dataset, rows, source)
+        images, *conditions = (
+            ImageColumn(dataset, column, rows, index_dir, config.verify_cache)
+            for column in source.image_columns.values()
+        )
+        target = TargetData(images, captions, index_dir, next(iter(conditions), None), class_names, report)
         target = without_bad_images(target, config.skip_bad_images, config.verify_cache)
-        with errors.flag(source.columns.text_flag):
-            refuse_blank(target, source.columns)
+        with errors.flag(source.text_flag):
+            refuse_blank(target, source)
         return target
 
 
@@ -192,34 +166,25 @@ def drawn_rows(count: int, most: int | None, seed: int, report: DataReport) -> n
     return np.array(shuffled[:most]["row"], dtype=np.int64)
 
 
-def read_texts(
-    dataset: Dataset, rows: np.ndarray, columns: Columns, learns: bool
-) -> tuple[list[list[str]], list[str] | None]:
+def read_texts(dataset: Dataset, rows: np.ndarray, source: Source) -> tuple[list[list[str]], list[str] | None]:
     """The captions of some rows; or, where there are labels, the ids of their classes and the names of these.
 
     Raises:
         DiffTuneError: Captions or labels are of a wrong type, or a model cannot learn the classes.
     """
-    texts = dataset.select_columns([columns.text])
-    if not columns.has_labels:
-        return [as_captions(value, columns.text) for value in texts.select(rows)[:][columns.text]], None
-    labels, class_names = read_labels(texts, rows, columns.text)
-    if learns:
-        check_classes(class_names, len(rows), len(dataset), columns.text)
+    column = source.text_column
+    texts = dataset.select_columns([column])
+    if not source.has_labels:
+        return [as_captions(value, column) for value in texts.select(rows)[:][column]], None
+    labels, class_names = read_labels(texts, rows, column)
+    if source.wanted == TO_TRAIN:
+        check_classes(class_names, len(rows), len(dataset), column)
     return [[] if label is None else [str(label)] for label in labels], class_names
 
 
 def without_bad_images(target: TargetData, skip: bool, verify: bool) -> TargetData:
-    """The rows whose images can be used.
-
-    Args:
-        target ([`TargetData`]): All rows.
-        skip (`bool`): Leave the others out.
-        verify (`bool`): Decode images again that were found good before.
-
-    Raises:
-        DiffTuneError: Images cannot be used, and none are to be left out, or no rows are left.
-    """
+    """The rows whose images can be used; raises a [`DiffTuneError`] if that are not all and none are to be left out, or if
+    there are none."""
     images, conditions, report = target.images, target.conditions, target.report
     bad, profiles = check_images(images, conditions, target.index_dir, verify)
     unusable = "read" if conditions is None else "used"
@@ -227,9 +192,9 @@ def without_bad_images(target: TargetData, skip: bool, verify: bool) -> TargetDa
     if bad and not skip:
         raise DiffTuneError(
             f"{len(bad)} of {len(target)} images cannot be {unusable}: {listed(reasons)}; repair or remove them, or leave"
-            f" them out with --skip_bad_images{looked_for(images, conditions, bad)}."
+            " them out with --skip_bad_images."
         )
-    tell_of_profiles(images, {row: note for row, note in profiles.items() if row not in bad})
+    tell_of_profiles(images, profiles)
     if not bad:
         return target
     similar = f"; {errors.clause(report.similar)}" if report.similar else ""
@@ -242,22 +207,16 @@ def without_bad_images(target: TargetData, skip: bool, verify: bool) -> TargetDa
     return target.select([row for row in range(len(target)) if row not in bad])
 
 
-def refuse_blank(target: TargetData, columns: Columns) -> None:
+def refuse_blank(target: TargetData, source: Source) -> None:
     """Raises a [`DiffTuneError`] if rows have no caption or label."""
-    blank = [row for row in range(len(target)) if not has_captions(target.captions(row))]
+    blank = [target.name(row) for row in range(len(target)) if not has_captions(target.captions(row))]
     if blank:
         raise DiffTuneError(
-            f"{len(blank)} of {len(target)} rows have an empty {'label' if columns.has_labels else 'caption'} or none in the"
-            f" column {columns.text}: {listed([target.name(row) for row in blank])}; every row needs one."
+            f"{len(blank)} of {len(target)} rows have an empty {'label' if source.has_labels else 'caption'} or none in the"
+            f" column {source.text_column}: {listed(blank)}; every row needs one."
         )
 
 
 def has_captions(captions: list[str]) -> bool:
     """Whether there are captions and none of them is empty."""
     return bool(captions) and all(caption and not caption.isspace() for caption in captions)
-
-
-def listed(names: list[str]) -> str:
-    """The names, with commas; of very many the first ones."""
-    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
-    return ", ".join(names[:MOST_LISTED]) + more

@@ -7,24 +7,17 @@ from dataclasses import dataclass, field
 
 
 NO_SPLIT = "no split"
+MOST_LISTED = 100  # rows or files that an error message lists
 
 
 @dataclass(frozen=True)
 class FileRows:
-    """The rows of one file, or of one folder of images.
+    """The rows of one file, or of one folder of images."""
 
-    Attributes:
-        split (`str`): The split it belongs to; `"train"` where the data has none, `NO_SPLIT` of a file that names none and is
-            left out for that.
-        file (`str`): Its path, relative to the data set's folder where it has one.
-        rows (`int`, *optional*): How many rows it has; `None` where that is unknown (a stream).
-        used (`bool`): Whether its rows are trained on.
-    """
-
-    split: str
-    file: str
-    rows: int | None
-    used: bool
+    split: str  # "train" where the data has none, `NO_SPLIT` of a file that names none and is left out for that
+    file: str  # relative to the data set's folder where it has one
+    rows: int | None  # `None` where that is unknown (a stream)
+    used: bool  # whether its rows are trained on
 
 
 @dataclass
@@ -33,10 +26,8 @@ class DataReport:
 
     Attributes:
         files (`list[FileRows]`): Every file with rows, used or not.
-        left_out (`list[str]`): What is not trained on beside files that are not used: a short phrase each, with a
-            count, the reason and an example.
-        similar (`str`): Of a row whose file is not there and which is left out, the file that it most likely means; empty if
-            there is none.
+        left_out (`list[str]`): What else is not trained on: a short phrase each, with a count, the reason and an example.
+        similar (`str`): Of a row that is left out because its file is not there, the file that it most likely means.
     """
 
     files: list[FileRows] = field(default_factory=list)
@@ -67,3 +58,9 @@ def summed(files: list[FileRows], used: bool) -> list[str]:
         more = f" and {len(these) - 1} more file{'s' if len(these) > 2 else ''}" if len(these) > 1 else ""
         found.append(f"{rows} of {split} ({these[0].file}{more})")
     return found
+
+
+def listed(names: list[str]) -> str:
+    """The names, with commas; of very many the first ones."""
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more

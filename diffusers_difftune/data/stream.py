@@ -3,7 +3,7 @@
 """Target data of unknown length, read while training."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import count, islice
 from pathlib import Path
@@ -18,10 +18,11 @@ from ..config import DataConfig
 from ..config.checks import check_values
 from ..errors import DiffTuneError, first_sentence, quoted
 from .dataset import Example, has_captions
-from .images.check import mismatch, way_out
+from .images.check import load_images
 from .images.decode import UnreadableImage, decode
 from .plan import Slot
 from .reading.opening import open_source
+from .report import DataReport
 from .source import Source, as_captions
 
 
@@ -36,34 +37,25 @@ class StreamedTarget:
 
     Every process, and every worker of its loader, reads the whole stream and decodes its own rows only (all rows with
     `--skip_bad_images`, which otherwise could not be counted). Ordinals should be asked for in ascending order; going
-    back starts the stream anew. When the stream ends it begins again, shuffled differently.
-
-    Args:
-        config ([`DataConfig`]): The flags.
-        seed (`int`): Shuffles the stream.
-        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-
-    Raises:
-        DiffTuneError: A flag is out of range, the data cannot be opened, or its first row cannot be used.
+    back starts the stream anew. When the stream ends it begins again, shuffled differently, as `seed` has it. The first row is
+    looked at when the stream is opened.
     """
 
     def __init__(self, config: DataConfig, seed: int, cache_dir: str | Path | None = None) -> None:
         check_values(config)
-        source = Source.of(config, cache_dir, streaming=True)
-        self._image_column, self._caption_column = source.columns.image, source.columns.text
-        self._condition_column = source.columns.control
+        source = Source(config, cache_dir, streaming=True)
+        self._image_column, self._caption_column = config.image_column, source.text_column
+        self._condition_column = config.conditioning_image_column
         self._skip_bad, self._told_of_bad = config.skip_bad_images, False
         self._places = source.places
+        self.report = DataReport()
         with errors.flag(source.flag):
-            opened = open_source(source)
-        stream, self.report = cast(IterableDataset, opened.dataset), opened.report
+            stream = cast(IterableDataset, open_source(source, self.report))
         if config.max_train_samples is not None:
             stream = stream.take(config.max_train_samples)
         for row in self._usable(stream):
             self._captions(row, 0)
-            self._image(row, 0)
-            if self._condition_column is not None:
-                self._condition(row, 0, partial(self._image, row, 0))
+            self._images(row, 0)
             break
         else:
             raise DiffTuneError("The streamed target data has no rows whose images can be read.")
@@ -89,12 +81,9 @@ class StreamedTarget:
             self._rows, self._next = self._endless(), 0
         row = next(islice(self._rows, slot.ordinal - self._next, None))
         self._next = slot.ordinal + 1
-        image = partial(self._image, row, slot.ordinal)
-        condition = None
-        if self._condition_column is not None:
-            image = cache(image)  # asked for twice
-            condition = partial(self._condition, row, slot.ordinal, image)
-        return Example(image, self._captions(row, slot.ordinal), condition)
+        images = cache(partial(self._images, row, slot.ordinal))
+        condition = None if self._condition_column is None else lambda: images()[1]
+        return Example(lambda: images()[0], self._captions(row, slot.ordinal), condition)
 
     def first_captions(self, number: int) -> list[str]:
         """The captions of the first `number` target rows of the run, each once."""
@@ -108,22 +97,21 @@ class StreamedTarget:
                 raise DiffTuneError(f"Row {ordinal} of the stream has an empty caption or none.")
             return captions
 
-    def _image(self, row: dict, ordinal: int) -> Image.Image:
+    def _images(self, row: dict, ordinal: int) -> list[Image.Image]:
+        """The image of a row, and its control image where there is one."""
         try:
-            return self._decode(row[self._image_column])
+            return self._load(row)
         except UnreadableImage as error:
-            raise bad_row("image", ordinal, f"read ({why(error, row[self._image_column])})") from None
+            unusable = "read" if self._condition_column is None else "used"
+            raise DiffTuneError(
+                f"The image of row {ordinal} of the stream cannot be {unusable} ({error.reason}); --skip_bad_images leaves such"
+                " rows out."
+            ) from None
 
-    def _condition(self, row: dict, ordinal: int, image: Callable[[], Image.Image]) -> Image.Image:
-        """The control image of a row, which must have the shape of the row's image."""
-        try:
-            condition = self._decode(row[self._condition_column])
-        except UnreadableImage as error:
-            reason = why(error, row[self._condition_column])
-            raise bad_row("conditioning image", ordinal, f"read ({reason})") from None
-        if reason := mismatch(image(), condition):
-            raise bad_row("image", ordinal, f"used ({reason})")
-        return condition
+    def _load(self, row: dict) -> list[Image.Image]:
+        column = self._condition_column
+        control = None if column is None else partial(self._decode, row[column])
+        return load_images(partial(self._decode, row[self._image_column]), control)
 
     def _decode(self, stored: dict | None) -> Image.Image:
         if stored and stored["bytes"] is None and stored["path"] is not None:
@@ -133,22 +121,19 @@ class StreamedTarget:
 
     def _is_bad(self, row: dict) -> bool:
         """Whether a row's images cannot be used; of the first one it is said why."""
-        reason, column = None, self._image_column
         try:
-            image = self._decode(row[column])
-            if self._condition_column is not None:
-                column = self._condition_column
-                reason = mismatch(image, self._decode(row[column]))
+            self._load(row)
         except UnreadableImage as error:
-            reason = why(error, row[column])
-        if reason and not self._told_of_bad:
-            self._told_of_bad = True
-            path = (row[column] or {}).get("path")
-            logger.warning(
-                f"An image of the stream cannot be used and is left out{f', {Path(path).name}' if path else ''} ({reason});"
-                " others like it are left out without another word (--skip_bad_images)."
-            )
-        return bool(reason)
+            if not self._told_of_bad:
+                self._told_of_bad = True
+                path = (row[self._image_column] or {}).get("path")
+                name = f", {Path(path).name}" if path else ""
+                logger.warning(
+                    f"An image of the stream cannot be used and is left out{name} ({error.reason}); others like it are left"
+                    " out without another word (--skip_bad_images)."
+                )
+            return True
+        return False
 
     def _usable(self, stream: IterableDataset) -> Iterator[dict]:
         """The rows of one pass; with `--skip_bad_images` only those whose images can be read."""
@@ -173,15 +158,3 @@ class StreamedTarget:
             # not by `set_epoch`: the workers of a loader share that number, and would change it for each other
             generator = np.random.default_rng([self._seed, epoch])
             yield from self._usable(self._stream.shuffle(generator=generator, buffer_size=SHUFFLE_BUFFER))
-
-
-def why(error: UnreadableImage, stored: dict | None) -> str:
-    """Why an image cannot be read, with the place where its file was looked for, or what to do with its format."""
-    place = f" {stored['path']}" if stored and error.reason == "no such file" else ""
-    return f"{error.reason}{place}{way_out(stored)}"
-
-
-def bad_row(what: str, ordinal: int, problem: str) -> DiffTuneError:
-    return DiffTuneError(
-        f"The {what} of row {ordinal} of the stream cannot be {problem}; --skip_bad_images leaves such rows out."
-    )

@@ -17,15 +17,8 @@ INK = "#1f2328"
 
 
 def contact_sheet(rows: Mapping[str, torch.Tensor], prompts: Sequence[str]) -> bytes:
-    """Draws rows of images under one another.
-
-    Args:
-        rows (`Mapping[str, torch.Tensor]`): Images by the label of their row, each uint8 of shape `(N, 3, H, W)`.
-        prompts (`Sequence[str]`): What is written under each of the N columns.
-
-    Returns:
-        `bytes`: A PNG file.
-    """
+    """Draws rows of images, uint8 of shape `(N, 3, H, W)`, under one another, with their labels and under the columns their
+    prompts, into a PNG file."""
     font = ImageFont.load_default(18)
     texts = [textwrap.wrap(prompt, LETTERS, max_lines=3, placeholder=" …") for prompt in prompts]
     width = 2 * MARGIN + LABEL + len(prompts) * (CELL + GAP) - GAP

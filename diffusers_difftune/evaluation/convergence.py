@@ -119,12 +119,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a curve comes down to a threshold.
-
-    Attributes:
-        step (`float`): The step; the run's budget if it never does.
-        crossed (`bool`): Whether it does.
-    """
+    """Where a curve comes down to a threshold, if it does; if not, `step` is the run's budget."""
 
     step: float
     crossed: bool
@@ -132,14 +127,7 @@ class Crossing:
 
 @dataclass(frozen=True)
 class Group:
-    """Runs on one kind of condition, and the threshold that they are measured by.
-
-    Attributes:
-        condition (`str`): The kind.
-        metric (`str`): What the curves are of: `"mse"` or `"ssim"`.
-        curves (`list[Curve]`): The runs.
-        threshold (`float`): The condition error at which a run counts as converged.
-    """
+    """Runs on one kind of condition, what their curves are of (`"mse"` or `"ssim"`), and the threshold of that."""
 
     condition: str
     metric: str

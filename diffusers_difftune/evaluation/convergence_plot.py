@@ -21,12 +21,8 @@ NAMES = {"difftune": "Diff-Tuning"}
 
 
 def plot_convergence(groups: Sequence[Group], path: str | Path) -> None:
-    """Draws a panel for each kind of condition: the smoothed curves, the threshold, and where they come down to it.
-
-    Args:
-        groups (`Sequence[Group]`): The runs, by kind of condition.
-        path (`str` or `Path`): The picture to write; its suffix says of which format.
-    """
+    """Draws a panel for each kind of condition, into a file whose suffix says of which format: the smoothed curves, the
+    threshold, and where they come down to it."""
     figure, axes = make_panels(len(groups))
     for axis, group in zip(axes, groups, strict=True):
         draw_group(axis, group, group.condition)

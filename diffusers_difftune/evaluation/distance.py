@@ -34,25 +34,14 @@ def measure_distance(
     constant factor (of the Gaussian likelihood that has this loss), and empirical: at the noise that is there, and not at
     answers drawn from the model.
 
-    Args:
-        denoiser (`torch.nn.Module`): The pretrained denoiser, in float32.
-        finetuned (`dict[str, torch.Tensor]`): Fine-tuned weights by their names in the denoiser; those that are not named
-            are left out.
-        backbone ([`Backbone`]): The family.
-        objective ([`DiffTuningObjective`]): Of the denoiser's prediction type.
-        latents (`torch.Tensor` of shape `(N, C, h, w)`): Source data, scaled as the denoiser expects them.
-        condition (`dict[str, torch.Tensor]`): What the denoiser is conditioned on, N entries each.
-        draws (`int`, *optional*, defaults to 4): Noise levels per row.
-        seed (`int`, *optional*, defaults to 0): Seed of noise levels and noise.
+    Fine-tuned weights are given by their names in the pretrained denoiser, which is in float32; those that are not named
+    are left out.
 
     Returns:
         `tuple[dict, dict[str, dict]]`: In all weights, and by block of the denoiser, in its order: `l2`, ‖θ − θ*‖;
         `relative_l2`, the same by ‖θ*‖ of the weights compared; `ewc`, ½ Σᵢ Fᵢ (θᵢ − θ*ᵢ)², the penalty of elastic weight
         consolidation at λ = 1 (Kirkpatrick et al., PNAS 2017, eq. 3), and its `ewc_standard_error`, by the choice of rows;
         `num_compared` weights, of which `num_changed` are in tensors that differ at all.
-
-    Raises:
-        DiffTuneError: The weights do not fit the denoiser.
     """
     parameters = dict(denoiser.named_parameters())
     for name, values in finetuned.items():

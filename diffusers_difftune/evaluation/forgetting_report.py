@@ -67,9 +67,6 @@ def conditions(
     classes, source rows are shown to both under the null class, which both have, and target rows to the pretrained
     model. A ControlNet gets the control images of target rows, and a blank one with source rows, which are to be what
     they were without it.
-
-    Returns:
-        `tuple[dict, dict]`: The fine-tuned model's and the pretrained one's.
     """
     nothing = [""] * len(rows)
     own = nothing if is_source and not finetuned.knows_classes else rows.prompts

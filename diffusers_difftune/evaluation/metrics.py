@@ -15,8 +15,6 @@ from .precision_recall import precision_recall
 
 
 KID_SUBSETS = 50
-# A metric would wait for the other processes of a run, and these wait for the one that measures.
-ALONE = {"sync_on_compute": False}
 
 
 @torch.no_grad()
@@ -80,8 +78,7 @@ def distances(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> dic
 
 def frechet_distance(real: torch.Tensor, generated: torch.Tensor) -> float:
     """FID; see [`distances`]."""
-    fid = FrechetInceptionDistance(feature=given(real), **ALONE)
-    return updated(fid, real, generated).compute().item()
+    return metric_of(FrechetInceptionDistance, real, generated).compute().item()
 
 
 def kernel_distance(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) -> tuple[float, float]:
@@ -93,23 +90,19 @@ def kernel_distance(real: torch.Tensor, generated: torch.Tensor, seed: int = 0) 
         )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save all")
-        kid = KernelInceptionDistance(feature=given(real), subsets=KID_SUBSETS, subset_size=count // 2, **ALONE)
-    updated(kid, real, generated)
+        kid = metric_of(KernelInceptionDistance, real, generated, subsets=KID_SUBSETS, subset_size=count // 2)
     with torch.random.fork_rng(devices=[]):  # torchmetrics draws the halves from torch's global generator
         torch.manual_seed(seed)
         mean, deviation = kid.compute()
     return mean.item(), deviation.item()
 
 
-def given(features: torch.Tensor) -> torch.nn.Module:
-    """The network of a metric whose features are already there: the identity."""
-    identity: Any = torch.nn.Identity()
-    identity.num_features = features.shape[1]
-    return identity
-
-
-def updated(metric: Any, real: torch.Tensor, generated: torch.Tensor) -> Any:
-    """A metric that has seen these features."""
+def metric_of(metric_class: Any, real: torch.Tensor, generated: torch.Tensor, **options: Any) -> Any:
+    """A metric of torchmetrics that was given these features in place of images."""
+    network: Any = torch.nn.Identity()
+    network.num_features = real.shape[1]
+    # it would wait for the other processes of a run, and these wait for the one that measures
+    metric = metric_class(feature=network, sync_on_compute=False, **options)
     metric.update(real.double(), real=True)
     metric.update(generated.double(), real=False)
     return metric

@@ -14,14 +14,8 @@ from .samples import sample_images
 
 
 class Measured(NamedTuple):
-    """What was found of one pipeline.
-
-    Attributes:
-        figures (`dict[str, float | int | None]`): See [`RealImages.compare`]; with `clip_score` and `clip_score_real` if
-            these are measured.
-        images (`torch.Tensor` of shape `(N, 3, H, W)`): The samples, uint8.
-        features (`torch.Tensor` of shape `(N, D)`): Theirs.
-    """
+    """What was found of one pipeline: the figures of [`RealImages.compare`], with `clip_score` and `clip_score_real` if these
+    are measured, the samples, uint8 of shape `(N, 3, H, W)`, and their features of shape `(N, D)`."""
 
     figures: dict[str, float | int | None]
     images: torch.Tensor

@@ -147,15 +147,7 @@ class NoiseLevels:
 
 
 def draw_levels(law: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """Draws level indices by inverting the distribution function.
-
-    Args:
-        law (`torch.Tensor` of shape `(T,)`): The probability of each level.
-        uniform (`torch.Tensor` of shape `(B,)`): Uniform random numbers in [0, 1).
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`, int64: Indices into the levels.
-    """
+    """The indices (B,) of levels, drawn from their law (T,) with uniform numbers (B,) by inverting the distribution function."""
     # Apple's GPUs have no float64; there the last digits of a probability do not matter.
     dtype = torch.float32 if uniform.device.type == "mps" else torch.float64
     distribution = law.cumsum(0).to(uniform.device, dtype)
@@ -168,18 +160,7 @@ def entry_probabilities(
     """The exact probability with which diffusers' flow-matching scripts draw each entry of the scheduler's table.
 
     They draw u from a density on [0, 1] (Esser et al., ICML 2024, section 3.1) and take entry ⌊u · count⌋, so an
-    entry's probability is the increment of the distribution function of u over it.
-
-    Args:
-        count (`int`): The number of entries.
-        weighting_scheme (`str`): `"logit_normal"`, `"mode"`, or one that draws uniformly: `"none"`, `"sigma_sqrt"`,
-            `"cosmap"`.
-        logit_mean (`float`, *optional*, defaults to 0.0): Mean of the normal law of `"logit_normal"`.
-        logit_std (`float`, *optional*, defaults to 1.0): Standard deviation of the normal law of `"logit_normal"`.
-        mode_scale (`float`, *optional*, defaults to 1.29): The scale of `"mode"`.
-
-    Returns:
-        `torch.Tensor` of shape `(count,)`, float64: The probabilities.
+    entry's probability is the increment of the distribution function of u over it. Arguments are as in [`NoiseLevels.of`].
 
     Raises:
         DiffTuneError: The scheme is unknown, or a parameter of it is out of range.

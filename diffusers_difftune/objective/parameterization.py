@@ -9,23 +9,9 @@ from ..errors import DiffTuneError
 from .noise_levels import NoiseScheduler
 
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "velocity")
-
-
 def resolve_prediction_type(scheduler: NoiseScheduler, prediction_type: str | None = None) -> str:
-    """The prediction type to train with: the given one, or else the scheduler's own.
-
-    Args:
-        scheduler: The noise scheduler of the pretrained model.
-        prediction_type (`str`, *optional*): `"epsilon"`, `"v_prediction"` or `"sample"` for diffusion. `None` takes
-            the scheduler's own; flow matching always predicts the velocity.
-
-    Returns:
-        `str`: One of `"epsilon"`, `"v_prediction"`, `"sample"`, `"velocity"`.
-
-    Raises:
-        DiffTuneError: The type is unknown or does not go with the scheduler.
-    """
+    """The prediction type to train with: the given one, or else the scheduler's own: `"epsilon"`, `"v_prediction"` or `"sample"`
+    for diffusion. Flow matching always predicts the `"velocity"`."""
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
         if prediction_type not in (None, "velocity"):
             raise DiffTuneError(
@@ -52,13 +38,8 @@ def regression_target(
     Args:
         prediction_type (`str`): `"epsilon"` (the noise), `"sample"` (the clean sample), `"v_prediction"`
             (a · noise − b · sample, Salimans and Ho, 2022) or `"velocity"` (noise − sample, flow matching).
-        sample (`torch.Tensor` of shape `(B, ...)`): The clean sample.
-        noise (`torch.Tensor` of shape `(B, ...)`): The noise.
-        signal_factor (`torch.Tensor`, broadcastable to `sample`): a.
-        noise_factor (`torch.Tensor`, broadcastable to `sample`): b.
-
-    Returns:
-        `torch.Tensor` of shape `(B, ...)`: The target.
+        sample, noise (`torch.Tensor` of shape `(B, ...)`): The clean sample and the noise.
+        signal_factor, noise_factor (`torch.Tensor`, broadcastable to `sample`): a and b.
     """
     if prediction_type == "epsilon":
         return noise
@@ -77,12 +58,6 @@ def snr_weight(prediction_type: str, snr: torch.Tensor, gamma: float) -> torch.T
             min(SNR, γ) / (SNR + 1). `"sample"`: min(SNR, γ).
         snr (`torch.Tensor`): The signal-to-noise ratio a² / b² of each level.
         gamma (`float`): γ, above 0; the paper recommends 5.
-
-    Returns:
-        `torch.Tensor` of the shape of `snr`: The weights.
-
-    Raises:
-        DiffTuneError: For flow matching, to which the weighting does not apply.
     """
     if prediction_type == "velocity":
         raise DiffTuneError("--snr_gamma does not apply to flow-matching models; leave it out.")

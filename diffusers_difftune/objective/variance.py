@@ -12,7 +12,6 @@ import torch
 
 from ..errors import DiffTuneError
 from .noise_levels import NoiseScheduler
-from .parameterization import resolve_prediction_type
 
 
 BIN = 1 / 255  # half the width of a grey level on [−1, 1]
@@ -26,17 +25,11 @@ class VariationalTerm:
     distribution's function is exact here, where theirs and the reference's is an approximation by a tanh.
 
     Args:
-        scheduler ([`DDPMScheduler`], [`DDIMScheduler`] or [`PNDMScheduler`]):
-            The scheduler the model was pretrained with.
-        prediction_type (`str`, *optional*): What the network predicts, which must be the noise; `None` takes the
-            scheduler's own.
-
-    Raises:
-        DiffTuneError: The network predicts something else than the noise.
+        scheduler ([`DDPMScheduler`], [`DDIMScheduler`] or [`PNDMScheduler`]): The scheduler the model was pretrained with.
+        prediction_type (`str`): What the network predicts, which must be the noise.
     """
 
-    def __init__(self, scheduler: NoiseScheduler, prediction_type: str | None = None) -> None:
-        prediction_type = resolve_prediction_type(scheduler, prediction_type)
+    def __init__(self, scheduler: NoiseScheduler, prediction_type: str) -> None:
         if prediction_type != "epsilon":
             raise DiffTuneError(
                 f"The model learns its variance, which is trained beside the prediction epsilon, not {prediction_type}."
@@ -62,18 +55,8 @@ class VariationalTerm:
         sample: torch.Tensor,
         timesteps: torch.Tensor,
     ) -> torch.Tensor:
-        """The term of each row.
-
-        Args:
-            values (`torch.Tensor` of shape `(B, C, h, w)`): v, mostly in [−1, 1].
-            predicted_noise (`torch.Tensor` of shape `(B, C, h, w)`): The network's ε̂; no gradient reaches it.
-            noise (`torch.Tensor` of shape `(B, C, h, w)`): ε.
-            sample (`torch.Tensor` of shape `(B, C, h, w)`): x_t.
-            timesteps (`torch.Tensor` of shape `(B,)`): t.
-
-        Returns:
-            `torch.Tensor` of shape `(B,)`, float32: Bits per dimension.
-        """
+        """Bits per dimension of each row, of v (mostly in [−1, 1]), ε̂ (no gradient reaches it), ε, x_t, all of shape
+        (B, C, h, w), and t."""
         values, noise, sample = values.float(), noise.float(), sample.float()
         per_row = (-1, *[1] * (values.ndim - 1))
 
@@ -93,14 +76,8 @@ class VariationalTerm:
 
 def bin_log_likelihood(values: torch.Tensor, errors: torch.Tensor, log_variances: torch.Tensor) -> torch.Tensor:
     """The log-probability that a normal variable falls into the grey level of `values`, on [−1, 1]; the first and the
-    last level reach to infinity (Ho et al., NeurIPS 2020, equation 13).
-
-    Args:
-        values, errors, log_variances (`torch.Tensor`): Of one shape; the variable's mean is `values + errors`.
-
-    Returns:
-        `torch.Tensor` of that shape.
-    """
+       last level reach to infinity (Ho et al., NeurIPS 2020, equation 13).
+    The variable's mean is `values + errors`."""
     scale = (-0.5 * log_variances).exp()
     first = torch.special.log_ndtr(scale * (BIN - errors))
     last = torch.special.log_ndtr(scale * (BIN + errors))

@@ -17,18 +17,8 @@ from .base import Trainable
 
 
 class AdaptedDenoiser(Trainable):
-    """Trains an adapter on a frozen denoiser.
-
-    Args:
-        backbone ([`Backbone`]): The model family.
-        denoiser (`torch.nn.Module`): The pretrained denoiser, in the precision it is to be frozen in.
-        settings ([`AdapterSettings`]): What trains.
-        keep_pretrained (`bool`, *optional*, defaults to `False`): Keep what [`pretrained_model`] needs: a copy of those of
-            the denoiser's own parameters that train.
-
-    Raises:
-        DiffTuneError: The denoiser has no module or parameter of a name in the settings.
-    """
+    """Trains an adapter on a denoiser, which is in the precision it is to be frozen in. `keep_pretrained` keeps what
+    [`pretrained_model`] needs: a copy of those of the denoiser's own parameters that train."""
 
     def __init__(
         self,

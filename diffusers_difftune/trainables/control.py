@@ -21,14 +21,8 @@ class ControlBranch(Trainable):
     """Trains a ControlNet (Zhang et al., 2023) beside a frozen denoiser: all of it, or an adapter on its copy of the
     denoiser together with its new layers.
 
-    Args:
-        backbone ([`Backbone`]): The model family.
-        denoiser (`torch.nn.Module`): The pretrained denoiser, in the precision it is to be frozen in.
-        controlnet (`torch.nn.Module`): The ControlNet, float32.
-        settings ([`AdapterSettings`], *optional*): The adapter, with the new layers in `always_trained`; `None` trains the whole ControlNet.
-
-    Raises:
-        DiffTuneError: The ControlNet has no module or parameter of a name in the settings.
+    The denoiser is in the precision it is to be frozen in, the ControlNet is float32. The settings of an adapter have the new layers
+    in `always_trained`.
     """
 
     def __init__(

@@ -19,18 +19,10 @@ EMA_DECAY = 0.9999  # diffusers' own, and the reference's
 
 
 class FullDenoiser(Trainable):
-    """Trains every weight of the denoiser, with an optional exponential moving average.
+    """Trains every weight of the denoiser, which is float32; if a moving average is kept, that is what is validated and saved.
 
-    Args:
-        backbone ([`Backbone`]): The model family.
-        denoiser (`torch.nn.Module`): The pretrained denoiser, float32.
-        use_ema (`bool`, *optional*, defaults to `False`): Keep a moving average; it is what is validated and saved.
-        ema_decay (`float`, *optional*, defaults to 0.9999): The average's highest decay.
-        ema_warmup (`str`, *optional*, defaults to `"ramp"`): See [`moving_average`].
-        foreach_ema (`bool`, *optional*, defaults to `False`): Use the foreach implementation of the average.
-        offload_ema (`bool`, *optional*, defaults to `False`): Keep the average on the CPU, in pinned memory if there is
-            a GPU, between steps.
-        keep_pretrained (`bool`, *optional*, defaults to `False`): Keep a frozen copy of the pretrained denoiser.
+    Offloaded, the average is on the CPU between steps, in pinned memory if there is a GPU. `keep_pretrained` keeps a frozen copy of
+    the pretrained denoiser.
     """
 
     result = "pipeline"
@@ -117,15 +109,10 @@ class FullDenoiser(Trainable):
 def moving_average(
     parameters: Iterable[torch.nn.Parameter], decay: float = EMA_DECAY, warmup: str = "ramp", **kwargs: Any
 ) -> EMAModel:
-    """An exponential moving average, which begins at `parameters`: m_k = d_k · m_{k−1} + (1 − d_k) · w_k.
+    """An exponential moving average, which begins at the pretrained `parameters`: m_k = d_k · m_{k−1} + (1 − d_k) · w_k.
 
-    Args:
-        parameters (`Iterable[torch.nn.Parameter]`): The pretrained weights.
-        decay (`float`, *optional*, defaults to 0.9999): The highest d_k.
-        warmup (`str`, *optional*, defaults to `"ramp"`): `"ramp"`, diffusers' own: d_k = min(k / (9 + k), `decay`) after
-            d_1 = 0, so that nothing of the pretrained weights stays. `"none"`: d_k = `decay` from the first step on; after k
-            steps `decay` to the power of k is still the pretrained weights.
-        kwargs: More for [`EMAModel`].
+    With the warm-up `"ramp"`, diffusers' own, d_k = min(k / (9 + k), `decay`) after d_1 = 0, so that nothing of the pretrained weights
+    stays. With `"none"`, d_k = `decay` from the first step on; after k steps `decay` to the power of k is still the pretrained weights.
     """
     constant = {"min_decay": decay, "update_after_step": -1} if warmup == "none" else {}
     return EMAModel(parameters, decay=decay, **constant, **kwargs)

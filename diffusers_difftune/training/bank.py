@@ -18,7 +18,7 @@ from ..bank.settings import FLAGS as SETTING_FLAGS
 from ..bank.settings import BankSettings
 from ..config.shared import BANK_FLAGS
 from ..console import counted
-from ..data.cut import cut_prompts
+from ..data.cut import tell_cut
 from ..data.dataset import TargetData
 from ..data.plan import BatchPlan
 from ..data.stream import StreamedTarget
@@ -158,9 +158,7 @@ def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget)
     num_samples = config.bank_samples
     prompts = bank_prompts(run, backbone, target, num_samples)
     if config.bank_prompts != "captions" and accelerator.is_main_process:
-        found = cut_prompts(prompts, backbone, "prompts of the knowledge bank")
-        if found is not None and found.count:
-            logger.warning("%s.", found.sentence())
+        tell_cut(prompts, backbone, "prompts of the knowledge bank")
     backbone.load_encoders(accelerator.device, run.weight_dtype)
     pipeline = backbone.pipeline(None, accelerator.device, run.weight_dtype)
     with errors.flag(**SETTING_FLAGS):

@@ -4,7 +4,6 @@
 prompts is trained, all of it or an adapter on it, and the quality of its samples is measured. At the end of the file is what
 callbacks use of a trainer."""
 
-import logging
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
@@ -17,7 +16,7 @@ from ..bank.bank import KnowledgeBank
 from ..bank.prompts import read_prompts
 from ..config.checks import check_flags
 from ..config.shared import EmaConfig, TrainingConfig
-from ..data.cut import CutCaptions, cut_captions
+from ..data.cut import CutCaptions, tell_cut
 from ..data.dataset import TargetData
 from ..data.images.decode import ImageTransform
 from ..data.plan import BatchPlan
@@ -40,9 +39,6 @@ from .quality_evaluation import QualityEvaluation
 from .run import Run
 from .run_identity import run_settings
 from .validation import Validation
-
-
-logger = logging.getLogger(__name__)
 
 
 class Task:
@@ -170,11 +166,10 @@ class Task:
 
     def check_target(self) -> CutCaptions | None:
         """Looks at the opened target data: counts the captions that are longer than the model reads, if it reads any, on
-        the main process."""
-        found = cut_captions(self.target, self.backbone) if self.context.accelerator.is_main_process else None
-        if found is not None and found.count:
-            logger.warning("%s.", found.sentence())
-        return found
+        the main process. Those of a stream are not known."""
+        if isinstance(self.target, StreamedTarget) or not self.context.accelerator.is_main_process:
+            return None
+        return tell_cut(self.target.distinct_captions, self.backbone, "captions", self.target)
 
     def find_validation(self) -> Validation:
         """The validation images to be made; of no prompts if nothing is named."""

@@ -140,7 +140,9 @@ class Trainer(Task):
             wanted = [*wanted, *(self.bank.prompts() if config.retention_prompts == "sampled" else [""])]
         if config.unconditional_share or self.backbone.renamed_prompts():
             wanted = [*wanted, ""]
-        prompts = build_prompt_cache(wanted, self.backbone, config.cache_dir, device, dtype, data_name(config))
+        prompts = build_prompt_cache(
+            wanted, self.backbone, config.cache_dir, device, dtype, data_name(config), config.verify_cache
+        )
         self.backbone.release_encoders()
         # Workers must not get the encoders in memory, so the batches are told how to scale.
         self.batches = self.plan_batches(images=images, prompts=prompts, to_denoiser=self.backbone.to_denoiser)

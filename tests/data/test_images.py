@@ -139,7 +139,7 @@ def test_to_tensor_crops_flips_and_scales():
 
 @pytest.mark.parametrize(
     "content, reason",
-    [(b"no image at all", "not an image"), (b"", "not an image"), (None, "no such file")],
+    [(b"no image at all", "not an image"), (b"", "not an image"), (None, "no such file {}")],
 )
 def test_unreadable_images_say_why(tmp_path, content, reason):
     path = tmp_path / "image.png"
@@ -147,6 +147,7 @@ def test_unreadable_images_say_why(tmp_path, content, reason):
         path.write_bytes(content)
     with pytest.raises(UnreadableImage) as error:
         decode({"bytes": None, "path": str(path)})
+    reason = reason.format(path)
     assert error.value.reason == reason
     assert str(error.value) == f"The image {path} cannot be read: {reason}."
 

@@ -92,7 +92,7 @@ def test_rows_without_a_label_have_none() -> None:
 
 def test_the_classes_are_those_of_all_rows_and_the_labels_those_of_the_rows_in_use() -> None:
     found = read_labels(column(["c", "a", "b", "a"]), np.array([3, 0, 1]), "label")
-    assert found.names == ["a", "b", "c"] and found.ids == [0, 2, 0]
+    assert found == ([0, 2, 0], ["a", "b", "c"])
 
 
 # What is refused

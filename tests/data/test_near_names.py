@@ -76,7 +76,7 @@ def test_a_name_that_is_nearly_right(case: str, column: str, tmp_path: Path) -> 
 def test_a_file_that_is_not_there_at_all_is_looked_for_somewhere(tmp_path: Path) -> None:
     folder = save_tiny_images(tmp_path / "data", 3)
     (folder / "01.png").unlink()
-    with pytest.raises(DiffTuneError, match=rf"row 1 01.png \(no such file\).*; {folder}/01.png, for one, is not"):
+    with pytest.raises(DiffTuneError, match=rf"row 1 01.png \(no such file {folder}/01.png\);"):
         load(tmp_path, train_data_dir=folder)
 
 

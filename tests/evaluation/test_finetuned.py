@@ -24,7 +24,7 @@ from diffusers_difftune.adapters import AdapterSettings
 from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.evaluation.compatibility import check_run
-from diffusers_difftune.evaluation.finetuned import FinetunedControlNet, FinetunedDenoiser, open_finetuned
+from diffusers_difftune.evaluation.finetuned import Finetuned, FinetunedControlNet, open_finetuned
 from diffusers_difftune.evaluation.samples import sample_images
 from diffusers_difftune.evaluation.swap import swapped
 from tests.evaluation.models import (
@@ -44,7 +44,7 @@ SAMPLING = {"steps": 3, "guidance_scale": 2.0, "height": 16, "width": 16}
 CONTROL = torch.randint(256, (1, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def loaded(pretrained: Path, folder: Path) -> FinetunedDenoiser | FinetunedControlNet:
+def loaded(pretrained: Path, folder: Path) -> Finetuned:
     finetuned = open_finetuned(load_backbone(pretrained), str(folder))
     finetuned.load(CPU)
     return finetuned

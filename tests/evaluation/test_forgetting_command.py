@@ -19,8 +19,7 @@ from diffusers_difftune.backbones import load_backbone
 from diffusers_difftune.backbones.dit import DiTBackbone
 from diffusers_difftune.bank.bank import KnowledgeBank
 from diffusers_difftune.cli import main
-from diffusers_difftune.cli.forgetting_comparison import features_key
-from diffusers_difftune.cli.forgetting_data import Images
+from diffusers_difftune.cli.forgetting_comparison import Images, features_key
 from diffusers_difftune.evaluation.features import make_features
 from diffusers_difftune.evaluation.finetuned import open_finetuned
 from diffusers_difftune.evaluation.metrics import extract_features

@@ -12,9 +12,8 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import torch
 
@@ -24,7 +23,7 @@ from ...io.random import counter_generator
 from ...publishing.public import DOWNLOADED
 from ..images.decode import READER_VERSION, ImageTransform, load_rgb
 from .place import difftune_cache_dir
-from .store import Rows, Use, find_or_encode, row_key, to_arrow
+from .store import Rows, find_or_encode, row_key, to_arrow
 
 
 if TYPE_CHECKING:
@@ -36,19 +35,16 @@ logger = logging.getLogger(__name__)
 
 # Part of all settings; count up when the same inputs come to be encoded or stored differently, by other batches for one.
 CACHE_VERSION = 3
-# What cached crops are drawn from. A checkpoint that was trained with crops drawn otherwise is not gone on with.
-CROPS_DRAWN_FROM = "image bytes"
 ROWS_AT_ONCE = 16  # images that are read and decoded together, and prompts that are encoded together
 PIXELS_AT_ONCE = 2**20  # of images that are encoded together
+# What is kept of each view of an image beside its posterior.
+VIEW = pa.schema(
+    {"key": pa.binary(32), "top": pa.int64(), "left": pa.int64(), "height": pa.int64(), "width": pa.int64()}
+)
 
 
 class ImageCache:
-    """The latent posteriors of the target images, unscaled, for each cached crop and flip.
-
-    Args:
-        rows ([`Rows`]): What [`build_image_cache`] found or encoded, a row for each image.
-        flips (`int`): 2 if each crop is there in both directions, else 1.
-    """
+    """The latent posteriors of the target images, unscaled: of each crop, and with 2 `flips` of each in both directions."""
 
     def __init__(self, rows: Rows, flips: int) -> None:
         self._rows, self._flips = rows, flips
@@ -57,12 +53,7 @@ class ImageCache:
         return len(self._rows)
 
     def crops(self, row: int) -> int:
-        """How many crops of a row are cached."""
         return self._rows.records(row) // self._flips
-
-    def has_drawn_crops(self, row: int) -> bool:
-        """Whether the crops of a row are drawn: neither is it square, nor is it cropped in the centre."""
-        return bool(self._rows.value("drawn", row))
 
     def coordinates(self, row: int, crop: int = 0) -> tuple[int, int]:
         """Top and left of a crop in the resized image, in pixels."""
@@ -74,11 +65,7 @@ class ImageCache:
         return int(self._rows.value("height", row)), int(self._rows.value("width", row))
 
     def posterior(self, row: int, crop: int = 0, flip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation of a row's latents, each of shape (C, h, w), float32.
-
-        Raises:
-            IndexError: `flip` is asked for and the cache was built without.
-        """
+        """Mean and standard deviation of a row's latents, each of shape (C, h, w), float32."""
         if flip and self._flips == 1:
             raise IndexError("This cache was built without --random_flip.")
         mean, std = torch.tensor(self._rows.value("posterior", row, crop * self._flips + flip))
@@ -86,12 +73,7 @@ class ImageCache:
 
 
 class PromptCache:
-    """What the denoiser is conditioned on, by prompt.
-
-    Args:
-        rows ([`Rows`]): What [`build_prompt_cache`] found or encoded, a row for each prompt.
-        prompts (`list[str]`): The prompts.
-    """
+    """What the denoiser is conditioned on, by prompt; of a row for each prompt."""
 
     def __init__(self, rows: Rows, prompts: list[str]) -> None:
         self._rows = rows
@@ -120,18 +102,7 @@ def build_image_cache(
     crop is encoded in both directions.
 
     Every process of a run calls this; the first one encodes and the others wait for it. The encoders are loaded only if
-    there is something to encode.
-
-    Args:
-        target ([`TargetData`]): The target data.
-        backbone ([`Backbone`]): Whose VAE to use.
-        config ([`DataConfig`]): The flags.
-        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-        device (`torch.device`, *optional*): Where to encode.
-        dtype (`torch.dtype`, *optional*): Precision of the VAE; results are kept as float32.
-
-    Returns:
-        [`ImageCache`]: The encoded images.
+    there is something to encode. The VAE works in `dtype`, and what it encodes is kept as float32.
 
     Raises:
         DiffTuneError: The VAE's output is not finite in `dtype`, or a file of the cache is damaged.
@@ -140,6 +111,7 @@ def build_image_cache(
     transform = ImageTransform(backbone.resolution, config.image_interpolation_mode)
     at_once = max(1, min(ROWS_AT_ONCE, PIXELS_AT_ONCE // backbone.resolution**2))
     keys = [row_key(found) for found in target.images.hashes]
+    flips = (False, True) if config.random_flip else (False,)
     settings = {
         "version": CACHE_VERSION,
         "reader": READER_VERSION,
@@ -152,46 +124,42 @@ def build_image_cache(
         "flip": config.random_flip,
     }
 
-    def views(row: int) -> list[tuple[bytes, int, int, int, int, bool, torch.Tensor]]:
+    def views(row: int) -> list[tuple[dict[str, Any], torch.Tensor]]:
         loaded = load_rgb(target.image(row))
         image = transform.resize(loaded)
-        of_image = (keys[row], loaded.height, loaded.width)
-        drawn = not config.center_crop and image.width != image.height
-        if drawn:
+        boxes = [transform.crop_box(image.size)]
+        if not config.center_crop and image.width != image.height:
             spread = [spread_crop(keys[row], crop, config.crops_per_image) for crop in range(config.crops_per_image)]
             boxes = [transform.crop_box(image.size, at) for at in spread]
-        else:
-            boxes = [transform.crop_box(image.size)]
-        flips = (False, True) if config.random_flip else (False,)
-        return [(*of_image, *box, drawn, transform.to_tensor(image, *box, flip)) for box in boxes for flip in flips]
+        facts = {"key": keys[row], "height": loaded.height, "width": loaded.width}
+        return [
+            (facts | {"top": top, "left": left}, transform.to_tensor(image, top, left, flip))
+            for top, left in boxes
+            for flip in flips
+        ]
 
     def encode(rows: list[int]) -> Iterator[pa.Table]:
         backbone.load_encoders(torch.device(device), dtype)
         with ThreadPoolExecutor() as threads:  # PIL decodes and resizes without Python's lock
             for some in in_batches(rows, ROWS_AT_ONCE):
-                found = list(threads.map(views, some))
-                of, heights, widths, tops, lefts, drawn, pixels = zip(*(view for of_row in found for view in of_row))
-                parts = [encoded(part) for part in in_batches(pixels, at_once)]
-                posterior = torch.cat(parts).float().cpu()
-                if not posterior.isfinite().all():
-                    finite = posterior.isfinite().flatten(1).all(1).tolist()
-                    broken = {key for key, is_finite in zip(of, finite) if not is_finite}
+                facts, pixels = zip(*(view for of_row in threads.map(views, some) for view in of_row))
+                posterior = torch.cat([encoded(part) for part in in_batches(pixels, at_once)]).float().cpu()
+                finite = posterior.isfinite().flatten(1).all(1).tolist()
+                if broken := {fact["key"] for fact, is_finite in zip(facts, finite) if not is_finite}:
                     bad = [target.name(row) for row in some if keys[row] in broken]
                     raise DiffTuneError(
                         f"The VAE's output is not finite in {settings['dtype']} for {', '.join(bad)};"
                         " --mixed_precision no encodes in float32."
                     )
-                columns = {"key": pa.array(of, pa.binary(32)), "top": np.array(tops), "left": np.array(lefts)}
-                columns |= {"height": np.array(heights), "width": np.array(widths)}
-                columns |= {"drawn": np.array(drawn, dtype=np.int8), "posterior": to_arrow(posterior.numpy())}
-                yield pa.table(columns)
+                table = pa.Table.from_pylist(list(facts), VIEW)
+                yield table.append_column("posterior", to_arrow(posterior.numpy()))
 
     def encoded(pixels: list[torch.Tensor]) -> torch.Tensor:
         mean, std = backbone.encode_images(torch.stack(filled_up(pixels, at_once)))
         return torch.stack([mean, std], dim=1)[: len(pixels)]
 
-    use = Use(model_name(backbone.folder), data_name(config))
-    cache = ImageCache(find_or_encode(cache_dir, "images", settings, keys, use, encode), 1 + config.random_flip)
+    use = (model_name(backbone.folder), data_name(config))
+    cache = ImageCache(find_or_encode(cache_dir, "images", settings, keys, use, encode), len(flips))
     several = sum(cache.crops(row) > 1 for row in range(len(cache)))
     if several:
         logger.info(
@@ -212,17 +180,8 @@ def build_prompt_cache(
 ) -> PromptCache:
     """Encodes each distinct prompt once, but for those that were encoded before; see [`build_image_cache`].
 
-    Args:
-        prompts (`list[str]`): The prompts; repeated ones are encoded once, their order does not matter.
-        backbone ([`Backbone`]): Whose text encoders to use.
-        cache_dir (`str` or `Path`, *optional*): As `--cache_dir`.
-        device (`torch.device`, *optional*): Where to encode.
-        dtype (`torch.dtype`, *optional*): Precision of the text encoders; results stay as the backbone returns them.
-        data (`str`, *optional*): What the prompts are of, as `difftune cache list` says it; see [`data_name`].
-        verify (`bool`, *optional*, defaults to `False`): Hash the encoders' files again.
-
-    Returns:
-        [`PromptCache`]: The encoded prompts.
+    The text encoders work in `dtype`, and what the backbone returns is kept. `data` is what the prompts are of, as
+    `difftune cache list` says it; see [`data_name`]. With `verify`, the encoders' files are hashed again.
     """
     cache_dir = difftune_cache_dir(cache_dir)
     prompts = sorted(set(prompts))
@@ -245,7 +204,7 @@ def build_prompt_cache(
             columns = {name: to_arrow(values[: len(some)].cpu().numpy()) for name, values in encoded.items()}
             yield pa.table({"key": pa.array([keys[row] for row in some], pa.binary(32))} | columns)
 
-    use = Use(model_name(backbone.folder), data)
+    use = (model_name(backbone.folder), data)
     return PromptCache(find_or_encode(cache_dir, "prompts", settings, keys, use, encode), prompts)
 
 

@@ -40,12 +40,7 @@ def hold(folder: Path) -> IO[bytes]:
 
 
 def hold_while_running(folder: Path, source: str) -> None:
-    """Holds a folder for as long as this process lives, and records when that was and what the folder is made of.
-
-    Args:
-        folder (`Path`): The folder.
-        source (`str`): What it is made of.
-    """
+    """Holds a folder for as long as this process lives, and records when that was and what the folder is made of."""
     if folder not in HELD:
         HELD[folder] = hold(folder)
     os.utime(folder / IN_USE_NAME)
@@ -65,10 +60,8 @@ def nobody_else(folder: Path) -> Iterator[bool]:
 
 
 def lock(opened: IO[bytes], shared: bool) -> bool:
-    """Locks an open file together with others, once that is possible, or alone, if it is possible now; returns whether it did.
-
-    The lock goes with the open file: closing that releases it.
-    """
+    """Locks an open file, until it is closed: together with others, once that is possible, or alone, if it is possible now.
+    Returns whether it did."""
     if fcntl is None:
         return True
     try:

@@ -8,9 +8,5 @@ from huggingface_hub.constants import HF_HOME
 
 
 def difftune_cache_dir(cache_dir: str | Path | None = None) -> Path:
-    """This library's folder in the cache of the Hugging Face libraries.
-
-    Args:
-        cache_dir (`str` or `Path`, *optional*): That cache, as `--cache_dir`; the default is theirs.
-    """
+    """This library's folder in the cache of the Hugging Face libraries, which is `--cache_dir` or their own default."""
     return Path(cache_dir or HF_HOME) / "difftune"

@@ -14,22 +14,20 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from safetensors import safe_open
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from ...errors import DiffTuneError, first_sentence
 from ...io.atomic import fsync_path, write_bytes_atomic
-from .in_use import hold, nobody_else
+from .in_use import hold
 
 
 logger = logging.getLogger(__name__)
@@ -40,31 +38,11 @@ USES = "used_by"
 LOCK_NAME = "write.lock"
 # What is encoded is put in place as often as this, in seconds, so that a killed run has not worked for nothing.
 SEGMENT_SECONDS = 60.0
-# So many segments smaller than this, in bytes, become one when the next one is written.
-MANY, SMALL = 8, 2**26
 
 
 def row_key(content: str) -> bytes:
     """The key of a row: 32 bytes for a text, or for the hash of a file."""
     return hashlib.sha256(content.encode()).digest()
-
-
-@dataclass(frozen=True)
-class Use:
-    """What rows are for, as `difftune cache list` says it.
-
-    Attributes:
-        model (`str`): The pipeline that encodes them: a folder, or an id on the Hub.
-        data (`str`): The data they are of.
-    """
-
-    model: str
-    data: str
-
-    @property
-    def file_name(self) -> str:
-        """The file in `used_by/` that tells of it."""
-        return hashlib.sha256(json.dumps([self.model, self.data]).encode()).hexdigest()[:16] + ".safetensors"
 
 
 class Rows:
@@ -114,10 +92,10 @@ def find_or_encode(
     kind: str,
     settings: dict[str, Any],
     keys: Sequence[bytes],
-    use: Use,
+    use: tuple[str, str],
     encode: Callable[[list[int]], Iterator[pa.Table]],
 ) -> Rows:
-    """The rows of some keys; those that no run has encoded with these settings are encoded.
+    """The rows of some keys, in their order; those that no run has encoded with these settings are encoded.
 
     Every process of a run calls this; one at a time encodes, and those after it find what it did. A file lock and not a
     barrier makes them wait: encoding may take longer than a barrier's time limit, and each machine of several may have
@@ -128,68 +106,55 @@ def find_or_encode(
         kind (`str`): What the rows are: "images" or "prompts".
         settings (`dict`): Everything beside its content that decides what a row is encoded to.
         keys (`Sequence[bytes]`): The key of each wanted row; see [`row_key`].
-        use ([`Use`]): What they are for.
+        use (`tuple[str, str]`): The model that encodes them and the data they are of, as `difftune cache list` calls them.
         encode (`Callable`):
             Is given positions in `keys`, each of another key, and yields tables with a column `key` and columns of the
             encodings. The records of a key follow each other in one table.
 
-    Returns:
-        [`Rows`]: The rows, in the order of `keys`.
-
     Raises:
         DiffTuneError: A segment is damaged, or the cache cannot be written to.
     """
-    folder = store_folder(cache_dir, kind, settings)
+    settings_key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
+    folder = cache_dir / FOLDER / kind / settings_key
+    wanted = set(keys)
     try:
         in_use = hold(folder)
-        write_use(folder, use, keys)
+        write_use(folder, *use, wanted)
     except OSError as error:
         raise DiffTuneError(f"{folder} cannot be written to: {error.strerror}.", "--cache_dir") from None
-    rows = find(folder, keys)
-    if isinstance(rows, list):
-        with turn_to_write(folder):
-            in_use.close()
-            tidy(folder)
-            in_use = hold(folder)
-            write_bytes_atomic(folder / SETTINGS_NAME, json.dumps({"kind": kind} | settings, indent=2).encode())
-            rows = find(folder, keys)  # another process may have encoded them meanwhile
-            if isinstance(rows, list):
-                distinct = len(set(keys))
-                if len(rows) < distinct:
-                    logger.info(f"{distinct - len(rows)} of {distinct} {kind} are in the cache, {len(rows)} are new.")
-                with tqdm(total=len(rows), desc=f"Encoding {kind}") as progress:
-                    write_segments(folder, encode(rows), progress)
-                rows = find(folder, keys)
-    in_use.close()
-    if isinstance(rows, list):
-        raise RuntimeError(f"{len(rows)} {kind} were not encoded.")
-    return rows
+    with in_use:
+        names, places = find(folder, wanted)
+        if len(places) < len(wanted):
+            with turn_to_write(folder):
+                for leftover in folder.glob(".*.tmp"):  # of a killed process
+                    leftover.unlink(missing_ok=True)
+                write_bytes_atomic(folder / SETTINGS_NAME, json.dumps({"kind": kind} | settings, indent=2).encode())
+                _, places = find(folder, wanted)  # another process may have encoded them meanwhile
+                new = {key: position for position, key in enumerate(keys) if key not in places}
+                if places and new:
+                    logger.info(f"{len(places)} of {len(wanted)} {kind} are in the cache, {len(new)} are new.")
+                if new:
+                    with tqdm(total=len(new), desc=f"Encoding {kind}") as progress:
+                        write_segments(folder, encode(list(new.values())), progress)
+            names, places = find(folder, wanted)
+        return Rows(folder, names, np.array([places[key] for key in keys], dtype=np.int64).reshape(-1, 3))
 
 
-def store_folder(cache_dir: Path, kind: str, settings: dict[str, Any]) -> Path:
-    """The folder of the rows that are encoded with these settings."""
-    return cache_dir / FOLDER / kind / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def find(folder: Path, keys: Sequence[bytes]) -> Rows | list[int]:
-    """The rows of some keys, or where the keys are that the store does not have, each once."""
+def find(folder: Path, wanted: set[bytes]) -> tuple[list[str], dict[bytes, tuple[int, int, int]]]:
+    """The segments of a store that have rows of the wanted keys, and the place of each row that is there, as in [`Rows`]."""
     found: dict[bytes, tuple[int, int, int]] = {}
-    wanted, names, parts = set(keys), [], 0
+    names, parts = [], 0
     for file in segments(folder):
         before = len(found)
         chunks = read_segment(file)["key"].chunks
         for part, chunk in enumerate(chunks, parts):
-            found.update(
-                (key, (part, start, count))
-                for key, start, count in runs(chunk.to_pylist())
-                if key in wanted and key not in found
-            )
+            for key, start, count in runs(chunk.to_pylist()):
+                if key in wanted:
+                    found.setdefault(key, (part, start, count))
         if len(found) > before:
             names.append(file.name)
             parts += len(chunks)
-    if len(found) < len(wanted):
-        return [position for key, position in {key: i for i, key in enumerate(keys)}.items() if key not in found]
-    return Rows(folder, names, np.array([found[key] for key in keys], dtype=np.int64).reshape(-1, 3))
+    return names, found
 
 
 def runs(keys: list[bytes]) -> Iterator[tuple[bytes, int, int]]:
@@ -207,11 +172,7 @@ def segments(folder: Path) -> list[Path]:
 
 
 def read_segment(file: Path) -> pa.Table:
-    """A segment, as a view of the file.
-
-    Raises:
-        DiffTuneError: It is damaged.
-    """
+    """A segment, as a view of the file; raises a [`DiffTuneError`] if it is damaged."""
     try:
         with pa.memory_map(str(file)) as opened:  # what was read keeps the map, not the open file
             table = pa.ipc.open_file(opened).read_all()
@@ -246,60 +207,41 @@ def write_segments(folder: Path, tables: Iterator[pa.Table], progress: Any = Non
         fsync_path(folder)
 
 
-@contextmanager
-def turn_to_write(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing to a store, once none does."""
+def turn_to_write(folder: Path) -> AcquireReturnProxy:
+    """Keeps other processes from writing to a store, once none does and until the returned context ends."""
     lock = FileLock(folder / LOCK_NAME)
     try:
-        lock.acquire(timeout=1)
+        return lock.acquire(timeout=1)
     except Timeout:
         logger.info(f"Another process is encoding rows into {folder}; this one waits for it.")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
-def tidy(folder: Path) -> None:
-    """Removes what a killed process left, and makes one of many small segments, if no process reads them.
+class Use(NamedTuple):
+    """The rows that the latest run with a model on some data used."""
 
-    To be called in one's [`turn_to_write`], without the store in use.
-    """
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
-    with nobody_else(folder) as alone:
-        if alone:
-            merge(folder)
+    model: str  # the pipeline that encoded them: a folder, or an id on the Hub
+    data: str
+    keys: set[bytes]
 
 
-def merge(folder: Path) -> None:
-    """Makes one of many small segments; a kill leaves a row twice at worst."""
-    small = [file for file in segments(folder) if file.stat().st_size < SMALL]
-    if len(small) >= MANY:
-        write_segments(folder, map(read_segment, small))
-        for file in small:
-            file.unlink()
-
-
-def write_use(folder: Path, use: Use, keys: Sequence[bytes]) -> None:
+def write_use(folder: Path, model: str, data: str, keys: set[bytes]) -> None:
     """Records that a run uses these rows now, in place of those that the last run on the same data used."""
-    folder = folder / USES
-    folder.mkdir(exist_ok=True)
-    array = np.frombuffer(b"".join(sorted(set(keys))), dtype=np.uint8).reshape(-1, 32)
-    content = save({"keys": array}, {"model": use.model, "data": use.data})
-    file = folder / use.file_name
-    if file.is_file() and file.read_bytes() == content:
-        os.utime(file)
-    else:
-        write_bytes_atomic(file, content)
+    name = hashlib.sha256(json.dumps([model, data]).encode()).hexdigest()[:16]
+    file = folder / USES / f"{name}.safetensors"
+    file.parent.mkdir(exist_ok=True)
+    array = np.frombuffer(b"".join(sorted(keys)), dtype=np.uint8).reshape(-1, 32)
+    write_bytes_atomic(file, save({"keys": array}, {"model": model, "data": data}))
 
 
-def read_use(file: Path) -> tuple[Use, set[bytes]]:
-    """What [`write_use`] wrote."""
-    with safe_open(file, "numpy") as opened:
-        keys, facts = opened.get_tensor("keys"), opened.metadata()
-    return Use(facts["model"], facts["data"]), set(map(bytes, keys))
+def read_use(file: Path) -> Use:
+    """What [`write_use`] wrote; of a damaged file, a use of nothing."""
+    try:
+        with safe_open(file, "numpy") as opened:
+            keys, facts = opened.get_tensor("keys"), opened.metadata()
+        return Use(facts["model"], facts["data"], set(map(bytes, keys)))
+    except Exception:  # safetensors raises an error of its own
+        return Use("", "", set())
 
 
 def to_arrow(array: np.ndarray) -> pa.Array:

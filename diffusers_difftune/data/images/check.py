@@ -4,10 +4,10 @@
 
 import json
 import logging
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import PIL
 from PIL import Image
@@ -16,41 +16,20 @@ from tqdm.auto import tqdm
 from ...io.atomic import write_bytes_atomic
 from .column import ImageColumn
 from .decode import READER_VERSION, UnreadableImage, orientation
-from .formats import is_unread
 from .profiles import can_convert, profile_note
 
 
 logger = logging.getLogger(__name__)
 
 
-class Finding(NamedTuple):
-    """What the check of a row found.
-
-    Attributes:
-        bad (`str`, *optional*): Why its images cannot be used.
-        profile (`tuple[str, str]`, *optional*): What its image's colour profile does; see [`profile_note`].
-    """
-
-    bad: str | None = None
-    profile: tuple[str, str] | None = None
-
-
 def check_images(
     images: ImageColumn, controls: ImageColumn | None, index_dir: Path, verify: bool = False
 ) -> tuple[dict[int, str], dict[int, tuple[str, str]]]:
-    """The rows whose images cannot be used, with the reason, and the rows whose colour profile does something.
+    """The rows whose images cannot be used, with the reason, and the other rows whose image has a [`profile_note`].
 
-    An image that was once found good is not decoded again. One that was not is, every time: the cause may be gone.
-
-    Args:
-        images ([`ImageColumn`]): The images.
-        controls ([`ImageColumn`], *optional*): The control image of each.
-        index_dir (`Path`): Where it is remembered which images are good.
-        verify (`bool`, *optional*, defaults to `False`): Decode all images again.
-
-    Returns:
-        `tuple`: Two dictionaries by row. An image is bad that cannot be decoded, or whose control image cannot be or has
-        another shape.
+    An image is bad that cannot be decoded, or whose control image cannot be or has another shape. Which ones are good is
+    remembered in `index_dir`, and they are not decoded again without `verify`. The others are, every time: the cause may be gone.
+    Raises a [`PassingFailure`] if an image could not be decoded for a reason that is not in it.
     """
     key = images.key if controls is None else f"{images.key[:32]}{controls.key[:32]}"
     file = index_dir / "checked" / f"{key}.json"
@@ -60,11 +39,11 @@ def check_images(
     bad = {}
     with ThreadPoolExecutor() as threads:
         found = threads.map(partial(check_row, images, controls), rows)
-        for row, finding in zip(rows, tqdm(found, "Checking images", len(rows), delay=2), strict=True):
-            if finding.bad:
-                bad[row] = finding.bad
-            if finding.profile:
-                profiles[row] = finding.profile
+        for row, (reason, profile) in zip(rows, tqdm(found, "Checking images", len(rows), delay=2), strict=True):
+            if reason:
+                bad[row] = reason
+            elif profile:
+                profiles[row] = profile
     if known is None or len(bad) < len(rows):
         file.parent.mkdir(parents=True, exist_ok=True)
         content = {"reader": reader(), "not_good": list(bad), "profiles": profiles}
@@ -81,13 +60,7 @@ def read_check(file: Path) -> tuple[list[int], dict[int, tuple[str, str]]] | Non
             return None
         profiles = {int(row): (str(what), str(name)) for row, (what, name) in content["profiles"].items()}
         return [int(row) for row in content["not_good"]], profiles
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-    ):  # not there, damaged, or of an earlier version
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not there, or damaged
         return None
 
 
@@ -96,38 +69,32 @@ def reader() -> list:
     return [READER_VERSION, PIL.__version__, can_convert()]
 
 
-def check_row(images: ImageColumn, controls: ImageColumn | None, row: int) -> Finding:
-    """Decodes the images of a row.
+def check_row(
+    images: ImageColumn, controls: ImageColumn | None, row: int
+) -> tuple[str | None, tuple[str, str] | None]:
+    """Decodes the images of a row: why they cannot be used, or the [`profile_note`] of the image."""
+    try:
+        control = None if controls is None else partial(controls.__getitem__, row)
+        return None, profile_note(load_images(partial(images.__getitem__, row), control)[0])
+    except UnreadableImage as error:
+        return error.reason, None
+
+
+def load_images(image: Callable[[], Image.Image], control: Callable[[], Image.Image] | None) -> list[Image.Image]:
+    """The image of a row, and its control image where there is one, from functions that decode them.
 
     Raises:
-        PassingFailure: For a reason that is not in the images, they could not be.
+        UnreadableImage: One of them cannot be decoded, or they have different shapes.
     """
-    try:
-        image = images[row]
-    except UnreadableImage as error:
-        return Finding(error.reason + way_out(images.stored(row)))
-    profile = profile_note(image)
-    if controls is None:
-        return Finding(None, profile)
-    try:
-        return Finding(mismatch(image, controls[row]), profile)
-    except UnreadableImage as error:
-        return Finding(f"its conditioning image: {error.reason}{way_out(controls.stored(row))}", profile)
-
-
-def way_out(stored: dict | None) -> str:
-    """What to do with an image of a format that is not read, for the end of the reason why it is not."""
-    path = stored["path"] if stored else None
-    return f"; {Path(path).suffix.lower()} is not read, convert it to PNG or JPEG" if path and is_unread(path) else ""
-
-
-def looked_for(images: ImageColumn, controls: ImageColumn | None, bad: dict[int, str]) -> str:
-    """Where the first file that is not there was looked for, for the end of a sentence that lists such rows."""
-    for row, reason in bad.items():
-        column = controls if reason.startswith("its conditioning image") else images
-        if "no such file" in reason and column is not None and (stored := column.stored(row)):
-            return f"; {stored['path']}, for one, is not there"
-    return ""
+    loaded = [image()]
+    if control is not None:
+        try:
+            loaded.append(control())
+        except UnreadableImage as error:
+            raise UnreadableImage(f"its conditioning image: {error.reason}") from None
+        if reason := mismatch(*loaded):
+            raise UnreadableImage(reason)
+    return loaded
 
 
 def tell_of_profiles(images: ImageColumn, profiles: dict[int, tuple[str, str]]) -> None:
@@ -145,10 +112,9 @@ def tell_of_profiles(images: ImageColumn, profiles: dict[int, tuple[str, str]]) 
 def mismatch(image: Image.Image, condition: Image.Image) -> str | None:
     """Says that a control image has another shape than the image it belongs to, if it has."""
     (width, height), (condition_width, condition_height) = upright_size(image), upright_size(condition)
+    longest = max(width, height, condition_width, condition_height)
     # Both are resized so that their shorter sides are equal; then their longer sides must be, to within a pixel.
-    if abs(width * condition_height - height * condition_width) > max(
-        width, height, condition_width, condition_height
-    ):
+    if abs(width * condition_height - height * condition_width) > longest:
         return f"it is {width} × {height} and its conditioning image {condition_width} × {condition_height}"
     return None
 

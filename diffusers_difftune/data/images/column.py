@@ -4,7 +4,6 @@
 
 import hashlib
 import io
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -22,14 +21,9 @@ HASHES_OF_ROWS = "row_hashes"  # in this library's cache: those of images inside
 
 
 class ImageColumn:
-    """One image for each row of a data set, decoded when it is asked for.
+    """One image for each row in use of a data set, decoded when it is asked for.
 
-    Args:
-        dataset (`datasets.Dataset`): Has the column, undecoded.
-        column (`str`): The column with the images.
-        rows (`np.ndarray`): The rows of `dataset` in use.
-        index_dir (`Path`): Where file hashes are remembered.
-        verify (`bool`, *optional*, defaults to `False`): Hash every file again.
+    Hashes of files are remembered in `index_dir`; with `verify`, every file is hashed again.
     """
 
     def __init__(self, dataset: Dataset, column: str, rows: np.ndarray, index_dir: Path, verify: bool = False) -> None:
@@ -46,6 +40,10 @@ class ImageColumn:
         """The image of a row, of whatever mode and size it is."""
         return decode(self.stored(row))
 
+    def stored(self, row: int) -> dict | None:
+        """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""
+        return self._images[int(self._rows[row])][self._column]
+
     def name(self, row: int) -> str:
         """How messages call a row: its number in the data, from 0, and its image's file if it has one."""
         stored = self.stored(row)
@@ -58,14 +56,8 @@ class ImageColumn:
 
     @cached_property
     def key(self) -> str:
-        """SHA-256 over the bytes of the images, in order; a file that was hashed before is not read again."""
-        digest = hashlib.sha256()
-        if (of_files := self._hash_of_files()) is not None:
-            digest.update(of_files.encode())
-            digest.update(self._column.encode() + np.asarray(self._rows, dtype="<i8").tobytes())
-        else:
-            digest.update("".join(self.hashes).encode())
-        return digest.hexdigest()
+        """SHA-256 over the bytes of the images, in order."""
+        return hashlib.sha256("".join(self.hashes).encode()).hexdigest()
 
     @cached_property
     def hashes(self) -> list[str]:
@@ -73,37 +65,24 @@ class ImageColumn:
 
         A file that was hashed before is not read again, nor are images inside files whose images were hashed before.
         """
-        of_files = self._hash_of_files()
-        if of_files is None:
+        files = [file["filename"] for file in self._images.cache_files]
+        inside = pc.struct_field(self._images.data.column(self._column), "bytes")
+        if not files or inside.null_count or self._images._indices is not None:  # some are files of their own
             batches = self._images.select(self._rows).iter(1000)
             return [self._hash(**(image or {})) for batch in batches for image in batch[self._column]]
+        of_files = "".join(file_sha256(file, self._index_dir, self._verify) for file in files)
         name = hashlib.sha256(f"{of_files} {self._column}".encode()).hexdigest()
         remembered = self._index_dir / HASHES_OF_ROWS / f"{name}.npy"
         try:
-            every_row = np.load(remembered, mmap_mode="r")
-            every_row = every_row.reshape(len(self._images), 32)
-            os.utime(remembered)
+            every_row = np.load(remembered, mmap_mode="r").reshape(len(self._images), 32)
         except (OSError, ValueError, EOFError):  # not there, or damaged
-            column = pc.struct_field(self._images.data.column(self._column), "bytes")
-            digests = b"".join(hashlib.sha256(value.as_buffer()).digest() for value in column)
+            digests = b"".join(hashlib.sha256(value.as_buffer()).digest() for value in inside)
             every_row = np.frombuffer(digests, dtype=np.uint8).reshape(-1, 32)
             content = io.BytesIO()
             np.save(content, every_row)
             remembered.parent.mkdir(parents=True, exist_ok=True)
             write_bytes_atomic(remembered, content.getvalue())
         return [every_row[row].tobytes().hex() for row in self._rows]
-
-    def _hash_of_files(self) -> str | None:
-        """The hashes of the Arrow files that all images are inside of; `None` if some are files of their own."""
-        files = [file["filename"] for file in self._images.cache_files]
-        bytes_column = pc.struct_field(self._images.data.column(self._column), "bytes")
-        if not files or bytes_column.null_count or self._images._indices is not None:
-            return None
-        return "".join(file_sha256(file, self._index_dir, self._verify) for file in files)
-
-    def stored(self, row: int) -> dict | None:
-        """The image of a row as `datasets` stores it: `{"bytes": ..., "path": ...}`, or `None` where there is none."""
-        return self._images[int(self._rows[row])][self._column]
 
     def _hash(self, bytes: bytes | None = None, path: str | None = None) -> str:
         if bytes is not None:

@@ -4,8 +4,10 @@
 
 import errno
 import io
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -14,24 +16,15 @@ from datasets.utils.file_utils import xopen
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from ...errors import DiffTuneError, first_sentence
-from .formats import known_formats
+from .formats import is_unread, known_formats
 from .profiles import can_convert, lab_to_rgb, to_srgb
-from .ranges import WrongRange, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
+from .ranges import Refused, check_upper_bytes, reads_upper_bytes, scale_png_transparency, to_8_bits
 
 
 # What is kept of decoded images goes by this number, too: it is raised whenever an image comes to be read as other pixels.
 READER_VERSION = 1
-# torchvision hands PIL its NEAREST filter for nearest_exact too
-PIL_FILTERS = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-    "hamming": Image.Resampling.HAMMING,
-    "lanczos": Image.Resampling.LANCZOS,
-    "nearest": Image.Resampling.NEAREST,
-    "nearest_exact": Image.Resampling.NEAREST,
-}
-
+PIL_FILTERS = {each.name.lower(): each for each in Image.Resampling}
+PIL_FILTERS["nearest_exact"] = Image.Resampling.NEAREST  # as torchvision has it
 NO_SUCH_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # A strip of 1 × 60,000 pixels is small, and with its shorter side at 512 it has 16 billion.
 MOST_ELONGATED = 100
@@ -48,10 +41,12 @@ UPRIGHT = {
 
 
 class UnreadableImage(DiffTuneError):
-    """An image that cannot be decoded, with the `reason` in a few words."""
+    """An image that cannot be decoded, with the `reason` in a few words, and what to do if its format is not read."""
 
     def __init__(self, reason: str, path: str | None = None) -> None:
         self.reason = reason.rstrip(". \n")
+        if path and is_unread(path):
+            self.reason += f"; {Path(path).suffix.lower()} is not read, convert it to PNG or JPEG"
         super().__init__(f"The image {path or 'of a row'} cannot be read: {self.reason}.")
 
 
@@ -81,23 +76,32 @@ def decode(stored: dict | None) -> Image.Image:
         raise UnreadableImage("no image")
     try:
         with io.BytesIO(content) if content is not None else opened(path) as file:
-            return decode_file(file, path)
-    except MemoryError:
-        raise PassingFailure("the memory ran out", path) from None
-    except OSError as error:
-        if out_of_memory(error):
-            raise PassingFailure("the memory ran out", path) from None
-        if is_of_the_system(error):
-            raise PassingFailure(str(error.strerror), path) from None
-        if missing := re.fullmatch(r"decoder (\w+) not available", str(error)):
-            raise UnreadableImage(f"this Pillow was built without the decoder {missing[1]}", path) from None
-        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+            return decode_file(file)
     except (UnreadableImage, PassingFailure):
         raise
+    except Refused as error:
+        reason = str(error)
     except Image.DecompressionBombError as error:
-        raise UnreadableImage(f"too large: {first_sentence(error)}", path) from None
+        reason = f"too large: {first_sentence(error)}"
     except Exception as error:  # decoders raise whatever they like at damaged files
-        raise UnreadableImage(f"damaged: {first_sentence(error)}", path) from None
+        if cause := passing_cause(error):
+            raise PassingFailure(cause, path) from None
+        reason = f"damaged: {first_sentence(error)}"
+        if missing := re.fullmatch(r"decoder (\w+) not available", str(error)):
+            reason = f"this Pillow was built without the decoder {missing[1]}"
+    raise UnreadableImage(reason, path)
+
+
+def passing_cause(error: Exception) -> str | None:
+    """What an error says that is not in an image: the memory ran out, which a decoder of Pillow's says in a sentence, or
+    an error of the operating system. Pillow's own have no number, but for a damaged file that sends the decoder to before its
+    beginning, which the system calls an invalid argument."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or number == errno.ENOMEM:
+        return "the memory ran out"
+    if isinstance(error, OSError) and "out of memory" in str(error):
+        return "the memory ran out"
+    return None if number in (None, errno.EINVAL) else os.strerror(number)
 
 
 def opened(path: str) -> IO[bytes]:
@@ -107,41 +111,36 @@ def opened(path: str) -> IO[bytes]:
             return open(path, "rb")
         except OSError as error:
             if error.errno in NO_SUCH_FILE:
-                raise UnreadableImage("no such file", path) from None
+                raise UnreadableImage(f"no such file {path}", path) from None
             raise
     try:
         with xopen(path, "rb") as file:
             return io.BytesIO(file.read())
     except FileNotFoundError:
-        raise UnreadableImage("no such file", path) from None
+        raise UnreadableImage(f"no such file {path}", path) from None
     except Exception as error:  # every protocol has errors of its own
         raise PassingFailure(first_sentence(error), path) from None
 
 
-def decode_file(file: IO[bytes], path: str | None) -> Image.Image:
+def decode_file(file: IO[bytes]) -> Image.Image:
     try:
         image = Image.open(file, formats=known_formats())
     except UnidentifiedImageError:
-        raise UnreadableImage(why_unidentified(file), path) from None
+        raise Refused(why_unidentified(file)) from None
     width, height = image.size
     if max(width, height) > MOST_ELONGATED * min(width, height):
-        raise UnreadableImage(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide", path)
-    try:
-        upper_bytes, raw_mode = reads_upper_bytes(image), image.tile[0][3] if image.tile else None
-        image.load()
-        orientation(image)  # which may be damaged, too
-        if upper_bytes:
-            check_upper_bytes(image)
-        if image.format == "PNG":
-            scale_png_transparency(image, raw_mode)
-        image = to_8_bits(image)
-    except WrongRange as error:
-        raise UnreadableImage(str(error), path) from None
+        raise Refused(f"{width} × {height} is more than {MOST_ELONGATED} times as long as wide")
+    upper_bytes, raw_mode = reads_upper_bytes(image), image.tile[0][3] if image.tile else None
+    image.load()
+    orientation(image)  # which may be damaged, too
+    if upper_bytes:
+        check_upper_bytes(image)
+    if image.format == "PNG":
+        scale_png_transparency(image, raw_mode)
+    image = to_8_bits(image)
     if image.mode == "LAB":
         if not can_convert():
-            raise UnreadableImage(
-                "it is in CIELAB colours, for which Pillow needs LittleCMS, which this one lacks", path
-            )
+            raise Refused("it is in CIELAB colours, for which Pillow needs LittleCMS, which this one lacks")
         image = lab_to_rgb(image)
     return image
 
@@ -158,17 +157,6 @@ def tiff_kind(file: IO[bytes]) -> str:
     except Exception:  # it is damaged
         return ""
     return f" ({len(bits)} samples a pixel, {bits[0]}-bit {kind})"
-
-
-def is_of_the_system(error: OSError) -> bool:
-    """Whether an error is one of the operating system. Pillow's own have no number, but for a damaged file that sends the
-    decoder to before its beginning, which the system calls an invalid argument."""
-    return error.errno is not None and error.errno != errno.EINVAL
-
-
-def out_of_memory(error: OSError) -> bool:
-    """Whether a decoder of Pillow's ran out of memory, for which it has a number that comes as a sentence."""
-    return error.errno == errno.ENOMEM or "out of memory" in str(error)
 
 
 def why_unidentified(file: IO[bytes]) -> str:
@@ -205,18 +193,8 @@ def orientation(image: Image.Image) -> int:
 def load_rgb(image: Image.Image, control: bool = False) -> Image.Image:
     """An image of any mode as 8-bit RGB, upright, in sRGB, transparency on white.
 
-    Args:
-        image (`PIL.Image.Image`):
-            Of any mode: palette, grey, 16 bit, CMYK, with or without transparency, colour profile or EXIF orientation.
-        control (`bool`, *optional*, defaults to `False`):
-            It is a control image, whose numbers are not colours: transparency and colour profile are ignored, and every
-            pixel keeps its own values.
-
-    Returns:
-        `PIL.Image.Image`: The image in mode RGB.
-
-    Raises:
-        WrongRange: It has more than 8 bits a sample, and values that do not fit (images of [`decode`] do not).
+    Of a control image, whose numbers are not colours, transparency and colour profile are ignored. An image that is not
+    from [`decode`] raises [`Refused`] if it has more than 8 bits a sample and values that do not fit.
     """
     if (turned := orientation(image)) in UPRIGHT:
         image = image.transpose(UPRIGHT[turned])
@@ -237,15 +215,10 @@ def load_rgb(image: Image.Image, control: bool = False) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings.
+    """Resize, crop, flip and scaling to [−1, 1], with torchvision's sizes and roundings."""
 
-    Args:
-        resolution (`int`): The side of the square result, in pixels.
-        interpolation (`str`, *optional*, defaults to `"lanczos"`): A name in `PIL_FILTERS`.
-    """
-
-    resolution: int
-    interpolation: str = "lanczos"
+    resolution: int  # the side of the square result, in pixels
+    interpolation: str = "lanczos"  # a name in `PIL_FILTERS`
 
     def resized_size(self, width: int, height: int) -> tuple[int, int]:
         """The size (width, height) after resizing: the shorter side is `resolution`."""
@@ -258,28 +231,16 @@ class ImageTransform:
         return image if size == image.size else image.resize(size, PIL_FILTERS[self.interpolation])
 
     def crop_box(self, size: tuple[int, int], at: tuple[float, float] | None = None) -> tuple[int, int]:
-        """Where the square crop of a resized image starts.
-
-        Args:
-            size (`tuple[int, int]`): Width and height of the resized image.
-            at (`tuple[float, float]`, *optional*): Two numbers in [0, 1) that pick the crop; `None` is the centre.
-
-        Returns:
-            `tuple[int, int]`: Top and left, in pixels.
-        """
+        """Top and left, in pixels, of the square crop of a resized image of a width and height; two numbers in [0, 1) pick
+        it, and it is the centre without them."""
         spare_top, spare_left = size[1] - self.resolution, size[0] - self.resolution
         if at is None:
             return round(spare_top / 2), round(spare_left / 2)
         return int(at[0] * (spare_top + 1)), int(at[1] * (spare_left + 1))
 
     def seen_crop(self, original: tuple[int, int], box: tuple[int, int], flip: bool) -> tuple[int, int]:
-        """Top and left of a crop in the resized image as it is trained on: from the other side, if it was flipped.
-
-        Args:
-            original (`tuple[int, int]`): Height and width of the image before resizing.
-            box (`tuple[int, int]`): Where the crop starts in the resized image; see [`crop_box`].
-            flip (`bool`): Whether it was flipped.
-        """
+        """Top and left of a [`crop_box`] as it is trained on: from the other side, if it was flipped. `original` is the
+        height and width of the image before it was resized."""
         top, left = box
         width, _ = self.resized_size(original[1], original[0])
         return top, width - self.resolution - left if flip else left

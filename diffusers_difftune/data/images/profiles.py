@@ -53,25 +53,19 @@ def profile_note(image: Image.Image) -> tuple[str, str] | None:
 
 
 def transform_of(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """What turns an image of a profile's kind into sRGB; `None` if it has no profile, or that of sRGB.
-
-    Raises:
-        BrokenProfile: The profile cannot be used.
-    """
+    """What turns an image of a profile's kind into sRGB; `None` if it has no profile, or that of sRGB."""
     profile = image.info.get("icc_profile")
-    return transform_from(profile, kind_of(image)) if profile else None
-
-
-def kind_of(image: Image.Image) -> str:
-    """The kind of profile that describes the colours of an image."""
-    if image.mode == "CMYK":
-        return "CMYK"
-    return "GRAY" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    kind = "GRAY" if image.mode in ("1", "L", "LA", "La") else "CMYK" if image.mode == "CMYK" else "RGB"
+    return transform_from(profile, kind) if profile else None
 
 
 @lru_cache(maxsize=64)
 def transform_from(profile: bytes, kind: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform of a profile to sRGB, or `None` if it changes nothing."""
+    """The transform of a profile, for images of a kind, to sRGB; `None` if it changes nothing.
+
+    Raises:
+        BrokenProfile: The profile cannot be used.
+    """
     if not can_convert():
         raise BrokenProfile("this Pillow was built without LittleCMS")
     try:
@@ -139,7 +133,6 @@ def straight(image: Image.Image) -> Image.Image:
         image = image.convert(f"{image.mode[:-1]}A")
     if image.mode in ("LA", "RGBA", "CMYK"):
         return image
-    grey = image.mode in ("1", "L")
     if image.has_transparency_data:
-        return image.convert("LA" if grey and image.mode == "L" else "RGBA")
-    return image.convert("L" if grey else "RGB")
+        return image.convert("LA" if image.mode == "L" else "RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")

@@ -25,15 +25,15 @@ WHITE_IS_ZERO = 0
 PNG_GREYS = {"L;2": 3, "L;4": 15}
 
 
-class WrongRange(ValueError):
-    """Values that do not fit what the file says of them, as the words that follow "The image … cannot be read: "."""
+class Refused(ValueError):
+    """An image that is not read, with the reason as the words that follow "The image … cannot be read: "."""
 
 
 def reads_upper_bytes(image: Image.Image) -> bool:
     """Whether Pillow, when it decodes this image, will keep the upper 8 bits of each 16; to be asked before it does.
 
     Raises:
-        WrongRange: It would mistake them for 8 bits.
+        Refused: It would mistake them for 8 bits.
     """
     if has_many_bits(image):
         return False
@@ -41,7 +41,7 @@ def reads_upper_bytes(image: Image.Image) -> bool:
         if first(tiff_tags(image).get(BITS)) != 16:
             return False
         if any(tile[0] == "raw" and ";16" not in str(tile[3][0]) for tile in image.tile):
-            raise WrongRange(
+            raise Refused(
                 f"16-bit {image.mode} stored plane by plane without compression, which Pillow takes for 8-bit; save it with"
                 " its samples pixel by pixel"
             )
@@ -65,10 +65,10 @@ def has_many_bits(image: Image.Image) -> bool:
 
 
 def check_upper_bytes(image: Image.Image) -> None:
-    """Raises [`WrongRange`] if an image of 16 bits, of which Pillow kept the upper 8, uses a small part of its range."""
+    """Raises [`Refused`] if an image of 16 bits, of which Pillow kept the upper 8, uses a small part of its range."""
     lows, highs = zip(*extrema(image))
     if max(highs) < 256 * SMALLEST_WHITE:
-        raise WrongRange(
+        raise Refused(
             f"16-bit {image.mode} with no value above {256 * max(highs) + 255}, where {WHITE_16} is white; it would be"
             " black or nearly so, so scale its values to the whole range or save it with 8 bits"
         )
@@ -94,14 +94,8 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     Unsigned integers of N bits go from 0, black, to 2^N − 1, white (32 bits as 16), and floating-point numbers from 0
     to 1, unless the tags SMinSampleValue and SMaxSampleValue of a TIFF file say otherwise.
 
-    Args:
-        image (`PIL.Image.Image`): Of any mode.
-
-    Returns:
-        `PIL.Image.Image`: In mode L or LA, or the image that was given.
-
     Raises:
-        WrongRange: The values are outside of their range, use a quarter of it at most, or have none.
+        Refused: The values are outside of their range, use a quarter of it at most, or have none.
     """
     tags = tiff_tags(image)
     declared = first(tags.get(LOWEST_SAMPLE)), first(tags.get(HIGHEST_SAMPLE))
@@ -109,7 +103,7 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     bits = first(tags.get(BITS)) or (32 if image.mode == "F" else 16)
     if not has_many_bits(image):
         if signed and image.mode == "L":
-            raise WrongRange(
+            raise Refused(
                 f"signed {bits}-bit integers (mode L), of which nothing says which is black; save it as unsigned"
             )
         return image
@@ -139,30 +133,25 @@ def to_8_bits(image: Image.Image) -> Image.Image:
 def check_range(
     mode: str, values: np.ndarray, black: float, white: float, by_tags: bool, signed: bool, bits: int
 ) -> None:
-    """Raises [`WrongRange`] if values are not from black to white, or leave most of that unused."""
+    """Raises [`Refused`] if values are not from black to white, or leave most of that unused."""
     kind = f"{bits}-bit floating point (mode F)" if mode == "F" else f"{bits}-bit integers (mode {mode})"
     if mode == "F" and not np.isfinite(values).all():
         some = values[np.isfinite(values)]
         rest = f" among values from {some.min():g} to {some.max():g}" if len(some) else ""
         count = values.size - len(some)
-        raise WrongRange(
+        raise Refused(
             f"{kind} with {count} values that are no finite numbers{rest}; give every pixel a value from 0 to 1"
         )
     lowest, highest = values.min().item(), values.max().item()
-    found = (
-        f"{kind} with values from {lowest:g} to {highest:g}"
-        if mode == "F"
-        else f"{kind} with values from {lowest} to {highest}"
-    )
+    number = "{:g}".format if mode == "F" else str
+    found = f"{kind} with values from {number(lowest)} to {number(highest)}"
     if signed and not by_tags:
-        raise WrongRange(
-            f"signed {found}, of which nothing says which is black and which is white; save it as unsigned"
-        )
+        raise Refused(f"signed {found}, of which nothing says which is black and which is white; save it as unsigned")
     half_step = (white - black) / 510 if mode == "F" else 0  # rounds to black, or to white
     if lowest < black - half_step or highest > white + half_step:
-        raise WrongRange(f"{found}, where {black:g} is black and {white:g} is white; scale them to that range")
+        raise Refused(f"{found}, where {black:g} is black and {white:g} is white; scale them to that range")
     if not by_tags and 0 < highest <= white * SMALLEST_WHITE:
-        raise WrongRange(
+        raise Refused(
             f"{found}, where {white:g} is white; it would be black or nearly so, so scale its values to the whole range or"
             " save it with 8 bits"
         )
@@ -174,5 +163,5 @@ def tiff_tags(image: Image.Image) -> Mapping[int, Any]:
 
 
 def first(value: Any) -> Any:
-    """The first of the values of a tag, which may be one value or several."""
+    """The first of the values of a tag, which may be one or several."""
     return value[0] if isinstance(value, tuple) and value else value

@@ -31,22 +31,11 @@ DOCUMENT_STEMS = frozenset(("readme", "license", "licence", "copying", "citation
 
 
 class Folder:
-    """A folder of data, or a single file.
+    """A folder of data, or a single file. `files` are those in it and in the `folders` beneath it, sorted.
 
-    Hidden files and folders, and those of the operating system, are passed over. Links to folders are not followed: what
-    they lead to is in the folder anyway.
-
-    Args:
-        path (`Path`): Where it is.
-
-    Attributes:
-        files (`list[Path]`): The files in it and in the folders beneath it, sorted.
-        folders (`list[Path]`): The folders beneath it, sorted.
-        system (`list[Path]`): Folders of the operating system, which are not looked into.
-        is_file (`bool`): It is a single file, which is the only one of `files`.
-
-    Raises:
-        DiffTuneError: A link leads out of the folder.
+    Hidden files and folders, and those of the operating system, are passed over; folders of `system` are known, to be told of.
+    Links to folders are not followed: what they lead to is in the folder anyway. A link that leads out of the folder is a
+    [`DiffTuneError`].
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,41 +83,27 @@ class Folder:
         """
         wanted = os.path.normpath(str(path).replace("\\", "/"))
         parts = Path(wanted).parts
-        for number, part in enumerate(parts[:-1]):
-            if part == parts[number + 1]:  # train/train/00.png
-                without = Path(*parts[:number], *parts[number + 1 :])
-                if found := self._by_path.get(plain(str(without))):
-                    return found
-        for key, index in ((plain(wanted), self._by_path), (plain(os.path.splitext(wanted)[0]), self._by_stem)):
-            if found := index.get(key):
-                return found
+        doubled = [number for number, part in enumerate(parts[:-1]) if part == parts[number + 1]]  # train/train/00.png
+        without = [str(Path(*parts[:number], *parts[number + 1 :])) for number in doubled]
+        for key in (*without, wanted, os.path.splitext(wanted)[0]):
+            if found := self._by_name.get(plain(key)):
+                return found[0]
         named = self._by_name.get(plain(os.path.basename(wanted)), [])
         return named[0] if len(named) == 1 else None
 
     @cached_property
-    def _by_path(self) -> dict[str, Path]:
-        return {plain(str(file)): file for file in reversed(self.files)}
-
-    @cached_property
-    def _by_stem(self) -> dict[str, Path]:
-        return {plain(str(file.with_suffix(""))): file for file in reversed(self.files) if is_image_file(file)}
-
-    @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
+        """The files by their paths and by their names, and images by their paths without the suffix, all as people read them."""
         found: dict[str, list[Path]] = {}
         for file in self.files:
-            found.setdefault(plain(file.name), []).append(file)
+            stems = [str(file.with_suffix(""))] if is_image_file(file) else []
+            for name in (str(file), file.name, *stems):
+                found.setdefault(plain(name), []).append(file)
         return found
 
     def left_out(self, used: Iterable[Path | str], why_images: str, why_data: str) -> list[str]:
-        """What of the files is not used, in phrases with a count, the reason and an example.
-
-        Documents such as README.md are not counted.
-
-        Args:
-            used (`Iterable[Path | str]`): What is used, or accounted for elsewhere.
-            why_images (`str`): Why an image of a known format is not, such as `"not named by the metadata"`.
-            why_data (`str`): Why a Parquet file is not.
+        """What of the files is neither used nor a document such as README.md, in phrases with a count, the reason and an
+        example. Why images of a known format and Parquet files are not used is given, such as `"not named by the metadata"`.
         """
         spared = {os.path.normpath(file) for file in used}
         rest = [file for file in self.files if os.path.normpath(file) not in spared and not is_document(file)]

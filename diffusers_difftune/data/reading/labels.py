@@ -5,7 +5,6 @@
 import logging
 from collections import Counter
 from contextlib import suppress
-from typing import NamedTuple
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -14,7 +13,7 @@ from datasets.data_files import SPLIT_KEYWORDS
 from ...errors import DiffTuneError
 from ..images.formats import is_image_file, may_be_image
 from ..report import DataReport, FileRows
-from ..source import Columns
+from ..source import Source
 from .folders import Folder, by_suffix, is_document
 from .splits import TRAIN, splits_named
 
@@ -26,34 +25,12 @@ MOST_CLASSES = 1000  # rows of a DiT's class tables before the null class
 HELD_OUT_NAMES = frozenset(word for split, words in SPLIT_KEYWORDS.items() if str(split) != TRAIN for word in words)
 
 
-class Labels(NamedTuple):
-    """The classes of a set of rows.
-
-    Attributes:
-        ids (`list[int | None]`): The class of each row, or `None` where the data have none.
-        names (`list[str]`): The name of each class.
-    """
-
-    ids: list[int | None]
-    names: list[str]
-
-
-def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
-    """The labels of some rows. The classes are those of the whole data set, also of rows that are not used.
+def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> tuple[list[int | None], list[str]]:
+    """The class of each of some rows, `None` where the data have none, and the names of the classes. These are those of the
+    whole data set, also of rows that are not used.
 
     Classes of a `ClassLabel` column keep their numbers; other labels are numbered in their order, names by the alphabet
-    and numbers by size.
-
-    Args:
-        dataset (`datasets.Dataset`): Has the column.
-        rows (`np.ndarray`): The rows in use.
-        column (`str`): The column with the labels.
-
-    Returns:
-        [`Labels`]: The labels of the rows.
-
-    Raises:
-        DiffTuneError: The column holds no labels.
+    and numbers by size. A [`DiffTuneError`] is raised if the column holds no labels.
     """
     values = dataset[:][column]
     feature = dataset.features[column]
@@ -71,7 +48,7 @@ def read_labels(dataset: Dataset, rows: np.ndarray, column: str) -> Labels:
             distinct.sort(key=int)
         numbers = {value: number for number, value in enumerate(distinct)}
         names, ids = [str(value) for value in distinct], [numbers.get(value) for value in values]
-    return Labels([ids[row] for row in rows], names)
+    return [ids[row] for row in rows], names
 
 
 def check_classes(names: list[str], num_rows: int, num_all: int, column: str) -> None:
@@ -99,16 +76,8 @@ def check_classes(names: list[str], num_rows: int, num_all: int, column: str) ->
         )
 
 
-def open_class_folders(folder: Folder, columns: Columns, report: DataReport) -> Dataset:
-    """The images in the folders of a folder, each named for its class.
-
-    Args:
-        folder ([`Folder`]): The folder.
-        columns ([`Columns`]): The columns to make.
-        report ([`DataReport`]): Told what is read and what is not.
-
-    Returns:
-        `datasets.Dataset`: Names of files and of classes.
+def open_class_folders(folder: Folder, source: Source, report: DataReport) -> Dataset:
+    """Names of the images in the folders of a folder, and of the folders, each of which is a class.
 
     Raises:
         DiffTuneError: There are no images, or some lie in no class folder, or a folder has none that can be read, or the
@@ -120,14 +89,15 @@ def open_class_folders(folder: Folder, columns: Columns, report: DataReport) -> 
         what = f"{len(loose)} images, such as {loose[0]}, in no class folder" if loose else "no images"
         raise DiffTuneError(
             f"{folder.path} has {what}; put the images of each class into a folder named for it, or write a metadata.jsonl with"
-            f' a line {{"file_name": "cat.png", "{columns.text}": "cat"}} for each image.'
+            f' a line {{"file_name": "cat.png", "{source.text_column}": "cat"}} for each image.'
         )
     classes = [folder.inner(file).parts[0] for file in images]
     check_class_folders(folder, sorted(set(classes)))
     for name, count in Counter(classes).items():
         report.files.append(FileRows(TRAIN, name, count, True))
     report.left_out += folder.left_out(images, "", "beside folders of classes, which are read instead")
-    return Dataset.from_dict({columns.image: [str(file) for file in images], columns.text: classes})
+    files = [str(file) for file in images]
+    return Dataset.from_dict({source.config.image_column: files, source.text_column: classes})
 
 
 def check_class_folders(folder: Folder, names: list[str]) -> None:

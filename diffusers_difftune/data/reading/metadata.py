@@ -7,6 +7,7 @@ names that are nearly right nor leaves out the rows of folders that are held out
 """
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,14 +25,7 @@ METADATA_NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 
 
 class MetadataFile(NamedTuple):
-    """A metadata file, read.
-
-    Attributes:
-        file (`Path`): The file.
-        records (`list[dict]`): Its rows.
-        columns (`list[str]`): The columns of these.
-        splits (`list[str | None]`): The split of each row.
-    """
+    """A metadata file with its rows, their columns and the split of each row."""
 
     file: Path
     records: list[dict]
@@ -40,7 +34,6 @@ class MetadataFile(NamedTuple):
 
     @classmethod
     def read(cls, file: Path, split: str | None = None) -> "MetadataFile":
-        """Reads a file whose rows are all of one split."""
         records = read_records(file)
         columns = list(dict.fromkeys(name for record in records for name in record))
         return cls(file, records, columns, [split] * len(records))
@@ -52,45 +45,31 @@ def metadata_files(folder: Folder) -> list[Path]:
 
 
 def read_metadata(folder: Folder, files: list[Path], source: Source, report: DataReport) -> Dataset:
-    """Reads metadata files, each of which names images relative to its own folder.
-
-    Args:
-        folder ([`Folder`]): Where they are.
-        files (`list[Path]`): The metadata files in it.
-        source ([`Source`]): What is wanted of them.
-        report ([`DataReport`]): Told what is read and what is not.
-
-    Returns:
-        `datasets.Dataset`: Names of files, and captions or labels.
-
-    Raises:
-        DiffTuneError: A file is damaged, or a row is.
-    """
+    """Reads metadata files, each of which names images relative to its own folder, into names of files and captions or
+    labels; raises a [`DiffTuneError`] if a file is damaged, or a row is."""
     for file in files:
         if others := [other.name for other in files if other.parent == file.parent and other != file]:
             raise DiffTuneError(f"{file.parent} has a {file.name} and a {others[0]}; remove one of them.")
     splits = file_splits(folder, files, source, report)
     found = [MetadataFile.read(file, split) for file, split in splits.items()]
-    used: set[str | None] = {None}
-    if not folder.is_file:
+    if not folder.is_file:  # it is read whole
         for each in found:
-            hold_out_by_folder(each, folder, source.columns.image)
-        splits_of_rows = (split for each in found for split in each.splits)
-        used = chosen(splits_of_rows, source.wanted, folder.path, folder.inner(files[0]))
-    values: dict[str, list] = {column: [] for column in source.columns.flags.values()}
+            hold_out_by_folder(each, folder, source.config.image_column)
+    splits_of_rows = (split for each in found for split in each.splits)
+    used = chosen(splits_of_rows, source.wanted, folder.path, folder.inner(files[0]))
+    values: dict[str, list] = {column: [] for column in source.columns.values()}
     for each in found:
         read_rows(folder, each, used, source, values, report)
         for split in dict.fromkeys(each.splits):
             rows = each.splits.count(split)
             report.files.append(FileRows(label(split, used), str(folder.inner(each.file)), rows, split in used))
-    if not values[source.columns.text]:
+    if not values[source.text_column]:
         raise DiffTuneError(f"{files[0]} has no rows.")
-    if not folder.is_file:
-        report.left_out += folder.left_out(
-            [*map(str, files), *named_files(folder, found)],
-            "not named by the metadata",
-            f"beside {files[0].name}, which is read instead",
-        )
+    report.left_out += folder.left_out(
+        [*files, *named_files(folder, found)],
+        "not named by the metadata",
+        f"beside {files[0].name}, which is read instead",
+    )
     return Dataset.from_dict(values)
 
 
@@ -107,18 +86,17 @@ def hold_out_by_folder(found: MetadataFile, folder: Folder, image_column: str) -
     """Gives each row of a file that itself is of no split the one that its image is held out for, by the folder it lies in;
     names of images do not count."""
     column = name_of_files(image_column, found.columns)
-    of_folder: dict[str, str | None] = {}
+
+    @cache
+    def held_out(parent: str) -> str | None:
+        place = found.file.parent / parent
+        inner = os.path.relpath(place, folder.path)  # the data's own path may have any word in it
+        split = None if inner.startswith("..") else split_of_folders(Path(inner).parts, place)
+        return None if split == TRAIN else split  # it is not asked that others lie in one called train
+
     for row, record in enumerate(found.records):
         if found.splits[row] is None and isinstance(name := record.get(column), str):
-            parent = os.path.dirname(name)
-            if parent not in of_folder:
-                place = found.file.parent / parent
-                inner = os.path.relpath(place, folder.path)  # the data's own path may have any word in it
-                split = None if inner.startswith("..") else split_of_folders(Path(inner).parts, place)
-                of_folder[parent] = (
-                    None if split == TRAIN else split
-                )  # it is not asked that others lie in one called train
-            found.splits[row] = of_folder[parent]
+            found.splits[row] = held_out(os.path.dirname(name))
 
 
 def read_rows(
@@ -135,15 +113,13 @@ def read_rows(
         DiffTuneError: The file lacks a column; a row names no file, or one that may not be opened, or one that is there
             under a similar name; or its caption is none.
     """
-    file, columns, places = found.file, source.columns, source.places
-    names = {column: name_of_files(column, found.columns) for column in columns.images.values()}
+    file, places = found.file, source.places
+    names = {column: name_of_files(column, found.columns) for column in source.image_columns.values()}
     records = [
-        (line, record)
-        for line, (record, split) in enumerate(zip(found.records, found.splits), 1)
-        if folder.is_file or split in used
+        (line, record) for line, (record, split) in enumerate(zip(found.records, found.splits), 1) if split in used
     ]
     if records:
-        wanted = {flag: names.get(column, column) for flag, column in columns.flags.items()}
+        wanted = {flag: names.get(column, column) for flag, column in source.columns.items()}
         check_has(found.columns, wanted, f"{file} has no column")
     absent: list[tuple[int, str, str]] = []
     for line, record in records:
@@ -157,9 +133,9 @@ def read_rows(
             if not os.path.exists(path):
                 absent.append((line, name, path))
             values[column].append(path)
-        values[columns.text].append(columns.as_text(record.get(columns.text)))
+        values[source.text_column].append(source.as_text(record.get(source.text_column)))
     if similar := similar_name(folder, file, absent):
-        if not source.skip_bad:
+        if not source.config.skip_bad_images:
             rows = len({line for line, _, _ in absent})
             raise DiffTuneError(
                 f"{similar}; names are relative to the folder of the metadata file ({rows} of {len(records)} rows name files"

@@ -11,7 +11,7 @@ from datasets import Dataset, DownloadMode, IterableDataset, load_dataset_builde
 from ...errors import DiffTuneError, first_sentence
 from ..images.formats import is_image_file, is_unread
 from ..report import DataReport, FileRows
-from ..source import Columns, Source
+from ..source import Source
 from .folders import Folder, by_suffix
 from .metadata import METADATA_NAMES, MetadataFile, metadata_files, named_files
 from .parquet import cause
@@ -23,26 +23,23 @@ from .text_files import captioned_images
 def open_named(source: Source, report: DataReport) -> Dataset | IterableDataset:
     """What `datasets` finds under a name.
 
-    Args:
-        source ([`Source`]): What is wanted; it has a name.
-        report ([`DataReport`]): Told what is read and what is not.
-
     Raises:
         DiffTuneError: There is no such data set, or no split that is wanted; or `datasets` would read a folder otherwise
             than its files say.
     """
-    name, place = source.name or "", Path(source.name or "").expanduser().absolute()
-    given: dict[str, Any] = {"name": source.configuration, "data_dir": source.folder}
-    folder = Folder(place) if place.is_dir() and source.folder is None else None
+    config, place = source.config, Path(source.config.dataset_name or "").expanduser().absolute()
+    name, verify = config.dataset_name or "", config.verify_cache
+    given: dict[str, Any] = {"name": config.dataset_config_name, "data_dir": config.train_data_dir}
+    folder = Folder(place) if place.is_dir() and config.train_data_dir is None else None
     if folder is not None:
-        given |= folder_arguments(folder, source.configuration)
+        given |= folder_arguments(folder, config.dataset_config_name)
     given["cache_dir"] = None if source.cache_dir is None else str(source.cache_dir)
     # a file that was edited and given its old time back is noticed only by reading it again
-    given["download_mode"] = DownloadMode.REUSE_CACHE_IF_EXISTS if source.verify else None
+    given["download_mode"] = DownloadMode.REUSE_CACHE_IF_EXISTS if verify else None
     try:
         builder = load_dataset_builder(name, **given)
         if folder is not None:
-            check_folder(folder, builder, source.columns, report)
+            check_folder(folder, builder, source, report)
         if source.streaming:
             splits = builder.as_streaming_dataset()
         else:
@@ -79,11 +76,7 @@ def unnamed(folder: Folder) -> str:
 
 
 def folder_arguments(folder: Folder, configuration: str | None) -> dict[str, Any]:
-    """What `load_dataset` must be told beside the folder's name; its configurations are not all known to `datasets`.
-
-    Raises:
-        DiffTuneError: `save_to_disk` wrote the folder, or it has several configurations and no choice.
-    """
+    """What `load_dataset` must be told beside the folder's name; its configurations are not all known to `datasets`."""
     if is_saved(folder.path):
         raise DiffTuneError(
             f"{folder.path} was written by save_to_disk; give it as --train_data_dir, which reads that."
@@ -99,7 +92,7 @@ def folder_arguments(folder: Folder, configuration: str | None) -> dict[str, Any
     return {"name": None, "data_dir": chosen_configuration(found, configuration, None, folder.path)}
 
 
-def check_folder(folder: Folder, builder: Any, columns: Columns, report: DataReport) -> None:
+def check_folder(folder: Folder, builder: Any, source: Source, report: DataReport) -> None:
     """Compares what `datasets` takes of a folder with what is there.
 
     Raises:
@@ -117,7 +110,7 @@ def check_folder(folder: Folder, builder: Any, columns: Columns, report: DataRep
             f" names, such as {example}, and with them it does not read {folder.inner(strays[0])}; {better}, which goes by that,"
             " or call the files otherwise."
         )
-    if not (metadata or parquet or columns.has_labels) and captioned_images(folder):
+    if not (metadata or parquet or source.has_labels) and captioned_images(folder):
         raise DiffTuneError(
             f"`datasets` does not read captions from the .txt files of {folder.path}; {better}, which does."
         )
@@ -133,7 +126,7 @@ def check_folder(folder: Folder, builder: Any, columns: Columns, report: DataRep
     suffixes = getattr(builder, "EXTENSIONS", None)  # of builders that go by folders of images
     read = {file for file in splits if suffixes is None or file.suffix.lower() in suffixes or file in metadata}
     unread = [file for file in folder.files if file not in read and (is_image_file(file) or is_unread(file))]
-    if columns.has_labels and not metadata and suffixes is not None:
+    if source.has_labels and not metadata and suffixes is not None:
         check_classes_are_read(folder, read, unread, better)
     phrases = (
         folder.phrase(unread, "image", "not read by `datasets`"),

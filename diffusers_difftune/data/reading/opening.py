@@ -4,59 +4,35 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Image, IterableDataset, Value
 
 from ...errors import DiffTuneError, first_sentence, quoted
-from ..cache.place import difftune_cache_dir
 from ..images.formats import is_image_file, is_unread
 from ..report import DataReport
-from ..source import Columns, Source, check_has
+from ..source import Source, check_has
 from .folders import Folder, by_suffix
 from .labels import open_class_folders
 from .metadata import metadata_files, read_metadata
 from .named import open_named
-from .parquet import choose_parquet, open_parquet
+from .parquet import open_parquet
 from .saved import is_saved, open_saved
 from .splits import refuse_configuration
 from .text_files import captioned_images, open_captioned_images
 
 
-class Opened(NamedTuple):
-    """Data that were opened.
-
-    Attributes:
-        dataset (`datasets.Dataset` or `datasets.IterableDataset`): The rows.
-        report ([`DataReport`]): Where they come from, and what is left out.
-    """
-
-    dataset: Dataset | IterableDataset
-    report: DataReport
-
-
-def open_source(source: Source) -> Opened:
-    """The target data with its image columns not yet decoded; the columns of images and of captions or labels are there.
-
-    Args:
-        source ([`Source`]): What to open.
-
-    Returns:
-        [`Opened`]: The rows.
-
-    Raises:
-        DiffTuneError: There is no such data, or it lacks a column.
-    """
-    report = DataReport()
-    dataset = open_folder(source, report) if source.name is None else open_named(source, report)
-    columns = source.columns
-    check_has(column_names(dataset), columns.flags, advice=reads_a_folder_otherwise(source))
+def open_source(source: Source, report: DataReport) -> Dataset | IterableDataset:
+    """The target data with its image columns not yet decoded; what is read of them and what is not is told to the report.
+    Raises a [`DiffTuneError`] if there are no such data, or if they lack a column."""
+    by_name = source.config.dataset_name is not None
+    dataset = open_named(source, report) if by_name else open_folder(source, report)
     if dataset.features is None:  # a stream of CSV or JSON files
         raise DiffTuneError("This dataset does not say what its columns hold; leave the flag out.", "--streaming")
-    dataset = dataset.select_columns(list(dict.fromkeys(columns.flags.values())))
-    for flag, column in columns.images.items():
+    check_has(list(dataset.features), source.columns, advice=reads_a_folder_otherwise(source))
+    dataset = dataset.select_columns(list(dict.fromkeys(source.columns.values())))
+    for flag, column in source.image_columns.items():
         feature = dataset.features[column]
         if not may_be_images(feature):
             found = feature.dtype if isinstance(feature, Value) else type(feature).__name__
@@ -64,7 +40,7 @@ def open_source(source: Source) -> Opened:
         dataset = dataset.cast_column(column, Image(decode=False))
     if isinstance(dataset, Dataset):
         check_values(dataset, source, report)
-    return Opened(dataset, report)
+    return dataset
 
 
 def may_be_images(feature: object) -> bool:
@@ -77,29 +53,21 @@ def may_be_images(feature: object) -> bool:
 def reads_a_folder_otherwise(source: Source) -> str:
     """The advice for a folder in which `datasets` does not find a column: that it has rules of its own, by which images of
     some formats, or in folders of other depths, have no metadata and no labels."""
-    if source.name is None or source.folder is not None or not source.place.is_dir():
+    name, folder = source.config.dataset_name, source.config.train_data_dir
+    if name is None or folder is not None or not source.place.is_dir():
         return ""
-    return f"; this is what `datasets` makes of the folder, --train_data_dir {source.name} has other rules"
-
-
-def column_names(dataset: Dataset | IterableDataset) -> list[str]:
-    """The names of the columns; of some streams only the first row knows them."""
-    try:
-        return dataset.column_names or list(next(iter(dataset), {}))
-    except Exception as error:  # every loader has errors of its own
-        raise DiffTuneError(f"The rows cannot be read: {first_sentence(error)}.") from error
+    return f"; this is what `datasets` makes of the folder, --train_data_dir {name} has other rules"
 
 
 def check_values(dataset: Dataset, source: Source, report: DataReport) -> None:
     """Raises a [`DiffTuneError`] if there is text that is no text, or an image that is not in the data but named there."""
-    for flag, column in source.columns.flags.items():
+    for flag, column in source.columns.items():
         try:
             dataset.data.column(column).validate(full=True)
         except pa.ArrowInvalid as error:
             raise DiffTuneError(f"The column {column} is damaged: {first_sentence(error)}.", flag) from None
-    places = source.places
-    beside: Folder | None = None  # looked through only if there is a mistake
-    for flag, column in source.columns.images.items():
+    places, beside = source.places, None  # looked through only if there is a mistake
+    for flag, column in source.image_columns.items():
         values = dataset.data.column(column)
         paths = pc.struct_field(values, "path")
         named = pc.and_(pc.is_null(pc.struct_field(values, "bytes")), pc.is_valid(paths))
@@ -109,17 +77,16 @@ def check_values(dataset: Dataset, source: Source, report: DataReport) -> None:
             if problem is None and ("://" in path or os.path.exists(path)):
                 continue
             beside = beside or folder_beside(source.place)
-            near = None if beside is None else beside.near(source.place / path)
-            if near is not None:
-                advice = "write the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
-                if beside is not None and metadata_files(beside):  # no Parquet file
-                    advice = "in a metadata file, names are relative to its own folder"
+            if beside is not None and (near := beside.near(source.place / path)):
                 found = (
                     f"{problem or 'is not there'} (it was looked for at {os.path.abspath(path)}, and {near} is there)"
                 )
-                if problem is None and source.skip_bad:
+                if problem is None and source.config.skip_bad_images:
                     report.similar = report.similar or f"The image of row {row}, {quoted(path)}, {found}"
                     continue
+                advice = "write the images themselves into the file, as Dataset.to_parquet does, or their whole paths"
+                if metadata_files(beside):  # no Parquet file
+                    advice = "in a metadata file, names are relative to its own folder"
                 problem = f"{found}; {advice}"
             if problem is not None:
                 raise DiffTuneError(f"The image of row {row}, {quoted(path)}, {problem}.", flag)
@@ -137,32 +104,31 @@ def open_folder(source: Source, report: DataReport) -> Dataset | IterableDataset
     if not source.place.exists():
         raise DiffTuneError(f"There is no folder {source.place}.")
     folder = Folder(source.place)
-    dataset: Dataset
+    dataset: Dataset | IterableDataset
     if metadata := metadata_files(folder):
         dataset = read_metadata(folder, metadata, source, report)
     elif parquet := [path for path in folder.files if path.suffix == ".parquet"]:
-        files = choose_parquet(folder, parquet, source, report)
-        return open_parquet(files, difftune_cache_dir(source.cache_dir), source.streaming, source.verify)
+        dataset = open_parquet(folder, parquet, source, report)
     else:
         refuse_configuration(source)
         dataset = open_plain_folder(folder, source, report)
     if folder.system:
         report.left_out.append(folder.phrase(folder.system, "folder", "of the operating system"))
-    return dataset.to_iterable_dataset() if source.streaming else dataset
+    return dataset.to_iterable_dataset() if source.streaming and isinstance(dataset, Dataset) else dataset
 
 
 def open_plain_folder(folder: Folder, source: Source, report: DataReport) -> Dataset:
     """A folder without metadata and Parquet files."""
     if is_saved(folder.path):
         return open_saved(folder.path, source.wanted, report)
-    if source.columns.has_labels:
-        return open_class_folders(folder, source.columns, report)
-    if source.columns.control is None and (captioned := captioned_images(folder)):
+    if source.has_labels:
+        return open_class_folders(folder, source, report)
+    if source.config.conditioning_image_column is None and (captioned := captioned_images(folder)):
         return open_captioned_images(folder, captioned, source, report)
-    raise nothing_to_read(folder, source.columns)
+    raise nothing_to_read(folder, source)
 
 
-def nothing_to_read(folder: Folder, columns: Columns) -> DiffTuneError:
+def nothing_to_read(folder: Folder, source: Source) -> DiffTuneError:
     """Says what a folder has that cannot be trained on, and what to do with it."""
     files = folder.files
     found = f"{len(files)} other files, {folder.inner(files[0])} for one" if files else "nothing at all"
@@ -185,10 +151,10 @@ def nothing_to_read(folder: Folder, columns: Columns) -> DiffTuneError:
         name = f"metadata{tables[0].suffix}" if tables[0].suffix in (".csv", ".jsonl") else "metadata.jsonl"
         return DiffTuneError(
             f"{where}; if {folder.inner(tables[0])} has the captions, call it {name}, with a column file_name for the images"
-            f" and a column {columns.text}."
+            f" and a column {source.text_column}."
         )
-    beside = "" if columns.control else ", or a cat.txt with its caption beside each cat.png"
+    beside = "" if source.config.conditioning_image_column else ", or a cat.txt with its caption beside each cat.png"
     return DiffTuneError(
-        f'{where}; write a metadata.jsonl with a line {{"file_name": "cat.png", "{columns.text}": "a cat"}} for each'
+        f'{where}; write a metadata.jsonl with a line {{"file_name": "cat.png", "{source.text_column}": "a cat"}} for each'
         f" image{beside}."
     )

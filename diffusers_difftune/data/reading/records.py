@@ -56,23 +56,23 @@ def parquet_records(file: Path) -> list[dict]:
 
 def csv_records(file: Path, text: str) -> list[dict]:
     # not by `splitlines`, which also ends lines at form feeds and other rare characters
-    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     records: list[dict] = []
     quote = "put values with commas in them into quotation marks"
     try:
-        names = next(lines, [])
+        names = list(rows.fieldnames or [])
         if len(names) == 1 and (other := next((each for each in SEPARATORS if each in names[0]), None)):
             raise DiffTuneError(f"{file} separates its columns by {other!r}; separate them by commas, and {quote}.")
         check_once(file, names)
-        for values in lines:
-            if len(values) > len(names):
+        for record in rows:
+            if None in record:
                 raise DiffTuneError(
-                    f"Line {lines.line_num} of {file} has {len(values)} values for {len(names)} columns; {quote}."
+                    f"Line {rows.reader.line_num} of {file} has {len(names) + len(record[None])} values for {len(names)} columns;"
+                    f" {quote}."
                 )
-            if values:
-                records.append(dict(zip(names, values)))
+            records.append(record)
     except csv.Error as error:
-        raise DiffTuneError(f"Line {lines.line_num} of {file} is not CSV: {first_sentence(error)}.") from None
+        raise DiffTuneError(f"Line {rows.reader.line_num} of {file} is not CSV: {first_sentence(error)}.") from None
     return records
 
 
@@ -91,18 +91,12 @@ def json_records(file: Path, text: str) -> list[dict]:
                 json.dumps(found, ensure_ascii=False).encode()
         except DiffTuneError:
             raise
-        except json.JSONDecodeError as error:
-            problem = f"is not JSON: {error.msg}"
-        except UnicodeEncodeError:
-            problem = "has half a surrogate pair in it"
-        except (ValueError, RecursionError) as error:  # a number of a million digits, lists in lists in lists
-            problem = f"cannot be read: {first_sentence(error)}"
-        else:
-            if isinstance(found, dict):
-                records.append(found)
-                continue
-            problem = 'is not an object like {"file_name": …}'
-        raise DiffTuneError(f"Line {number} of {file} {problem}.")
+        except (ValueError, RecursionError) as error:  # also a number of a million digits, lists in lists in lists
+            problem = error.msg if isinstance(error, json.JSONDecodeError) else first_sentence(error)
+            raise DiffTuneError(f"Line {number} of {file} is not JSON: {problem}.") from None
+        if not isinstance(found, dict):
+            raise DiffTuneError(f'Line {number} of {file} is not an object like {{"file_name": …}}.')
+        records.append(found)
     return records
 
 

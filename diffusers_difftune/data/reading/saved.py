@@ -20,16 +20,7 @@ def is_saved(folder: Path) -> bool:
 
 
 def open_saved(folder: Path, wanted: str, report: DataReport) -> Dataset:
-    """A data set as `save_to_disk` wrote it.
-
-    Args:
-        folder (`Path`): Where it is.
-        wanted (`str`): Which split is read, as in [`chosen_name`].
-        report ([`DataReport`]): Told what is read and what is not.
-
-    Raises:
-        DiffTuneError: The folder is damaged, or has no split that is wanted.
-    """
+    """A data set as `save_to_disk` wrote it; which split is read is as in [`chosen_name`]."""
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # of pyarrow, JSON and files that are missing

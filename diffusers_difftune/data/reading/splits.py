@@ -36,15 +36,8 @@ def splits_named(name: str) -> list[str]:
 
 
 def split_of_folders(folders: Iterable[str], place: Path) -> str | None:
-    """The split of what lies in folders, given from the outermost; the innermost one that names a split decides.
-
-    Args:
-        folders (`Iterable[str]`): Names of folders within the data.
-        place (`Path`): What lies there, for messages.
-
-    Raises:
-        DiffTuneError: The name of a folder has the words of two splits.
-    """
+    """The split of what lies in folders within the data, given from the outermost; the innermost one that names a split
+    decides. `place` is for messages."""
     for name in reversed(list(folders)):
         if found := splits_named(name):
             return only(found, name, place)
@@ -52,15 +45,7 @@ def split_of_folders(folders: Iterable[str], place: Path) -> str | None:
 
 
 def split_of_file(file: PurePath, place: Path) -> str | None:
-    """The split of a file with rows in it, by its folders or else by its own name.
-
-    Args:
-        file (`PurePath`): Its path within the data.
-        place (`Path`): Its whole path, for messages.
-
-    Raises:
-        DiffTuneError: A name has the words of two splits.
-    """
+    """The split of a file with rows in it, by its folders within the data or else by its own name. `place` is for messages."""
     if split := split_of_folders(file.parts[:-1], place):
         return split
     if found := splits_named(file.name):
@@ -81,16 +66,8 @@ def chosen(splits: Iterable[str | None], wanted: str, folder: Path | str, exampl
     """The splits to read.
 
     Training reads the split train where something is named so, and else what names no split. Measuring reads what is held
-    out. Data of a single split are read whole by whatever does not train.
-
-    Args:
-        splits (`Iterable[str | None]`): The splits of all files or rows; `None` for those that name none.
-        wanted (`str`): `TO_TRAIN`, `HELD_OUT` or `ANY`.
-        folder (`Path` or `str`): The data, for messages.
-        example (`Path` or `str`): A file of it, for messages.
-
-    Raises:
-        DiffTuneError: There is nothing to train on, or it is not clear what is held out.
+    out. Data of a single split are read whole by whatever does not train. The split of what names none is `None`; the folder
+    and a file of it are for messages.
     """
     found = set(splits)
     held_out = sorted(split for split in found if split not in (TRAIN, None))
@@ -122,11 +99,7 @@ def label(split: str | None, used: set[str | None]) -> str:
 
 
 def chosen_name(names: Sequence[str], wanted: str, data: str) -> str:
-    """The split of a data set whose splits have names.
-
-    Raises:
-        DiffTuneError: There is no split train to train on, or several splits are held out.
-    """
+    """The split of a data set whose splits have names, as in [`chosen`]."""
     others = [split for split in names if split != TRAIN]
     if wanted == HELD_OUT and len(others) == 1:
         return others[0]
@@ -154,9 +127,6 @@ def card_configurations(folder: Path, files: Sequence[Path]) -> tuple[dict[str, 
     """The configurations that a data set's card (README.md) declares, and which of them is the default.
 
     Those without any of `files` are left out: they are for files that are read otherwise.
-
-    Raises:
-        DiffTuneError: The card's configurations cannot be read.
     """
     readme = folder / "README.md"
     try:
@@ -198,11 +168,8 @@ def matches(pattern: str, base: Path) -> list[str]:
 def chosen_configuration(
     found: dict[str, dict[Path, str]], name: str | None, default: str | None, folder: Path
 ) -> str | None:
-    """The configuration to read, `None` if there are none.
-
-    Raises:
-        DiffTuneError: There are several, or not the one that `--dataset_config_name` names.
-    """
+    """The configuration to read, `None` if there are none; raises a [`DiffTuneError`] if there are several and no choice, or
+    not the one that is asked for."""
     names = ", ".join(sorted(found))
     if name is not None and name not in found:
         problem = f"has the configurations {names}" if found else "has no configurations; leave the flag out"
@@ -215,30 +182,18 @@ def chosen_configuration(
 def refuse_configuration(source: Source) -> None:
     """Raises a [`DiffTuneError`] if a configuration is asked for of data that have none, unless the flag is about other data."""
     if source.wanted != ANY:
-        chosen_configuration({}, source.configuration, None, source.place)
+        chosen_configuration({}, source.config.dataset_config_name, None, source.place)
 
 
 def file_splits(folder: Folder, files: Sequence[Path], source: Source, report: DataReport) -> dict[Path, str | None]:
-    """The split of each file with rows, by the configuration that is read or by the names of folders and files.
-
-    Args:
-        folder ([`Folder`]): Where they are.
-        files (`Sequence[Path]`): The files with rows in it.
-        source ([`Source`]): What is wanted of them.
-        report ([`DataReport`]): Told of the files that the configuration does not have.
-
-    Returns:
-        `dict[Path, str | None]`: The files of the configuration; of a single file the split is `None`, it is read whole.
-
-    Raises:
-        DiffTuneError: There are several configurations and no choice, or the chosen one is not there.
-    """
+    """The split of each file with rows, by the configuration that is read or by the names of folders and files; of a single
+    file it is `None`, and so it is read whole. Files that the configuration does not have are told to the report."""
     if folder.is_file:
         refuse_configuration(source)
         return dict.fromkeys(files)
     found, default = card_configurations(folder.path, files)
     found = found or configurations(folder.path, files)
-    name = source.configuration
+    name = source.config.dataset_config_name
     if source.wanted == ANY and name not in found:  # the flag is about other data
         name = None
     name = chosen_configuration(found, name, default, folder.path)

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from ...errors import DiffTuneError
 from ..images.formats import is_image_file
-from ..report import DataReport, FileRows
+from ..report import DataReport, FileRows, listed
 from ..source import Source
 from .folders import Folder
 from .records import read_text
@@ -27,28 +27,15 @@ def captioned_images(folder: Folder) -> dict[Path, Path]:
 
 
 def open_captioned_images(folder: Folder, captioned: dict[Path, Path], source: Source, report: DataReport) -> Dataset:
-    """Images and the text files beside them, whose whole text without the space around it is the caption.
-
-    Args:
-        folder ([`Folder`]): Where they are.
-        captioned (`dict[Path, Path]`): The images that have a text file, with that.
-        source ([`Source`]): What is wanted of them.
-        report ([`DataReport`]): Told what is read and what is not.
-
-    Returns:
-        `datasets.Dataset`: Names of files and captions.
-
-    Raises:
-        DiffTuneError: An image has no text file, or a text file cannot be read.
-    """
+    """Names of images, and the whole texts of the files beside them without the space around these, as captions. An image
+    that has no text file, or one that cannot be read, raises a [`DiffTuneError`]."""
     images = [file for file in folder.files if is_image_file(file)]
     splits = {file: split_of_folders(folder.inner(file).parts[:-1], file) for file in images}
     used = chosen(splits.values(), source.wanted, folder.path, folder.inner(images[0]))
     rows = [file for file in images if splits[file] in used]
     if bare := [str(folder.inner(file)) for file in rows if file not in captioned]:
-        shown = ", ".join(bare[:20]) + (f" and {len(bare) - 20} more" if len(bare) > 20 else "")
         raise DiffTuneError(
-            f"{len(bare)} of {len(rows)} images of {folder.path} have no .txt file with their caption beside them: {shown};"
+            f"{len(bare)} of {len(rows)} images of {folder.path} have no .txt file with their caption beside them: {listed(bare)};"
             " write them, or a metadata.jsonl for all images."
         )
     for (parent, split), count in Counter((file.parent, splits[file]) for file in images).items():
@@ -56,4 +43,5 @@ def open_captioned_images(folder: Folder, captioned: dict[Path, Path], source: S
         report.files.append(FileRows(label(split, used), name, count, split in used))
     report.left_out += folder.left_out([*images, *captioned.values()], "", "beside images with .txt captions")
     captions = [[read_text(captioned[file]).strip()] for file in rows]
-    return Dataset.from_dict({source.columns.image: [str(file) for file in rows], source.columns.text: captions})
+    columns = {source.config.image_column: [str(file) for file in rows], source.text_column: captions}
+    return Dataset.from_dict(columns)
