@@ -10,40 +10,12 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import errors
-from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..backbones.controlnet import ControlNetFamily
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..config import ControlNetConfig
 from ..errors import DiffTuneError, first_sentence
 from ..io.hub import pinned
-from .adapter import adapter_settings, check_fit
-
-
-def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterSettings | None:
-    """Finds the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
-
-    Returns:
-        [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
-
-    Raises:
-        DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
-    """
-    family = control_family(backbone)
-    pretrained_type = backbone.pretrained_prediction_type
-    if config.prediction_type not in (None, pretrained_type):
-        raise DiffTuneError(
-            f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
-            f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
-        )
-    if config.controlnet_model_name_or_path is not None:
-        check_controlnet(config, backbone)
-    adapter = adapter_settings(config, backbone, family.always_trained)
-    if adapter is not None:
-        with torch.device("meta"):
-            empty = family.new(backbone.empty_denoiser())
-        check_fit(config, adapter, empty, "ControlNet")
-    return adapter
 
 
 def control_family(backbone: Backbone) -> ControlNetFamily:
