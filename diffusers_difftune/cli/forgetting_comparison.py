@@ -26,10 +26,11 @@ from ..evaluation.metrics import extract_features
 from ..evaluation.real_images import RealImages, drawn_rows, read_images, row_prompts
 from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 from ..io.hashing import file_sha256
+from ..io.processes import frozen_dtype
 from ..io.random import seeded_order
 from ..objective import DiffTuningObjective
 from ..version import __version__
-from .common import find_resolution, fingerprint, open_pipeline, precision
+from .common import find_resolution, fingerprint, open_pipeline
 from .conditions import holds_bank
 from .data import floor_images, num_compared, open_data
 from .flags import MOST_IMAGES
@@ -160,7 +161,7 @@ class Comparison:
             "steps": given.steps,
             "guidance_scale": given.guidance_scale,
             "percents": self.percents,
-            "precision": str(precision(accelerator)).removeprefix("torch."),
+            "precision": str(frozen_dtype(accelerator)).removeprefix("torch."),
             "batch_size": given.batch_size,
             "seed": given.seed,
             "difftune": __version__,
@@ -266,7 +267,7 @@ class Comparison:
             "width": self.resolution,
         }
         kept = Path(given.output_dir, "features", key)
-        sampler = SwapSampler(self.finetuned, self.extractor, kept, device, precision(accelerator), sampling)
+        sampler = SwapSampler(self.finetuned, self.extractor, kept, device, frozen_dtype(accelerator), sampling)
         curve, pictures = swap_curve(sampler, self.percents, real, known)
         return curve, {"real images": target.images[:SHOWN]} | pictures
 

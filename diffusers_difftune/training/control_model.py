@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import errors
@@ -16,6 +15,7 @@ from ..backbones.controlnet import ControlNetFamily
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..config import ControlNetConfig
 from ..errors import DiffTuneError, first_sentence
+from ..io.hub import pinned
 
 
 def control_family(backbone: Backbone) -> ControlNetFamily:
@@ -49,9 +49,7 @@ def check_controlnet(config: ControlNetConfig, backbone: Backbone) -> None:
     """Checks by its config that a ControlNet belongs to the pipeline."""
     name = config.controlnet_model_name_or_path
     try:
-        file = Path(name, "config.json")
-        if not Path(name).is_dir():
-            file = Path(hf_hub_download(name, "config.json", **download_options(config)))
+        file, _ = pinned(name, **download_options(config))
         found = dict(json.loads(file.read_text()))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(
