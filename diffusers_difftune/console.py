@@ -3,9 +3,7 @@
 """What people see in a terminal: log lines above the progress bars, the bars, and blocks of labelled lines."""
 
 import logging
-import os
 import shutil
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -13,9 +11,6 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-WIDEST = 120  # longer lines are hard to read
-NARROWEST = 60
-MOST_LINES = 25  # a screen
 # What libraries warn of that nobody who trains can or should do anything about, by the logger that says it.
 IDLE_WARNINGS = {
     "transformers.utils.import_utils": "requires torchvision (not installed)",  # PIL reads images here
@@ -27,7 +22,6 @@ class AboveBars(logging.StreamHandler):
     """Writes log records above the progress bars, which stay whole, and not into them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a record."""
         try:
             tqdm.write(self.format(record), file=self.stream)
             self.flush()
@@ -38,9 +32,6 @@ class AboveBars(logging.StreamHandler):
 def log_to_terminal(line_format: str) -> None:
     """Sends log records to stderr, unless the program that calls this library has said where they go; without warnings
     of libraries that are of no use.
-
-    Args:
-        line_format (`str`): What a line looks like; see `logging.Formatter`.
     """
     handler = AboveBars()
     handler.addFilter(lambda record: not is_shown_by_library(record.name))
@@ -53,9 +44,6 @@ def is_shown_by_library(name: str) -> bool:
     """Whether a library writes the records of a logger to the terminal itself, so that they would be shown twice.
 
     huggingface_hub always does and passes them on, too; transformers passes them on where `CI` is set.
-
-    Args:
-        name (`str`): The name of the logger.
     """
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None and logger is not logging.root:
@@ -71,43 +59,20 @@ def is_no_idle_warning(record: logging.LogRecord) -> bool:
 
 
 def progress_bar(hidden: bool = False, **options: Any) -> tqdm:
-    """A progress bar, which `TQDM_DISABLE=1` hides as it does all others.
-
-    Args:
-        hidden (`bool`, *optional*, defaults to `False`): Do not show it.
-        options: See `tqdm`.
-    """
+    """A progress bar of `tqdm` with its options, which `TQDM_DISABLE=1` hides as it does all others."""
     if hidden:  # said only then, because tqdm lets what is said win over its environment variables
         options["disable"] = True
     return tqdm(**options)
 
 
 def terminal_width() -> int:
-    """Columns of the terminal that stderr goes to; of `COLUMNS` if that is set, and 80 where neither is known."""
-    if not os.environ.get("COLUMNS", "").isdigit():
-        try:
-            return clamp(os.get_terminal_size(sys.stderr.fileno()).columns)
-        except (OSError, ValueError, AttributeError):  # stderr is a file, or something of Python's
-            return 80
-    return clamp(shutil.get_terminal_size((80, 24)).columns)
+    """Columns of the terminal, 80 where there is none, within what text can be set in and read."""
+    return max(60, min(120, shutil.get_terminal_size((80, 24)).columns))
 
 
-def clamp(width: int) -> int:
-    """A width that text can be set in."""
-    return max(NARROWEST, min(WIDEST, width))
-
-
-def labelled_block(title: str, rows: Sequence[tuple[str, str]], width: int, most_lines: int = MOST_LINES) -> str:
-    """A title, and below it texts with their labels in a column before them.
-
-    Args:
-        title (`str`): The first line.
-        rows (`Sequence[tuple[str, str]]`): Labels and texts.
-        width (`int`): No line is longer.
-        most_lines (`int`, *optional*, defaults to 25): There are no more lines; the longest texts are cut for that.
-
-    Returns:
-        `str`: The lines.
+def labelled_block(title: str, rows: Sequence[tuple[str, str]], width: int, most_lines: int = 25) -> str:
+    """A title, and below it rows of a label and a text each, the labels in a column before the texts. The longest texts
+    are cut where there would be more lines than `most_lines`.
     """
     column = 2 + max(len(label) for label, _ in rows) + 2
     lines: list[str] = []

@@ -32,9 +32,6 @@ def tell_mistake(sentence: str) -> None:
 
     A launcher adds words of its own once this process has ended. torch's, of several processes, ends them with the sentence,
     which it gets from here. accelerate's, of one, prints a traceback that does not concern the user, and can be told not to.
-
-    Args:
-        sentence (`str`): What to say, on one line.
     """
     report = os.environ.get(ERROR_FILE)
     if report:
@@ -43,16 +40,13 @@ def tell_mistake(sentence: str) -> None:
             print(f"\n{sentence}\n", file=sys.stderr, flush=True)
         return
     launcher = command_line(os.getppid())
-    if any(Path(word).name in ("accelerate", "accelerate-launch") for word in launcher[:2]) or (
-        "accelerate.commands.launch" in launcher
-    ):
-        print(f"\n{sentence}\n", file=sys.stderr)
-        if not {"-q", "--quiet"} & set(launcher):
-            print(
-                "(accelerate launch adds a traceback of its own; accelerate launch --quiet does not.)", file=sys.stderr
-            )
+    names = {Path(word).name for word in launcher[:2]}
+    if not names & {"accelerate", "accelerate-launch"} and "accelerate.commands.launch" not in launcher:
+        print(sentence, file=sys.stderr)
         return
-    print(sentence, file=sys.stderr)
+    print(f"\n{sentence}\n", file=sys.stderr)
+    if not {"-q", "--quiet"} & set(launcher):
+        print("(accelerate launch adds a traceback of its own; accelerate launch --quiet does not.)", file=sys.stderr)
 
 
 def command_line(process: int) -> list[str]:
@@ -79,75 +73,74 @@ def is_first(sentence: str, folder: Path) -> bool:
     except FileExistsError:
         return False
     except OSError:
-        return True
+        pass
     return True
 
 
 def place_trouble(error: BaseException | None, what: str = "A file") -> str | None:
-    """A sentence about an error that comes from the disk; `None` for any other error.
-
-    Args:
-        error (`BaseException`, *optional*): An `OSError`, or what safetensors, which writes files by itself, makes of one.
-        what (`str`, *optional*, defaults to `"A file"`): What was written, if the error does not know.
+    """A sentence about an error that comes from the disk, an `OSError` or what safetensors, which writes files by itself,
+    makes of one; `None` for any other error. `what` was written, if the error does not know.
     """
     while error is not None:
         found = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
         number = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
         if number in PLACE_ERRORS:
-            where = getattr(error, "filename", None)
+            where, why = getattr(error, "filename", None), os.strerror(number)
             return (
-                f"{where or what} cannot be written ({errno_text(number)}); everything that was finished is kept: make"
-                " room, or take another folder, and give the same command, for training with --resume_from_checkpoint"
-                " latest."
+                f"{where or what} cannot be written ({why[:1].lower()}{why[1:]}); everything that was finished is kept:"
+                " make room, or take another folder, and give the same command, for training with"
+                " --resume_from_checkpoint latest."
             )
         error = error.__cause__
     return None
-
-
-def errno_text(number: int) -> str:
-    """What an error number means."""
-    return os.strerror(number)[:1].lower() + os.strerror(number)[1:]
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as Python tells of SIGINT."""
 
 
-def reports_mistakes(main: Callable) -> Callable:
-    """Makes a command print a [`DiffTuneError`], a full disk, or a signal that ends it as one line on stderr.
-
-    It exits with code 2 (3 if only the last upload failed), on SIGINT with 130 and on SIGTERM with 143. (While a run trains,
-    signals are its own business: see `stopping.py`.)
-    """
+def reports_mistakes(main: Callable[..., None]) -> Callable[..., None]:
+    """Makes a script exit as [`exit_code`] says."""
 
     @functools.wraps(main)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        try:
-            with terminated_as_interrupted():
-                return main(*args, **kwargs)
-        except DiffTuneError as error:
-            tell_mistake(f"error: {error}")
-            raise SystemExit(error.exit_code) from error
-        except Stopped as stopped:
-            if stopped.sentence is not None:
-                print(f"\n{stopped.sentence}", file=sys.stderr)
-            raise SystemExit(stopped.code) from None
-        except KeyboardInterrupt as error:
-            number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
-            print(
-                f"\nStopped by {number.name}; the same command goes on with what was finished, for training with"
-                " --resume_from_checkpoint latest.",
-                file=sys.stderr,
-            )
-            raise SystemExit(128 + number) from None
-        except Exception as error:
-            sentence = place_trouble(error)
-            if sentence is None:
-                raise
-            tell_mistake(f"error: {sentence}")
-            raise SystemExit(2) from error
+    def wrapper(*args: Any, **kwargs: Any) -> None:
+        code = exit_code(lambda: main(*args, **kwargs))
+        if code != 0:
+            raise SystemExit(code)
 
     return wrapper
+
+
+def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
+    """Runs a command. A [`DiffTuneError`], a full disk, or a signal that ends it is told as one line on stderr.
+
+    Returns its exit code: 2 after a mistake (3 if only the last upload failed), 130 after SIGINT and 143 after SIGTERM. (While
+    a run trains, signals are its own business: see `stopping.py`.)
+    """
+    try:
+        with terminated_as_interrupted():
+            return run() or 0
+    except DiffTuneError as error:
+        tell_mistake(f"{name}: {error}")
+        return error.exit_code
+    except Stopped as stopped:
+        if stopped.sentence is not None:
+            print(f"\n{stopped.sentence}", file=sys.stderr)
+        return stopped.code
+    except KeyboardInterrupt as error:
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        print(
+            f"\nStopped by {number.name}; the same command goes on with what was finished, for training with"
+            " --resume_from_checkpoint latest.",
+            file=sys.stderr,
+        )
+        return 128 + number
+    except Exception as error:
+        sentence = place_trouble(error)
+        if sentence is None:
+            raise
+        tell_mistake(f"{name}: {sentence}")
+        return 2
 
 
 @contextmanager

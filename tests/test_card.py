@@ -6,7 +6,9 @@ import ast
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -33,30 +35,36 @@ CONFIG = {
 }
 
 
+def card_of(folder: Path, flags: dict, log: Sequence[dict] = (), **facts: Any) -> str:
+    """The card of a run with these flags; `facts` are where it is uploaded, its licence, and what came out of it."""
+    repo_id, license = facts.pop("repo_id", None), facts.pop("license", None)
+    told = {"result": "pipeline", "pipeline_class": "StableDiffusionPipeline"} | facts
+    return model_card(folder, {"flags": flags, "seed": 7, "card": told}, log, repo_id, license)
+
+
 def test_card(tmp_path: Path) -> None:
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text("---\nlicense: creativeml-openrail-m\ntags: [x]\n---\n# Base\n")
-    (tmp_path / "validation").mkdir()
-    image = tmp_path / "validation" / "step 4.png"
-    text = model_card(
+    for image in ("validation/step 4.png", "figures/losses.png"):
+        (tmp_path / image).parent.mkdir()
+        (tmp_path / image).touch()
+    last = {"step": 1200, "loss_reconsolidation": 0.123456789, "loss_retention": 0.25, "lr": 0.1}
+    text = card_of(
         tmp_path,
         CONFIG,
+        [{"step": 0, "quality": {"fid": 20.5}}, last | {"quality": {"fid": 10.25, "kid": 0.125}}],
         repo_id="user/icons",
         license=inherited_license({"pretrained_model_name_or_path": str(base)}),
-        steps=1200,
         num_rows=300,
-        losses={"loss_reconsolidation": 0.123456789, "loss_retention": 0.25},
-        bank={
+        knowledge_bank={
             "num_samples": 1000,
             "solver": "ddim",
             "steps": 50,
             "guidance_scale": 1.0,
             "prompt_source": "/home/x/p.txt",
         },
-        measured={"quality: fid": (20.5, 10.25), "quality: kid": (None, 0.125)},
-        images={"a red | bar": [image]},
-        figures={"The losses": tmp_path / "figures" / "losses.png"},
+        images={"a red | bar": ["validation/step 4.png", "validation/none.png"]},
     )
     card = ModelCard(text)
     assert card.data.to_dict() == {
@@ -75,16 +83,21 @@ def test_card(tmp_path: Path) -> None:
     for text in (
         *("# icons\n", "(300 rows) for 1,200 steps", "![](validation/step%204.png)", "| learning rate | 0.0001 |"),
         *("| loss reconsolidation | 0.123457 |", "| num samples | 1000 |", "| prompt source | p.txt |"),
-        *("| quality: fid | 20.5 | 10.25 |", "| quality: kid |  | 0.125 |", "The losses:\n\n![](figures/losses.png)"),
+        *(
+            "| quality: fid | 20.5 | 10.25 |",
+            "| quality: kid |  | 0.125 |",
+            "The losses while it trained:\n\n![](figures/losses.png)",
+        ),
         *("arXiv:2406.00773", 'from_pretrained("user/icons")', 'pipeline("a red | bar", height=16, width=16)'),
     ):
         assert text in card.text
+    assert not any(name in card.content for name in ("none.png", "| lr |", "noise_levels"))
     assert "someone" not in card.content and "hf_secret" not in card.content and "center crop" not in card.text
 
 
 def test_card_without_anything(tmp_path: Path) -> None:
     config = {"pretrained_model_name_or_path": str(tmp_path), "objective": "standard", "hub_token": None}
-    card = ModelCard(model_card(tmp_path, config))
+    card = ModelCard(card_of(tmp_path, config))
     assert card.data.to_dict() == {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
@@ -96,7 +109,7 @@ def test_card_without_anything(tmp_path: Path) -> None:
 
 
 def test_card_of_lora_says_how_to_load_it(tmp_path: Path) -> None:
-    card = ModelCard(model_card(tmp_path, CONFIG | {"rank": 4}, repo_id="user/lora", result="lora"))
+    card = ModelCard(card_of(tmp_path, CONFIG | {"rank": 4}, repo_id="user/lora", result="lora"))
     assert card.data.base_model_relation == "adapter" and card.data.tags[-1] == "lora"
     assert (
         'from_pretrained("org/base", dtype=torch.float32)' in card.text
@@ -107,10 +120,10 @@ def test_card_of_lora_says_how_to_load_it(tmp_path: Path) -> None:
 
 def test_a_base_that_is_a_folder_of_this_machine_is_a_path_to_fill_in(tmp_path: Path) -> None:
     config = {"pretrained_model_name_or_path": str(tmp_path), "lr_scheduler": "constant", "lr_warmup_steps": 500}
-    text = model_card(tmp_path, config, result="lora")
+    text = card_of(tmp_path, config, result="lora")
     assert f'from_pretrained("path/to/{tmp_path.name}", dtype=torch.float32)' in text and str(tmp_path) not in text
     assert "warmup" not in text, "the schedule that is constant has none"
-    assert "| lr warmup steps | 500 |" in model_card(tmp_path, config | {"lr_scheduler": "cosine"})
+    assert "| lr warmup steps | 500 |" in card_of(tmp_path, config | {"lr_scheduler": "cosine"})
 
 
 def test_license_from_the_hub(hub_server: HubServer) -> None:
@@ -161,8 +174,11 @@ def test_nobody_else_writes_in_the_card(tmp_path: Path, text: str, result: str) 
         config = CONFIG | {"pretrained_model_name_or_path": words, "dataset_name": words, "condition_model": words}
         config |= {"lora_target_modules": [words, words], "train_parameters": [words]}
         bank = {"prompt_source": words, "seed": 0}
-        image = tmp_path / "validation" / "0.png"
-        card = model_card(tmp_path / name, config, images={words: [image]}, bank=bank, result=result)
+        image = tmp_path / name / "validation" / "0.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+        images = {words: ["validation/0.png"]}
+        card = card_of(tmp_path / name, config, images=images, knowledge_bank=bank, result=result)
         front, body = card.split("\n---\n", 1)
         code = body.split("```python\n")[1].split("```")[0]
         return yaml.safe_load(front.removeprefix("---\n")), code, body.splitlines()

@@ -23,8 +23,7 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
-from diffusers_difftune.config.parse import parse_config
-from diffusers_difftune.config.parser import Parser
+from diffusers_difftune.config.parse import config_parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 
 from .commands import PAGES, ROOT, Command, all_commands, commands_in
@@ -72,7 +71,7 @@ def check_script(script: str, words: tuple[str, ...], is_whole: bool) -> None:
     """A training script takes these flags and, if nothing is left out, finds no mistake in them. (Images of
     --validation_image, which it looks for, are made where the test runs; see `downloads`.)"""
     configs = [CONFIGS[Path(script).stem]] if script != "training_scripts/…" else list(CONFIGS.values())
-    unknown = flags_of(words) - {flag for one in configs for flag in Parser(one)._option_string_actions}
+    unknown = flags_of(words) - {flag for one in configs for flag in config_parser(one)._option_string_actions}
     assert not unknown, f"{script} has no {', '.join(sorted(unknown))}"
     if is_whole:
         config = parse_config(configs[0], list(words))
@@ -96,7 +95,7 @@ def check_difftune(words: tuple[str, ...], is_whole: bool) -> None:
     if is_whole:
         try:
             parser.parse_args(words)
-        except SystemExit as error:
+        except DiffTuneError as error:
             raise AssertionError(f"difftune {' '.join(words)} is refused") from error
     rooms = [word for word in words[:2] if re.fullmatch(r"[a-z]+", word)]
     for action in parser._actions:
@@ -125,7 +124,7 @@ def check_program(words: tuple[str, ...], place: str, is_whole: bool) -> None:
                 text += neighbour.read_text(encoding="utf-8") if neighbour.is_file() else ""
         known = set(re.findall(r'"(--?[\w-]+)"', text))
         if "train_text_to_image_difftune" in text:  # hands flags on
-            known |= set(Parser(TextToImageConfig)._option_string_actions)
+            known |= set(config_parser(TextToImageConfig)._option_string_actions)
         assert flags_of(words) <= known, f"{words[0]} has no {flags_of(words) - known}"
 
 
@@ -153,7 +152,7 @@ def check_launch(words: tuple[str, ...], is_whole: bool) -> None:
         check_module(words[start + 1 :], is_whole)
     else:  # the script is left out
         assert not is_whole
-        known = known_flags(parser) | {flag for one in CONFIGS.values() for flag in known_flags(Parser(one))}
+        known = known_flags(parser) | {flag for one in CONFIGS.values() for flag in known_flags(config_parser(one))}
         assert flags_of(words) <= known
 
 
@@ -275,7 +274,7 @@ NOT_OURS = {"--hypothesis-profile", "--trust_remote_code"}
 
 def test_flags_that_prose_names_are_there() -> None:
     """A flag that was renamed or taken away is noticed wherever a document speaks of it."""
-    parsers = [make_parser(), launch_command_parser(), *map(Parser, CONFIGS.values())]
+    parsers = [make_parser(), launch_command_parser(), *map(config_parser, CONFIGS.values())]
     known = {flag for parser in parsers for flag in known_flags(parser)} | NOT_OURS
     for folder in ("benchmarks", "examples"):
         for program in (ROOT / folder).rglob("*.py"):
@@ -330,7 +329,7 @@ def test_the_plain_install_brings_what_is_imported() -> None:
     }
     assert missing == {}
     for config in CONFIGS.values():
-        (tracker,) = [action.default for action in Parser(config)._actions if action.dest == "report_to"]
+        (tracker,) = [action.default for action in config_parser(config)._actions if action.dest == "report_to"]
         assert tracker in EXTRAS, f"--report_to {tracker}, the default, which is used where it is installed"
 
 

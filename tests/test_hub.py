@@ -100,7 +100,9 @@ def test_what_will_not_do_is_said_before_training(
 
 def test_upload_and_back_by_the_code_of_the_card(hub_server: HubServer, run_folder: Path, tmp_path: Path) -> None:
     card = run_folder / "README.md"
-    card.write_text(model_card(run_folder, {"objective": "difftune", "resolution": 16}, repo_id="user/icons"))
+    told = {"result": "pipeline", "pipeline_class": "StableDiffusionPipeline"}
+    run = {"flags": {"objective": "difftune", "resolution": 16}, "seed": 7, "card": told}
+    card.write_text(model_card(run_folder, run, repo_id="user/icons"))
     assert hub_server.run(CREATE, "icons", run_folder, "").stdout == "user/icons\n"
     result = hub_server.run(UPLOAD, run_folder, "user/icons")
     repo = hub_server.repos["models/user/icons"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
 
 from .. import errors
 from ..errors import DiffTuneError, first_sentence, quoted
+from ..io.hub import pinned
 from .base import Backbone
 from .pipeline_files import PICKLES, check_tensors, pickled, tensors_in, weight_files
 from .scheduler import check_scheduler_class
@@ -168,7 +168,8 @@ def pipeline_folder(
         return Path(name_or_path)
     where: dict[str, Any] = {"revision": revision, "cache_dir": cache_dir, "token": token}
     try:
-        family_of(Path(hf_hub_download(name_or_path, "model_index.json", **where)))  # before gigabytes are downloaded
+        index, _ = pinned(name_or_path, revision, cache_dir, token, "model_index.json")
+        family_of(index)  # before gigabytes are downloaded
         return Path(DiffusionPipeline.download(name_or_path, variant=variant, use_safetensors=True, **where))
     except DiffTuneError:
         raise

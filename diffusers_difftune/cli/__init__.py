@@ -5,9 +5,14 @@
 import argparse
 from collections.abc import Sequence
 
-from ..errors import DiffTuneError
+from ..config.checks import check_flag
+from ..config.parse import Parser
+from ..mistakes import exit_code
 from ..version import __version__
-from . import bank, cache, card, conditions, convergence, evaluate, forgetting, push, train
+from . import bank, cache, conditions, convergence, evaluate, forgetting, result, train
+
+
+COMMANDS = (bank, cache, result, conditions, convergence, evaluate, forgetting, train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,30 +22,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv (`Sequence[str]`, *optional*): The arguments. `None` takes those of the process.
 
     Returns:
-        `int`: The exit code; 2 for a mistake of the user and 3 for an upload that failed, told in one sentence.
+        `int`: The exit code; see [`~diffusers_difftune.mistakes.exit_code`].
     """
-    arguments = make_parser().parse_args(argv)
-    try:
-        return arguments.run(arguments)
-    except DiffTuneError as error:
-        from ..mistakes import tell_mistake
 
-        tell_mistake(f"difftune: {error}")
-        return error.exit_code
+    def run() -> int:
+        arguments = make_parser().parse_args(argv)
+        for flag in getattr(arguments, "flags", ()):
+            check_flag(flag, getattr(arguments, flag.name))
+        return arguments.run(arguments)
+
+    return exit_code(run, "difftune")
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of the command and its subcommands."""
-    parser = argparse.ArgumentParser("difftune", description="Fine-tune diffusion models with less forgetting.")
+    parser = Parser("difftune", description="Fine-tune diffusion models with less forgetting.")
     parser.add_argument("--version", action="version", version=f"diffusers-difftune {__version__}")
     subcommands = parser.add_subparsers(metavar="COMMAND", required=True)
-    bank.add_parser(subcommands)
-    cache.add_parser(subcommands)
-    card.add_parser(subcommands)
-    conditions.add_parser(subcommands)
-    convergence.add_parser(subcommands)
-    evaluate.add_parser(subcommands)
-    forgetting.add_parser(subcommands)
-    push.add_parser(subcommands)
-    train.add_parser(subcommands)
+    for command in COMMANDS:
+        command.add_parser(subcommands)
     return parser

@@ -4,15 +4,16 @@
 
 import argparse
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..config import DataConfig, DiffTuningConfig, ModelConfig, RunConfig
+from ..config.base import Config, flag
 from ..errors import DiffTuneError
-from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
-from .flags import add_flags
+from .common import fingerprint, new_accelerator, open_pipeline, show_summary
+from .flags import Subcommands, add_flags
 
 
 if TYPE_CHECKING:
@@ -27,48 +28,49 @@ Of a text-to-image model captions (of the target data; the default), empty, a te
 DATASET#COLUMN. Of a class-conditional model classes (all that it has; the default), empty (the null class), or a text file
 with an id or a name a line.
 """
-RESOLUTION = "Side of the images in pixels. Default: that of a model that makes images of one size only, else 512."
+MODEL_FLAGS = (
+    "pretrained_model_name_or_path",
+    "revision",
+    "pretrained_vae_model_name_or_path",
+    "variant",
+    "cache_dir",
+)
+BANK_FLAGS = ("bank_steps", "bank_solver", "bank_guidance_scale", "bank_batch_size")
+DATA_FLAGS = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
 
 
-def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+@dataclass(kw_only=True)
+class BuildFlags(Config):
+    """The flags that `bank build` alone has, or with another default than training."""
+
+    output_dir: str = flag("The bank's folder: a new one, or one to go on with.")
+    bank_samples: int = flag("Samples to build.", 1000, least=1)
+    seed: int = flag("Seed of noise and prompts.", 0, least=0)
+    bank_prompts: str | None = flag(PROMPTS)
+    resolution: int | None = flag(
+        "Side of the images in pixels. Default: that of a model that makes images of one size only, else 512.", least=1
+    )
+    push_to_hub: bool = flag("Upload the bank to the Hub, as a dataset.", False)
+
+
+def add_parser(subcommands: Subcommands) -> None:
     """Adds `bank` and its commands."""
-    bank = subcommands.add_parser("bank", help="the knowledge bank", allow_abbrev=False)
+    bank = subcommands.add_parser("bank", help="the knowledge bank")
     commands = bank.add_subparsers(metavar="COMMAND", required=True)
 
-    build = commands.add_parser("build", help="sample a bank", description=BUILD, allow_abbrev=False)
-    add_flags(build, ModelConfig, "pretrained_model_name_or_path", "revision", "variant", "cache_dir")
-    build.add_argument("--output_dir", required=True, help="The bank's folder: a new one, or one to go on with.")
-    build.add_argument("--bank_samples", type=int, default=1000, help="Samples to build. Default: 1000.")
-    build.add_argument("--seed", type=int, default=0, help="Seed of noise and prompts. Default: 0.")
-    build.add_argument("--bank_prompts", help=PROMPTS)
-    add_flags(
-        build,
-        DiffTuningConfig,
-        "bank_steps",
-        "bank_solver",
-        "bank_guidance_scale",
-        "bank_batch_size",
-    )
-    add_flags(
-        build,
-        DataConfig,
-        "dataset_name",
-        "dataset_config_name",
-        "train_data_dir",
-        "image_column",
-        "caption_column",
-    )
-    build.add_argument("--resolution", type=int, help=RESOLUTION)
-    add_flags(build, RunConfig, "mixed_precision")
-    build.add_argument("--push_to_hub", action="store_true", help="Upload the bank to the Hub, as a dataset.")
-    add_flags(build, RunConfig, "hub_token", "hub_model_id")
+    build = commands.add_parser("build", help="sample a bank", description=BUILD)
+    add_flags(build, ModelConfig, *MODEL_FLAGS)
+    add_flags(build, BuildFlags)
+    add_flags(build, DiffTuningConfig, *BANK_FLAGS)
+    add_flags(build, DataConfig, *DATA_FLAGS)
+    add_flags(build, RunConfig, "mixed_precision", "hub_token", "hub_model_id")
     build.set_defaults(run=bank_build)
 
-    inspect = commands.add_parser("inspect", help="say what a bank holds and whether it is whole", allow_abbrev=False)
+    inspect = commands.add_parser("inspect", help="say what a bank holds and whether it is whole")
     inspect.add_argument("path", help="A bank's folder, or the id of a dataset on the Hub.")
     inspect.set_defaults(run=bank_inspect)
 
-    push = commands.add_parser("push", help="upload a bank to the Hub, as a dataset", allow_abbrev=False)
+    push = commands.add_parser("push", help="upload a bank to the Hub, as a dataset")
     push.add_argument("path", help="A bank's folder.")
     push.add_argument("repo_id", help="Id of the dataset repository, made if it is not there.")
     push.add_argument("--private", action="store_true", help="Make a new repository private.")
@@ -78,7 +80,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def bank_build(arguments: argparse.Namespace) -> int:
     """`difftune bank build`"""
-
     from ..backbones.fingerprint import hub_commit
     from ..bank.build import build_bank, check_begun_bank
     from ..bank.hub import push_bank
@@ -86,6 +87,7 @@ def bank_build(arguments: argparse.Namespace) -> int:
     from ..bank.settings import BankSettings
     from ..data.cut import tell_cut
     from ..io.processes import from_main, frozen_dtype
+    from ..publishing import create_repo
 
     # Whatever can be wrong without the model is said before it is downloaded.
     settings = BankSettings.from_flags(arguments, arguments.bank_samples, 1, arguments.seed)
@@ -93,9 +95,12 @@ def bank_build(arguments: argparse.Namespace) -> int:
         with errors.flag("--bank_prompts"):
             read_prompts(arguments.bank_prompts)
     accelerator = new_accelerator(arguments.mixed_precision)
-    show_log(accelerator)
-    repo_id = from_main(accelerator, lambda: bank_repository(arguments)) if arguments.push_to_hub else None
-    model = arguments.pretrained_model_name_or_path
+    folder, model = Path(arguments.output_dir), arguments.pretrained_model_name_or_path
+    repo_id = None
+    if arguments.push_to_hub:  # made before anything is sampled, so that a bad token or name is known at once
+        wanted = arguments.hub_model_id, folder, arguments.hub_token, "dataset"
+        with errors.flag("--push_to_hub"):
+            repo_id = from_main(accelerator, lambda: create_repo(*wanted))
     with accelerator.main_process_first():
         with errors.flag("--pretrained_model_name_or_path"):
             backbone = open_pipeline(model, arguments.revision, arguments, arguments.resolution)
@@ -108,12 +113,10 @@ def bank_build(arguments: argparse.Namespace) -> int:
         "model": model,
         "weights_fingerprint": weights,
     }
-    folder = Path(arguments.output_dir)
     from_main(accelerator, lambda: check_begun_bank(folder, settings, prompts, **sampled_from))
     different = min(settings.num_samples, len(set(prompts)))
     if accelerator.is_main_process:
         tell_cut(prompts, backbone)
-    precision = frozen_dtype(accelerator)
     show_summary(
         accelerator,
         [
@@ -123,16 +126,12 @@ def bank_build(arguments: argparse.Namespace) -> int:
                 f"{settings.num_samples:,} of {settings.resolution} × {settings.resolution} pixels,"
                 f" {different:,} different prompt{'s' if different > 1 else ''} ({settings.prompt_source})",
             ),
-            (
-                "sampler",
-                f"{settings.solver}, {settings.steps} steps, guidance {settings.guidance_scale:g}",
-            ),
-            ("computes", machine(accelerator)),
-            ("result", str(arguments.output_dir)),
+            ("sampler", f"{settings.solver}, {settings.steps} steps, guidance {settings.guidance_scale:g}"),
         ],
+        folder,
     )
     bank = build_bank(
-        backbone.pipeline(None, accelerator.device, precision),
+        backbone.pipeline(None, accelerator.device, frozen_dtype(accelerator)),
         folder,
         prompts,
         settings,
@@ -148,14 +147,6 @@ def bank_build(arguments: argparse.Namespace) -> int:
     if accelerator.is_main_process and repo_id is not None:
         print(push_bank(bank.folder, repo_id, arguments.hub_token))
     return 0
-
-
-def bank_repository(arguments: argparse.Namespace) -> str:
-    """Makes the repository before anything is sampled, so that a bad token or name is known at once."""
-    from ..publishing import create_repo
-
-    with errors.flag("--push_to_hub"):
-        return create_repo(arguments.hub_model_id, arguments.output_dir, arguments.hub_token, "dataset")
 
 
 def own_prompts(backbone: "Backbone") -> str:
@@ -183,8 +174,7 @@ def bank_prompts(arguments: argparse.Namespace, source: str, backbone: "Backbone
         raise DiffTuneError(
             "--bank_prompts captions needs the target data; give --dataset_name or --train_data_dir, or other prompts."
         )
-    names = ("dataset_name", "dataset_config_name", "train_data_dir", "image_column", "caption_column")
-    config = DataConfig(**{name: getattr(arguments, name) for name in names}, resolution=backbone.resolution)
+    config = DataConfig(**{name: getattr(arguments, name) for name in DATA_FLAGS}, resolution=backbone.resolution)
     target = load_target_data(config, arguments.seed, arguments.cache_dir)
     target.report.tell(logging.getLogger(__name__))
     return target.distinct_captions

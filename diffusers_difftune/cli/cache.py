@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..config import ModelConfig
 from ..errors import DiffTuneError
-from .flags import add_flags
+from .flags import Subcommands, add_flags
 
 
 CLEAN = """\
@@ -20,16 +20,16 @@ is left alone, and whatever is removed is made again when a run needs it.
 """
 
 
-def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_parser(subcommands: Subcommands) -> None:
     """Adds `cache` and its commands."""
-    cache = subcommands.add_parser("cache", help="encoded images and prompts, and copies of data", allow_abbrev=False)
+    cache = subcommands.add_parser("cache", help="encoded images and prompts, and copies of data")
     commands = cache.add_subparsers(metavar="COMMAND", required=True)
 
-    shown = commands.add_parser("list", help="say what is in the cache and what it belongs to", allow_abbrev=False)
+    shown = commands.add_parser("list", help="say what is in the cache and what it belongs to")
     add_flags(shown, ModelConfig, "cache_dir")
     shown.set_defaults(run=cache_list)
 
-    clean = commands.add_parser("clean", help="remove what is of no use", description=CLEAN, allow_abbrev=False)
+    clean = commands.add_parser("clean", help="remove what is of no use", description=CLEAN)
     add_flags(clean, ModelConfig, "cache_dir")
     clean.add_argument("--older_than", type=float, metavar="DAYS", help="Also what no run has used for so many days.")
     clean.add_argument(

@@ -22,25 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Candidate:
-    """A pipeline to measure, and what to put on it.
+    """A pipeline to measure, and what to put on it."""
 
-    Attributes:
-        name (`str`): What the command line calls it.
-        backbone ([`Backbone`]): The pipeline.
-        adapter (`str`, *optional*): The adapter.
-        adapter_folder (`Path`, *optional*): Where it is; one on the Hub was downloaded to there.
-        class_ids (`dict[str, int]`, *optional*): The classes by their names, of a class-conditional pipeline.
-        prompts (`list[str]`): What to sample.
-        is_baseline (`bool`): Whether it is there for comparison, and may lack the classes of the data.
-    """
-
-    name: str
+    name: str  # and adapter: what the command line calls them
     backbone: "Backbone"
     adapter: str | None = None
-    adapter_folder: Path | None = None
-    class_ids: dict[str, int] | None = None
+    adapter_folder: Path | None = None  # one on the Hub was downloaded to there
+    class_ids: dict[str, int] | None = None  # by their names, of a class-conditional pipeline
     prompts: list[str] = field(default_factory=list)
-    is_baseline: bool = False
+    is_baseline: bool = False  # which may lack the classes of the data
 
     @property
     def label(self) -> str:

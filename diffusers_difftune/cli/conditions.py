@@ -4,17 +4,18 @@
 
 import argparse
 import logging
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import DataConfig, ModelConfig, RunConfig
+from ..config.base import Config, flag
 from ..controls import DRAWING, KINDS, check_kind, check_libraries
 from ..errors import DiffTuneError
-from .common import fingerprint, machine, new_accelerator, open_pipeline, show_log, show_summary
-from .flags import add_flags
+from .common import fingerprint, new_accelerator, open_pipeline, show_summary
+from .flags import Subcommands, add_flags, name_data
 
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from ..controls import Extractor
 
 DATA_FLAGS = ("dataset_config_name", "image_column", "caption_column", "max_train_samples", "skip_bad_images")
-LIKE_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 BUILD = """\
 Extract a control image from each image of a data set, and write both with the captions to OUT, a folder that
@@ -33,45 +33,46 @@ again. Under `accelerate launch -m diffusers_difftune conditions build …` seve
 """
 
 
-def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+@dataclass(kw_only=True)
+class BuildFlags(Config):
+    """The flags that `conditions build` alone has."""
+
+    kind: str = flag(f"What to extract: {', '.join(KINDS)}.")
+    model: str | None = flag(
+        f"What estimates depth, normal or segmentation: a folder, a model id on the Hub, or {DRAWING} (no model; for"
+        " drawings on white). Default: a model of each kind on the Hub."
+    )
+    revision: str | None = flag(
+        "Revision of that model on the Hub. Default: the newest; of a default model, a fixed commit."
+    )
+    resolution: int | None = flag(
+        "Resize and crop images to squares of this size first; give the --resolution you will train at. Default: images"
+        " stay as they are.",
+        least=1,
+    )
+    batch_size: int = flag("Images extracted from at once.", 16, least=1)
+    seed: int = flag("Draws the rows of --max_train_samples.", 0, least=0)
+    pretrained_model_name_or_path: str | None = flag(
+        "For a knowledge bank: the pipeline it was sampled from, whose VAE decodes its samples. Default: what the bank"
+        " says."
+    )
+
+
+def add_parser(subcommands: Subcommands) -> None:
     """Adds `conditions` and its commands."""
-    conditions = subcommands.add_parser("conditions", help="control images from images", allow_abbrev=False)
+    conditions = subcommands.add_parser("conditions", help="control images from images")
     commands = conditions.add_subparsers(metavar="COMMAND", required=True)
 
-    build = commands.add_parser(
-        "build", help="extract control images from a data set or a bank", description=BUILD, allow_abbrev=False
-    )
+    build = commands.add_parser("build", help="extract control images from a data set or a bank", description=BUILD)
     build.add_argument(
         "dataset",
         metavar="DATASET",
         help="What --train_data_dir or --dataset_name of the training scripts takes, or a knowledge bank's folder.",
     )
     build.add_argument("out", metavar="OUT", nargs="?", help="The folder to build: a new one, or one to go on with.")
-    build.add_argument("--kind", required=True, help=f"What to extract: {', '.join(KINDS)}.")
-    build.add_argument(
-        "--model",
-        help="What estimates depth, normal or segmentation: a folder, a model id on the Hub, or"
-        f" {DRAWING} (no model; for drawings on white). Default: a model of each kind on the Hub.",
-    )
-    build.add_argument(
-        "--revision",
-        help="Revision of that model on the Hub. Default: the newest; of a default model, a fixed commit.",
-    )
-    build.add_argument(
-        "--resolution",
-        type=int,
-        help="Resize and crop images to squares of this size first; give the --resolution you will train at."
-        " Default: images stay as they are.",
-    )
-    build.add_argument("--batch_size", type=int, default=16, help="Images extracted from at once. Default: 16.")
+    add_flags(build, BuildFlags)
     add_flags(build, DataConfig, *DATA_FLAGS)
-    build.add_argument("--seed", type=int, default=0, help="Draws the rows of --max_train_samples. Default: 0.")
-    build.add_argument(
-        "--pretrained_model_name_or_path",
-        help="For a knowledge bank: the pipeline it was sampled from, whose VAE decodes its samples. Default: what the"
-        " bank says.",
-    )
-    add_flags(build, ModelConfig, "variant", "cache_dir")
+    add_flags(build, ModelConfig, "pretrained_vae_model_name_or_path", "variant", "cache_dir")
     add_flags(build, RunConfig, "hub_token")
     build.set_defaults(run=conditions_build)
 
@@ -98,7 +99,6 @@ def conditions_build(arguments: argparse.Namespace) -> int:
     from ..controls import make_extractor
 
     accelerator = new_accelerator()
-    show_log(accelerator)
 
     def extractor() -> "Extractor":
         with accelerator.main_process_first():
@@ -136,15 +136,8 @@ def build_of_data(
     data, out = Path(arguments.dataset), Path(arguments.out)
     if data.exists() and (data.resolve() == out.resolve() or data.resolve() in out.resolve().parents):
         raise DiffTuneError(f"OUT is {out}, inside of {data}, whose data it would become part of; build it elsewhere.")
-    if not data.exists() and not LIKE_HUB_ID.fullmatch(arguments.dataset):
-        raise DiffTuneError(
-            f"DATASET is {data}: there is no such folder or file, and no data set on the Hub is so called."
-        )
     config = DataConfig(**{flag: getattr(arguments, flag) for flag in DATA_FLAGS})
-    if data.exists():
-        config.train_data_dir = arguments.dataset
-    else:
-        config.dataset_name = arguments.dataset
+    name_data(config, "DATASET", arguments.dataset)
     target = load_target_data(config, arguments.seed, arguments.cache_dir, flag="DATASET")
     target.report.tell(logging.getLogger(__name__))
     size = f", {arguments.resolution} × {arguments.resolution} pixels" if arguments.resolution else ""
@@ -153,9 +146,8 @@ def build_of_data(
         [
             ("images", f"{len(target):,} of {arguments.dataset}"),
             ("conditions", f"{condition_words(arguments)}{size}"),
-            ("computes", machine(accelerator)),
-            ("result", str(out)),
         ],
+        out,
     )
     built = build_conditions(
         target,
@@ -201,7 +193,6 @@ def build_of_bank(
         [
             ("images", f"{len(bank):,} samples of {bank.folder}"),
             ("conditions", condition_words(arguments)),
-            ("computes", machine(accelerator)),
         ],
     )
     decode = sample_decoder(backbone, accelerator.device)

@@ -23,9 +23,7 @@ finds where each comes down to the threshold. docs/evaluation.md has the rule.
 
 def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds `convergence`."""
-    parser = subcommands.add_parser(
-        "convergence", help="when ControlNets came to obey", description=CONVERGENCE, allow_abbrev=False
-    )
+    parser = subcommands.add_parser("convergence", help="when ControlNets came to obey", description=CONVERGENCE)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="Run folders: output_dirs of the ControlNet script.")
     parser.add_argument(
         "--threshold",

@@ -4,7 +4,6 @@
 
 import argparse
 import logging
-from pathlib import Path
 
 import torch
 
@@ -16,8 +15,7 @@ from ..errors import DiffTuneError
 from ..evaluation import FEWEST_IMAGES
 from ..evaluation.finetuned import Finetuned
 from ..evaluation.real_images import drawn_rows, read_images
-from .conditions import LIKE_HUB_ID
-from .flags import DATA_FLAGS, MOST_IMAGES
+from .flags import DATA_FLAGS, MOST_IMAGES, name_data
 
 
 def open_data(
@@ -37,14 +35,7 @@ def open_data(
         config = ClassConditionalConfig(label_column=arguments.label_column, **values)
     else:
         config = DataConfig(caption_column=arguments.caption_column, **values)
-    if Path(name).exists():
-        config.train_data_dir = name
-    elif LIKE_HUB_ID.fullmatch(name):
-        config.dataset_name = name
-    else:
-        raise DiffTuneError(
-            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
-        )
+    name_data(config, flag, name)
     data = load_target_data(config, 0, arguments.cache_dir, HELD_OUT if flag == "DATA" else ANY, flag)
     data.report.tell(logging.getLogger(__name__))
     return data
@@ -69,19 +60,9 @@ def floor_images(
     resolution: int,
     interpolation: str = "lanczos",
 ) -> torch.Tensor | None:
-    """Other real images, for the floor: those of `--floor_data`, or the rest of the held-out data if there is enough of it.
-
-    Args:
-        arguments (`argparse.Namespace`): With `--floor_data`, and how data are read.
-        backbone ([`Backbone`]): The pipeline.
-        data ([`TargetData`]): The held-out data.
-        rows (`list[int]`): All its rows in the order they are drawn in, of which the first `count` are compared.
-        count (`int`): How many images are wanted.
-        resolution (`int`): Their side in pixels.
-        interpolation (`str`, *optional*, defaults to `"lanczos"`): How they are resized.
-
-    Returns:
-        `torch.Tensor` or `None`: The images, uint8; `None` where there are too few.
+    """Other real images, uint8, for the floor: those of `--floor_data`, or the rest of the held-out data; `None` where there
+    are too few of these. `rows` are all of the held-out data in the order they are drawn in, of which the first `count` are
+    compared.
     """
     if arguments.floor_data is not None:
         more = open_data(arguments, "--floor_data", arguments.floor_data, backbone)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from ..evaluation import FEWEST_IMAGES
 from .candidates import Candidate, find_candidates, find_prompts
-from .common import find_resolution, machine, new_accelerator, precision, show_log, show_summary
+from .common import find_resolution, new_accelerator, show_summary
 from .flags import add_sampling_flags, check_sampling_flags
 from .results import check_is_free, check_output, picture_beside, write_results
 
@@ -36,7 +36,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="how near samples are to real images",
         usage="difftune evaluate PIPELINE [PIPELINE ...] DATA [flags]",
         description=EVALUATE,
-        allow_abbrev=False,
     )
     parser.add_argument("pipelines", metavar="PIPELINE", nargs="+", help="A pipeline's folder, or its id on the Hub.")
     parser.add_argument(
@@ -74,11 +73,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     from ..evaluation.contact_sheet import contact_sheet
     from ..evaluation.kid_difference import kid_difference
+    from ..io.processes import frozen_dtype
     from .evaluate_table import table
 
     accelerator = new_accelerator(arguments.mixed_precision)
-    show_log(accelerator)
-    dtype = precision(accelerator)
+    dtype = frozen_dtype(accelerator)
     measurement, facts, real_images, titles = make_measurement(arguments, candidates, accelerator)
     facts["precision"] = str(dtype).removeprefix("torch.")
     check_is_free("--output", arguments.output, facts, [candidate.label for candidate in candidates])
@@ -129,9 +128,8 @@ def make_measurement(
                 f" {arguments.guidance_scale:g}",
             ),
             ("compared", f"with as many of {len(data):,} images of {arguments.data}, by {arguments.features}"),
-            ("computes", machine(accelerator)),
-            ("result", str(arguments.output)),
         ],
+        arguments.output,
     )
     rows = drawn_rows(data, len(data))
     for candidate in candidates:

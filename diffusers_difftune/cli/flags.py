@@ -4,32 +4,45 @@
 
 import argparse
 import math
+import re
+from pathlib import Path
+from typing import TypeAlias
 
 from ..config import ClassConditionalConfig, DataConfig, ModelConfig, RunConfig
 from ..config.base import Config, flags_of
+from ..config.parse import add_flag
 from ..errors import DiffTuneError
 
 
+Subcommands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+LIKE_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 MOST_IMAGES = 1000  # that are compared, if --num_images is not given
 # What says how data are read, beside their place.
 DATA_FLAGS = ("dataset_config_name", "image_column", "skip_bad_images")
 
 
 def add_flags(parser: argparse.ArgumentParser, config_class: type[Config], *names: str) -> None:
-    """Adds flags as the training scripts have them: same names, types, defaults and help."""
-    for name in names:
-        known = flags_of(config_class)[name]
-        if known.type is bool:
-            parser.add_argument(f"--{name}", action="store_true", help=known.help.replace("%", "%%"))
-            continue
-        shown = "" if known.default is None else f" Default: {known.default}."
-        parser.add_argument(
-            f"--{name}",
-            type=known.type,
-            default=known.default,
-            choices=known.choices,
-            required=name == "pretrained_model_name_or_path",
-            help=(known.help + shown).replace("%", "%%"),
+    """Adds flags of a config class, all if none is named: those of training are what they are there. One that is true or false
+    takes no value here, because that could be an argument."""
+    known = flags_of(config_class)
+    added = [known[name] for name in names or known]
+    for flag in added:
+        if flag.type is bool:
+            parser.add_argument(f"--{flag.name}", action="store_true", help=flag.help.replace("%", "%%"))
+        else:
+            add_flag(parser, flag).required = flag.default is None and not flag.optional
+    parser.set_defaults(flags=[*(parser.get_default("flags") or ()), *added])
+
+
+def name_data(config: DataConfig, flag: str, name: str) -> None:
+    """Makes a config read what a flag or an argument names: a folder, a file, or a data set on the Hub."""
+    if Path(name).exists():
+        config.train_data_dir = name
+    elif LIKE_HUB_ID.fullmatch(name):
+        config.dataset_name = name
+    else:
+        raise DiffTuneError(
+            f"{flag} {name}: there is no such folder or file, and no data set on the Hub is so called."
         )
 
 
@@ -62,17 +75,13 @@ def add_sampling_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch_size", type=int, default=16, help="Images at once. Default: 16.")
     add_flags(parser, DataConfig, "caption_column", *DATA_FLAGS)
     add_flags(parser, ClassConditionalConfig, "label_column")
-    add_flags(parser, ModelConfig, "revision", "variant", "cache_dir")
+    add_flags(parser, ModelConfig, "revision", "pretrained_vae_model_name_or_path", "variant", "cache_dir")
     add_flags(parser, RunConfig, "mixed_precision", "hub_token")
 
 
 def check_sampling_flags(arguments: argparse.Namespace, **least: int) -> None:
-    """Stops on the first flag of [`add_sampling_flags`], and of those beside it, that cannot work.
-
-    Args:
-        arguments (`argparse.Namespace`): The arguments.
-        least (`int`): The smallest values of a command's own flags, by their names.
-    """
+    """Stops on the first flag of [`add_sampling_flags`], and of those beside it, that cannot work. `least` are the smallest
+    values of a command's own flags."""
     for name, smallest in (least | {"steps": 1, "resolution": 1, "batch_size": 1, "seed": 0}).items():
         value = getattr(arguments, name)
         if value is not None and value < smallest:

@@ -30,7 +30,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
         help="what was forgotten where, and how far the weights went",
         description=FORGETTING,
         usage="difftune forgetting PRETRAINED FINETUNED DATA [flags]",
-        allow_abbrev=False,
     )
     parser.add_argument("pretrained", metavar="PRETRAINED", help="A pipeline's folder, or its id on the Hub.")
     parser.add_argument(
@@ -78,16 +77,13 @@ def forgetting(arguments: argparse.Namespace) -> int:
     from ..evaluation.forgetting_plot import plot_chain
     from ..evaluation.forgetting_summary import summary
     from ..io.atomic import write_bytes_atomic
-    from .common import machine, new_accelerator, show_log, show_summary
+    from .common import new_accelerator, show_summary
     from .forgetting_comparison import Comparison
     from .results import check_is_free
 
     comparison = Comparison(arguments)
     accelerator = new_accelerator(arguments.mixed_precision)
-    show_log(accelerator)
-    show_summary(
-        accelerator, [*comparison.described(), ("computes", machine(accelerator)), ("result", arguments.output_dir)]
-    )
+    show_summary(accelerator, comparison.described(), arguments.output_dir)
     output = Path(arguments.output_dir)
     settings = comparison.settings(accelerator)
     check_is_free("--output_dir", output / "forgetting.json", settings)

@@ -26,10 +26,11 @@ from ..evaluation.metrics import extract_features
 from ..evaluation.real_images import RealImages, drawn_rows, read_images, row_prompts
 from ..evaluation.swap_curve import SHOWN, SwapSampler, swap_curve
 from ..io.hashing import file_sha256
+from ..io.processes import frozen_dtype
 from ..io.random import seeded_order
 from ..objective import DiffTuningObjective
 from ..version import __version__
-from .common import find_resolution, fingerprint, open_pipeline, precision
+from .common import find_resolution, fingerprint, open_pipeline
 from .conditions import holds_bank
 from .data import floor_images, num_compared, open_data
 from .flags import MOST_IMAGES
@@ -46,21 +47,13 @@ BANK_SEED = 2**31
 
 @dataclass
 class Images:
-    """Real images, and what to ask the models for to have the like.
-
-    Attributes:
-        images (`torch.Tensor` of shape `(N, 3, R, R)`): uint8.
-        prompts (`list[str]`): One for each.
-        controls (`torch.Tensor` of shape `(N, 3, R, R)`, *optional*): Their control images, uint8.
-        others (`torch.Tensor` of shape `(M, 3, R, R)`, *optional*): Other images of the same kind, for the floor.
-        key (`str`): A hash of the data they are from.
-    """
+    """Real images, uint8 of shape `(N, 3, R, R)`, and what to ask the models for to have the like."""
 
     images: torch.Tensor
     prompts: list[str]
-    controls: torch.Tensor | None = None
-    others: torch.Tensor | None = None
-    key: str = ""
+    controls: torch.Tensor | None = None  # their control images
+    others: torch.Tensor | None = None  # other images of the same kind, for the floor
+    key: str = ""  # a hash of the data they are from
 
 
 class Comparison:
@@ -168,7 +161,7 @@ class Comparison:
             "steps": given.steps,
             "guidance_scale": given.guidance_scale,
             "percents": self.percents,
-            "precision": str(precision(accelerator)).removeprefix("torch."),
+            "precision": str(frozen_dtype(accelerator)).removeprefix("torch."),
             "batch_size": given.batch_size,
             "seed": given.seed,
             "difftune": __version__,
@@ -222,7 +215,7 @@ class Comparison:
         decoded = []
         for start in range(0, len(shown), given.batch_size):
             latents = torch.stack([bank.latents(row) for row in shown[start : start + given.batch_size]])
-            decoded.append((self.backbone.decode_latents(latents) * 255).round().to("cpu", torch.uint8))
+            decoded.append((self.backbone.decode(self.backbone.vae, latents) * 255).round().to("cpu", torch.uint8))
         self.source_images = Images(torch.cat(decoded), [bank.prompt(row) for row in shown])
 
     def encoded(self, images: Images) -> Rows:
@@ -274,7 +267,7 @@ class Comparison:
             "width": self.resolution,
         }
         kept = Path(given.output_dir, "features", key)
-        sampler = SwapSampler(self.finetuned, self.extractor, kept, device, precision(accelerator), sampling)
+        sampler = SwapSampler(self.finetuned, self.extractor, kept, device, frozen_dtype(accelerator), sampling)
         curve, pictures = swap_curve(sampler, self.percents, real, known)
         return curve, {"real images": target.images[:SHOWN]} | pictures
 

@@ -14,8 +14,8 @@ from accelerate.utils import patch_environment
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+from ..config.parse import Parser
 from ..errors import DiffTuneError
-from .common import refuse
 
 
 # Where torch's launcher says that a worker has ended, which the worker has said better.
@@ -33,10 +33,10 @@ def launch(words: Sequence[str], written: dict[str, Any]) -> int:
         written (`dict[str, Any]`): What accelerate's file says, if there is one.
 
     Returns:
-        `int`: The exit code: that of the script, of the first process that failed.
+        `int`: The exit code of the first process that failed.
     """
     parser = launch_command_parser()
-    parser.error = refuse
+    parser.error = Parser().error
     arguments = parser.parse_args(words)
     if not written:  # without a word about each
         for name, value in DEFAULTS.items():

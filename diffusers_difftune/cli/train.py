@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..config.parse import Parser, yaml_content
 from ..errors import DiffTuneError
-from .common import refuse
 
 
 SCRIPTS = {
@@ -43,16 +43,8 @@ FOLLOWED = {
     "use_cpu",
 }
 NUMBERS = ("num_machines", "num_processes")
-NOTHING_SPECIAL = {
-    "",
-    "[]",
-    "all",
-    "false",
-    "local_machine",
-    "no",
-    "none",
-    "{}",
-}  # what the others say if they say nothing
+# What the others say if they say nothing.
+NOTHING_SPECIAL = {"", "[]", "all", "false", "local_machine", "no", "none", "{}"}
 # Flags of the launcher that no script has: where one of them stands after the task, it is meant for the launcher.
 LAUNCH_FLAGS = {"--config_file", "--multi_gpu", "--num_machines", "--num_processes", "--use_deepspeed", "--use_fsdp"}
 
@@ -65,14 +57,7 @@ def add_parser(subcommands: Any) -> None:
 
 
 def train(words: Sequence[str]) -> int:
-    """Runs a training script.
-
-    Args:
-        words (`Sequence[str]`): The words after `difftune train`.
-
-    Returns:
-        `int`: The exit code: that of the script.
-    """
+    """Runs the training script of the words after `difftune train`; returns its exit code."""
     launch_words, task, flags = split_words(words)
     settings, others = launch_parser().parse_known_args(launch_words)
     if task is None:
@@ -102,15 +87,13 @@ def split_words(words: Sequence[str]) -> tuple[list[str], str | None, list[str]]
 
 def launch_parser() -> argparse.ArgumentParser:
     """A parser of those of the launcher's flags that can be followed without the launcher."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "difftune train",
         usage=USAGE,
         description=HELP,
         epilog=f"TASK is one of {', '.join(SCRIPTS)}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.error = refuse  # type: ignore[method-assign]
     group = parser.add_argument_group("launch flags", "and every other flag of `accelerate launch`")
     group.add_argument("--config_file", metavar="FILE", help="A file that `accelerate config` wrote.")
     group.add_argument("--num_processes", type=int, help="Processes in all; 1 if nothing says otherwise.")
@@ -121,15 +104,10 @@ def launch_parser() -> argparse.ArgumentParser:
 
 def read_launch_settings(config_file: str | None) -> dict[str, Any]:
     """What accelerate's file says, or its default file if that is there."""
-    import yaml
-
     path = Path(config_file) if config_file else default_config_file()
     if path is None:
         return {}
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DiffTuneError(f"--config_file {path} cannot be read: {' '.join(str(error).split())}.") from error
+    settings = yaml_content("--config_file", path)
     if not isinstance(settings, dict):
         raise DiffTuneError(f"--config_file {path} is not a file that `accelerate config` wrote.")
     return settings

@@ -14,14 +14,7 @@ from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 @dataclass(frozen=True)
 class Limits:
-    """The numbers that a flag takes; `None` is no limit.
-
-    Attributes:
-        least (`float`, *optional*): The smallest.
-        above (`float`, *optional*): All are larger than this one.
-        below (`float`, *optional*): All are smaller than this one.
-        most (`float`, *optional*): The largest.
-    """
+    """The numbers that a flag takes: from `least`, or above `above`, to `most`, or below `below`; `None` is no limit."""
 
     least: float | None = None
     above: float | None = None
@@ -44,13 +37,9 @@ class Limits:
 
 
 def flag(help: str | None = None, default: Any = None, *, group: str | None = None, **limits: float) -> Any:
-    """A field that is a flag.
+    """A field that is a flag. Without a help text, a shared flag has another default, and all else is the same.
 
-    Args:
-        help (`str`, *optional*): Its help text; without it, a shared flag has another default, and all else is the same.
-        default (`Any`, *optional*): What it is if it is not given.
-        group (`str`, *optional*): Its group in `--help`; that of its class by default.
-        limits (`float`): See [`Limits`].
+    Its group in `--help` is that of its class by default. `limits` are those of [`Limits`].
     """
     return field(default=default, metadata={"help": help, "group": group, "limits": Limits(**limits)})
 
@@ -62,26 +51,14 @@ def fixed(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Flag:
-    """What is known of a flag.
+    """What is known of a flag."""
 
-    Attributes:
-        name (`str`): Without the dashes.
-        default (`Any`): What it is if it is not given.
-        type (`type`): The type of its value; of each value, if it takes several.
-        several (`bool`): Whether it takes several values.
-        choices (`list`, *optional*): All values that it takes.
-        optional (`bool`): Whether it can be `None`.
-        help (`str`): Its help text.
-        group (`str`): Its group in `--help`.
-        limits ([`Limits`]): The numbers that it takes.
-    """
-
-    name: str
+    name: str  # without the dashes
     default: Any
-    type: type
+    type: type  # of each value, if it takes several
     several: bool
     choices: list[Any] | None
-    optional: bool
+    optional: bool  # whether it can be `None`
     help: str
     group: str
     limits: Limits
@@ -126,11 +103,9 @@ class Config:
 
 
 def find_flags(config_class: Any) -> dict[str, Flag]:
-    """The flags of a config class by their names.
+    """The flags of a subclass of [`Config`] by their names.
 
-    Args:
-        config_class (`type`): A subclass of [`Config`]. A flag is of the group of the base that has it first; if that has no
-            title, of the task's own.
+    A flag is of the group of the base that has it first; if that has no title, of the task's own.
     """
     told: dict[str, dict[str, Any]] = {}
     for base in reversed(config_class.__mro__):
@@ -139,14 +114,16 @@ def find_flags(config_class: Any) -> dict[str, Flag]:
             if entries[name].metadata.get("help"):
                 before = told.get(name, {}).get("group") or vars(base).get("group") or config_class.group
                 told[name] = {**entries[name].metadata, "group": entries[name].metadata["group"] or before}
-    return {
-        entry.name: Flag(entry.name, entry.default, *parts_of(entry.type), **told[entry.name])
-        for entry in dataclasses.fields(config_class)
-        if entry.init
-    }
+    flags = {}
+    for entry in dataclasses.fields(config_class):
+        if entry.init:
+            known = told[entry.name]
+            if entry.default is not None and entry.default is not False and "Default:" not in known["help"]:
+                known["help"] += f" Default: {entry.default}."
+            flags[entry.name] = Flag(entry.name, entry.default, *parts_of(entry.type), **known)
+    return flags
 
 
-# What [`find_flags`] finds, which is asked for often.
 flags_of: Callable[[Any], dict[str, Flag]] = functools.cache(find_flags)
 
 

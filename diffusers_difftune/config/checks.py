@@ -49,7 +49,6 @@ PACKAGES = {
     "enable_xformers_memory_efficient_attention": "xformers",
     "evaluation_data": "torchmetrics",
 }
-EXTRAS = ("tensorboard",)  # what this package can be installed with, by the same name
 UPLOADS_COMMAND_LINE = ("all", "wandb", "comet_ml", "clearml", "swanlab")  # trackers that send it, or may
 MAY_BE_EMPTY = ("validation_prompt", "validation_prompts")  # that is a prompt, too
 LEAST_SHARE = 1e-6  # of source rows, but for none: the objective divides by it
@@ -57,14 +56,7 @@ TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 
 def check_flags(config: TrainingConfig) -> None:
-    """Stops on the first flag that cannot work.
-
-    Args:
-        config ([`TrainingConfig`]): The config of a task.
-
-    Raises:
-        DiffTuneError: A flag is missing, out of range, or conflicts with another one.
-    """
+    """Stops on the first flag of a task that is missing, out of range, or conflicts with another one."""
     if not config.pretrained_model_name_or_path:
         raise DiffTuneError(
             "--pretrained_model_name_or_path is missing; give a pipeline folder or a model id on the Hub."
@@ -74,10 +66,8 @@ def check_flags(config: TrainingConfig) -> None:
     check_values(config)
     check_needs(config)
     check_source_rows(config)
-    check_conflicts(config)
     check_adapter(config)
-    if isinstance(config, TextToImageConfig):
-        check_non_ema_revision(config)
+    check_conflicts(config)
     if isinstance(config, ControlNetConfig):
         check_controlnet(config)
     check_installed(config)
@@ -87,18 +77,22 @@ def check_flags(config: TrainingConfig) -> None:
 def check_values(config: Config) -> None:
     """Stops on the first flag whose value is none that it takes, whatever the other flags are."""
     for name, known in flags_of(type(config)).items():
-        value = getattr(config, name)
-        if value is None:
-            continue
-        if known.several != isinstance(value, (list, tuple)):
-            wanted = "a list of values" if known.several else "one value"
-            raise DiffTuneError(f"--{name} is {quoted(value)}; it must be {wanted}.")
-        for each in value if known.several else [value]:
-            check_value(known, each)
+        check_flag(known, getattr(config, name))
+
+
+def check_flag(known: Flag, value: Any) -> None:
+    """Stops if a flag does not take what it is, or one of several values that it is."""
+    if value is None:
+        return
+    name = known.name
+    if known.several != isinstance(value, (list, tuple)):
+        wanted = "a list of values" if known.several else "one value"
+        raise DiffTuneError(f"--{name} is {quoted(value)}; it must be {wanted}.")
+    for each in value if known.several else [value]:
+        check_value(known, each)
 
 
 def check_value(known: Flag, value: Any) -> None:
-    """Stops if a flag does not take a value."""
     name = known.name
     fits = isinstance(value, (int, float) if known.type is float else known.type)
     if not fits or (isinstance(value, bool) and known.type is not bool):
@@ -140,7 +134,12 @@ def check_source_rows(config: TrainingConfig) -> None:
 
 
 def check_conflicts(config: TrainingConfig) -> None:
-    """Stops on flags of data, folders and trackers that cannot be together."""
+    """Stops on flags of models, data, folders and trackers that cannot be together."""
+    model = config.pretrained_model_name_or_path
+    if isinstance(config, TextToImageConfig) and config.non_ema_revision and Path(model).is_dir():
+        raise DiffTuneError(
+            f"--non_ema_revision is a revision on the Hub, and {model} is a folder; leave it out, or give the model id."
+        )
     if config.streaming and config.max_train_steps is None:
         raise DiffTuneError("--streaming does not know how long an epoch is; give --max_train_steps.")
     if config.streaming and config.verify_cache:
@@ -178,15 +177,6 @@ def check_adapter(config: TrainingConfig) -> None:
         )
 
 
-def check_non_ema_revision(config: TextToImageConfig) -> None:
-    """Stops if a folder is to have revisions."""
-    if config.non_ema_revision and Path(config.pretrained_model_name_or_path).is_dir():
-        raise DiffTuneError(
-            f"--non_ema_revision is a revision on the Hub, and {config.pretrained_model_name_or_path} is a folder; leave"
-            " it out, or give the model id."
-        )
-
-
 def check_controlnet(config: ControlNetConfig) -> None:
     """Stops on flags of ControlNet training that do not fit together."""
     prompts, images = config.validation_prompt or [], config.validation_image or []
@@ -213,7 +203,7 @@ def check_installed(config: TrainingConfig) -> None:
         wanted[f"--report_to {config.tracker}"] = config.tracker
     for name, package in wanted.items():
         if importlib.util.find_spec(package) is None:
-            with_it = f"'diffusers-difftune[{package}]'" if package in EXTRAS else package
+            with_it = "'diffusers-difftune[tensorboard]'" if package == "tensorboard" else package
             raise DiffTuneError(f"{name} needs the package {package}; install it with `pip install {with_it}`.")
 
 

@@ -64,7 +64,7 @@ class ClassConditionalConfig(TrainingConfig, EmaConfig, EvaluationConfig):
     )
     variance_loss: Literal["both", "target", "unskewed"] = flag(
         "What a learned variance is trained on: both, target and source rows, each under its own law of noise levels;"
-        " target, target rows; unskewed, both, weighted so that the laws make no difference.",
+        " target, target rows; unskewed, both, weighted to undo the laws.",
         "both",
     )
     validation_classes: list[str] | None = flag("Names of classes to make validation images for.")
@@ -74,10 +74,8 @@ class ClassConditionalConfig(TrainingConfig, EmaConfig, EvaluationConfig):
 
     @property
     def unconditional_share(self) -> float:
-        """The fraction of target rows that get the null class."""
         return self.class_dropout_prob
 
     @property
     def validation_images(self) -> int | None:
-        """How many validation images are made at once; `None` if nothing was named to make them of."""
         return len(self.validation_classes) if self.validation_classes else None

@@ -77,7 +77,6 @@ class ControlNetConfig(TrainingConfig):
 
     @property
     def validation_images(self) -> int | None:
-        """How many validation images are made at once; `None` if nothing was named to make them of."""
         prompts, images = self.validation_prompt or [], self.validation_image or []
         pairs = max(len(prompts), len(images))  # a single prompt, or image, goes with all of the other
         return pairs * self.num_validation_images if prompts else None

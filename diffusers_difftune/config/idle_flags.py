@@ -11,17 +11,11 @@ from .shared import BANK_FLAGS, TrainingConfig
 
 @dataclass(frozen=True)
 class Idle:
-    """When some flags have no effect.
-
-    Attributes:
-        flags (`tuple[str, ...]`): The flags.
-        when (`Callable`): Whether they have none, by the config; asked only if one of them was given.
-        why (`str`): The reason, and what would give them one; it may name `{values}` of the config.
-    """
+    """When some flags have no effect."""
 
     flags: tuple[str, ...]
-    when: Callable[[Any], bool]
-    why: str
+    when: Callable[[Any], bool]  # by the config; asked only if one of them was given
+    why: str  # and what would give them one; may name `{values}` of the config
 
 
 def lacks(name: str) -> Callable[[Any], bool]:
@@ -104,14 +98,7 @@ RULES = (
 
 
 def idle_flags(config: TrainingConfig) -> list[str]:
-    """The flags that were given without effect, a sentence for each reason.
-
-    Args:
-        config ([`TrainingConfig`]): The config of a task.
-
-    Returns:
-        `list[str]`: Sentences.
-    """
+    """The flags that were given without effect, a sentence for each reason."""
     found = []
     for rule in RULES:
         given = [name for name in rule.flags if config.was_given(name)]

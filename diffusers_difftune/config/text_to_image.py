@@ -28,7 +28,6 @@ class TextToImageConfig(TrainingConfig, EmaConfig, EvaluationConfig):
 
     @property
     def validation_images(self) -> int | None:
-        """How many validation images are made at once; `None` if nothing was named to make them of."""
         return len(self.validation_prompts) if self.validation_prompts else None
 
 
@@ -48,5 +47,4 @@ class TextToImageLoraConfig(TrainingConfig, EvaluationConfig):
 
     @property
     def validation_images(self) -> int | None:
-        """How many validation images are made at once; `None` if nothing was named to make them of."""
         return self.num_validation_images if self.validation_prompt else None

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import (
@@ -22,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from ..data.cache.place import difftune_cache_dir
 from ..errors import DiffTuneError, first_sentence
 from ..io.hashing import file_sha256
+from ..io.hub import pinned
 from .extractor import Extractor
 from .pixels import normal_colors
 
@@ -57,21 +57,20 @@ def model_extractor(
     `fingerprint` of a folder's files.
     """
     if model is None:
-        model, pinned = DEFAULT_MODELS[kind]
-        revision = revision or pinned
+        model, commit = DEFAULT_MODELS[kind]
+        revision = revision or commit
     index = "model_index.json" if kind == "normal" else "config.json"
     local = Path(model).is_dir()
-    where: dict[str, Any] = {} if local else {"cache_dir": cache_dir, "token": token}
     default = (model, revision) == DEFAULT_MODELS[kind]  # a fixed commit, which may have a pickle
     try:
-        config_file = Path(model, index) if local else Path(hf_hub_download(model, index, revision=revision, **where))
+        config_file, where = pinned(model, revision, cache_dir, token, index)
         config = json.loads(config_file.read_text())
         check_class(kind, model, config)
         settings: dict[str, Any] = {"kind": kind, "model": Path(model).resolve().name if local else model}
         if local:
             settings["fingerprint"] = folder_fingerprint(Path(model), cache_dir)
         else:
-            settings["commit"] = where["revision"] = config_file.parent.name  # …/snapshots/COMMIT/config.json
+            settings["commit"] = where["revision"]
         load = {"depth": load_depth, "normal": load_normals, "segmentation": load_segmentation}[kind]
         network, extract, parameters = load(model, where, None if default else True)
     except DiffTuneError:

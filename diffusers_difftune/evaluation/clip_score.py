@@ -6,7 +6,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import DiffTuneError, first_sentence
-from .features import pinned
+from .features import named
 
 
 DEFAULT_MODEL = "openai/clip-vit-large-patch14"
@@ -41,7 +41,7 @@ class ClipScore:
 
         self.device = device
         try:
-            self.name, where = pinned(model, cache_dir, token)
+            self.name, where = named(model, cache_dir, token)
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
             self.tokenizer = AutoTokenizer.from_pretrained(**where)
             self.network = CLIPModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where).eval()

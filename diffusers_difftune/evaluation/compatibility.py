@@ -162,15 +162,13 @@ def read_json(file: Path) -> dict[str, Any]:
     """What a `run_config.json` or `model_index.json` says."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds {quoted(content)}, not a dictionary")
+        return content
     except (OSError, ValueError, RecursionError) as error:
         raise DiffTuneError(
             f"{file} cannot be read: {first_sentence(error)}; restore it, or name a folder without it."
         ) from error
-    if not isinstance(content, dict):
-        raise DiffTuneError(
-            f"{file} holds {quoted(content)}, not a dictionary; restore it, or name a folder without it."
-        )
-    return content
 
 
 def refuse_other_prediction(folder: Path, found: str | None, backbone: Backbone) -> None:

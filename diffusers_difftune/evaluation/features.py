@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import DiffTuneError, first_sentence
+from ..io.hub import pinned
 
 
 EFFICIENTNET = "efficientnet-lite0"
@@ -63,19 +63,17 @@ def is_projection(name: str) -> bool:
     return name.endswith(".safetensors")
 
 
-def pinned(model: str, cache_dir: str | None = None, token: str | None = None) -> tuple[str, dict[str, Any]]:
+def named(model: str, cache_dir: str | None = None, token: str | None = None) -> tuple[str, dict[str, Any]]:
     """What to call a model in records, and the arguments of `from_pretrained`, with which no code of its own runs.
 
     Of a model on the Hub the commit is found first, so that everything is loaded from that one.
     """
-    where: dict[str, Any] = {"pretrained_model_name_or_path": model, "trust_remote_code": False}
+    safe: dict[str, Any] = {"trust_remote_code": False}
     if Path(model).is_dir():
-        return Path(model).resolve().name, where
+        return Path(model).resolve().name, safe | {"pretrained_model_name_or_path": model}
     repo_id, _, revision = model.partition("@")
-    config = hf_hub_download(repo_id, "config.json", revision=revision or None, cache_dir=cache_dir, token=token)
-    commit = Path(config).parent.name  # …/snapshots/COMMIT/config.json
-    where |= {"pretrained_model_name_or_path": repo_id, "revision": commit, "cache_dir": cache_dir, "token": token}
-    return f"{repo_id}@{commit}", where
+    _, where = pinned(repo_id, revision or None, cache_dir, token)
+    return f"{repo_id}@{where['revision']}", safe | where | {"pretrained_model_name_or_path": repo_id}
 
 
 class Features(nn.Module):
@@ -154,7 +152,7 @@ class ModelFeatures(Features):
         from transformers import AutoImageProcessor, AutoModel
 
         try:
-            self.name, where = pinned(model, cache_dir, token)
+            self.name, where = named(model, cache_dir, token)
             self.processor = AutoImageProcessor.from_pretrained(backend="pil", **where)
             self.network = AutoModel.from_pretrained(dtype=torch.float32, use_safetensors=True, **where)
         except Exception as error:  # the Hub client, requests and transformers raise dozens of classes here

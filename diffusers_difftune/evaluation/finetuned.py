@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 
 from ..adapters.adapter import ROWS
 from ..adapters.files import CONFIG_FILE, LORA_FILE, TENSOR_FILE, SavedAdapter, read_adapter
@@ -17,7 +16,7 @@ from ..backbones import Backbone, family_of, pipeline_folder
 from ..backbones.classes import ids_by_name
 from ..backbones.pipeline_files import tensors_in, weight_files
 from ..errors import DiffTuneError, first_sentence
-from ..io.hub import folder_of
+from ..io.hub import folder_of, pinned
 from .compatibility import (
     check_adapter,
     check_controlnet,
@@ -239,7 +238,7 @@ def local_folder(name: str, cache_dir: str | None, token: str | None) -> Path:
         raise DiffTuneError(f"{name} is a file; name the folder it is in.")
     where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
     try:
-        hf_hub_download(name, "model_index.json", **where)
+        pinned(name, file="model_index.json", **where)
         return pipeline_folder(name, **where)
     except DiffTuneError:
         raise

@@ -28,19 +28,12 @@ THIRDS = {"near_data": (0.0, 1 / 3), "middle": (1 / 3, 2 / 3), "near_noise": (2 
 
 @dataclass(frozen=True)
 class Rows:
-    """Images as the models see them.
+    """Images as the models see them, with a prompt for each."""
 
-    Attributes:
-        latents (`torch.Tensor` of shape `(N, C, h, w)`): Scaled as the denoiser expects them.
-        prompts (`list[str]`): A prompt for each.
-        side (`int`): Side of the images in pixels.
-        controls (`torch.Tensor` of shape `(N, 3, H, W)`, *optional*): A control image for each, uint8.
-    """
-
-    latents: torch.Tensor
+    latents: torch.Tensor  # of shape (N, C, h, w), scaled as the denoiser expects them
     prompts: list[str]
-    side: int
-    controls: torch.Tensor | None = None
+    side: int  # of the images in pixels
+    controls: torch.Tensor | None = None  # control images of shape (N, 3, H, W), uint8
 
     def __len__(self) -> int:
         return len(self.prompts)

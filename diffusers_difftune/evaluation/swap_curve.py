@@ -25,24 +25,15 @@ SHOWN = 8  # samples of each point that are kept as pictures
 
 @dataclass
 class SwapSampler:
-    """Samples the fine-tuned model with steps swapped, and keeps the features of what it sampled.
-
-    Attributes:
-        finetuned ([`Finetuned`]): The fine-tuned model, loaded.
-        extractor (`torch.nn.Module`): What [`make_features`] returns.
-        kept (`Path`): A folder for features, so that a command that was killed goes on. Whatever decides them must be in
-            its name.
-        device (`torch.device`): Where features are computed.
-        precision (`torch.dtype`): Sample under autocast in this type.
-        sampling (`dict`): The arguments of [`sample_images`]; sample i starts from noise i of the seed, whatever is swapped.
-    """
+    """Samples the fine-tuned model, which is loaded, with steps swapped, and keeps the features of what it sampled, so that a
+    command that was killed goes on."""
 
     finetuned: Finetuned
     extractor: torch.nn.Module
-    kept: Path
-    device: torch.device
-    precision: torch.dtype
-    sampling: dict[str, Any]
+    kept: Path  # a folder for features; whatever decides them must be in its name
+    device: torch.device  # where features are computed
+    precision: torch.dtype  # what is sampled in, under autocast
+    sampling: dict[str, Any]  # the arguments of [`sample_images`]
 
     @property
     def steps(self) -> int:

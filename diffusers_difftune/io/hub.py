@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from ..errors import DiffTuneError, first_sentence
 
@@ -35,3 +35,27 @@ def folder_of(name: str | Path, what: str, files: Sequence[str] = MODEL_FILES, *
         raise DiffTuneError(
             f"{name} is neither a folder nor {what} that can be had from the Hub: {first_sentence(error)}."
         ) from error
+
+
+def pinned(
+    name: str | Path,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | None = None,
+    file: str = "config.json",
+) -> tuple[Path, dict[str, Any]]:
+    """The config of a model, and where the rest of it is: at the same commit, whatever the repository becomes meanwhile.
+
+    Returns:
+        `tuple[Path, dict]`: The local file, and the arguments of `from_pretrained` beside the name; `revision` is the
+        commit. Of a folder the file may be missing, and there are no arguments.
+
+    Raises:
+        Exception: What the Hub client raises, of which there are a dozen unrelated classes; callers say what the model is
+            for.
+    """
+    if Path(name).is_dir():
+        return Path(name, file), {}
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": token}
+    config = Path(hf_hub_download(str(name), file, revision=revision, **where))
+    return config, where | {"revision": config.parent.name}  # …/snapshots/COMMIT/config.json

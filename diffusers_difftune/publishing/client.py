@@ -44,14 +44,7 @@ class HubTrouble(DiffTuneError):
 
 
 class UploadError(DiffTuneError):
-    """An upload failed. Everything is still in the folder, and the message has the command that uploads it later.
-
-    Args:
-        why (`str`): What went wrong, in a sentence.
-        folder (`Path`): The folder.
-        repo_id (`str`): Where it was to be uploaded.
-        command (`str`, *optional*, defaults to `"difftune push"`): What uploads such a folder.
-    """
+    """An upload failed. Everything is still in the folder, and the message has the command that uploads it later."""
 
     exit_code = 3
 
@@ -70,13 +63,10 @@ def create_repo(
     repo_type: str = "model",
     private: bool | None = None,
 ) -> str:
-    """Makes a repository, or finds it, and checks that the token may write to it. Call it before the work.
+    """Makes a repository for what `output_dir` will hold, or finds it, and checks that the token may write to it.
 
     Args:
         repo_id (`str`, *optional*): `name` or `namespace/name`. Default: the name of `output_dir`.
-        output_dir (`str` or `Path`): The folder that is to be uploaded.
-        token (`str`, *optional*): Default: the one you logged in with.
-        repo_type (`str`, *optional*, defaults to `"model"`): Or `"dataset"`.
         private (`bool`, *optional*): Whether a new repository is private. Default: as the namespace has it.
 
     Returns:
@@ -114,17 +104,8 @@ def upload(
     """Uploads the result in a run folder as one commit, without checkpoints, logs, the knowledge bank and caches.
 
     Tokens and paths of this machine are taken out of `run_config.json` and the components' configs on the way; the
-    files in the folder stay as they are.
-
-    Args:
-        folder (`str` or `Path`): The run folder.
-        repo_id (`str`): What [`create_repo`] returned.
-        token (`str`, *optional*): Default: the one you logged in with.
-        message (`str`, *optional*): The commit message.
-        checkpoint (`Path`, *optional*): A checkpoint to upload as `last-checkpoint/` in the same commit.
-
-    Returns:
-        `str`: The address of the commit.
+    files in the folder stay as they are. A `checkpoint` is uploaded as `last-checkpoint/` in the same commit, whose address
+    is returned.
 
     Raises:
         UploadError: The upload failed; the message has the command that does it later.
@@ -139,9 +120,9 @@ def upload(
     operations = [CommitOperationAdd(name, data) for name, data in contents.items()]
     try:
         return commit(repo_id, operations, message, token)
+    except DiffTuneError:
+        raise
     except HUB_ERRORS as error:
-        if isinstance(error, DiffTuneError):
-            raise
         raise UploadError(reason(error, repo_id), folder, repo_id) from error
 
 
@@ -152,21 +133,7 @@ def commit(
     token: str | None = None,
     repo_type: str = "model",
 ) -> str:
-    """Uploads files as one commit, after a last look for the token in them.
-
-    Args:
-        repo_id (`str`): The repository.
-        operations (`Sequence`): The files.
-        message (`str`): The commit message.
-        token (`str`, *optional*): Default: the one you logged in with.
-        repo_type (`str`, *optional*, defaults to `"model"`): Or `"dataset"`.
-
-    Returns:
-        `str`: The address of the commit.
-
-    Raises:
-        DiffTuneError: The token is in one of the texts.
-    """
+    """Uploads files as one commit, after a last look for the token in them; returns the address of the commit."""
     refuse_secrets(operations, token)
     api = HfApi(token=token)
     # One after the other, on this thread: the client's own threads would keep the process from ending before they are done.

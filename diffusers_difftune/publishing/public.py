@@ -62,12 +62,7 @@ def public_content(path: Path) -> bytes | str:
 def checkpoint_contents(checkpoint: Path) -> dict[str, bytes | str]:
     """What is uploaded of a checkpoint, by name: all that training goes on from, without pickles.
 
-    Args:
-        checkpoint (`Path`): Its folder.
-
-    Returns:
-        `dict[str, bytes | str]`: Paths, and bytes of what something had to be taken out of. `training_state.json` has the
-            sizes of the files as they are uploaded.
+    `training_state.json` has the sizes of the files as they are uploaded.
     """
     files = [path for path in sorted(checkpoint.rglob("*")) if path.suffix in CHECKPOINT_SUFFIXES]
     found = {path.relative_to(checkpoint).as_posix(): public_content(path) for path in files}
@@ -83,15 +78,8 @@ def to_bytes(facts: Any) -> bytes:
 
 
 def public_facts(value: Any) -> Any:
-    """A configuration without tokens, and with the last part only of every path of this machine.
-
-    A path into the cache of downloaded models becomes the model's id.
-
-    Args:
-        value: Anything that JSON can hold, such as the content of `run_config.json`.
-
-    Returns:
-        The same, cleaned.
+    """What JSON can hold, such as the content of `run_config.json`, without tokens, and with the last part only of every path
+    of this machine. A path into the cache of downloaded models becomes the model's id.
     """
     if isinstance(value, dict):
         return {key: public_facts(item) for key, item in value.items() if not SECRET.search(str(key))}

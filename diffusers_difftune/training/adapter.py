@@ -10,7 +10,7 @@ import torch
 from .. import errors
 from ..adapters import Adapter, AdapterSettings
 from ..adapters.settings import DEFAULT_RANK, NAMED, PEFT_KINDS, SMALL_SCALE, WITH_ALPHA
-from ..adapters.stock_lora import check_stock_reads, is_stock_lora
+from ..adapters.stock_lora import check_stock_reads
 from ..backbones import Backbone
 
 
@@ -38,32 +38,11 @@ def adapter_settings(
     )
 
 
-def find_adapter(config: Any, backbone: Backbone) -> AdapterSettings | None:
-    """The adapter that the flags ask for, if it fits the denoiser; loads no weights.
-
-    Raises:
-        DiffTuneError: The denoiser has no module or parameter of a name, or one that cannot be adapted, or stock diffusers
-            would not read all of the file that the run is to write for it.
-    """
-    settings = adapter_settings(config, backbone)
-    if settings is not None:
-        stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
-        check_fit(config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
-    return settings
-
-
 def check_fit(
     config: Any, settings: AdapterSettings, empty: torch.nn.Module, what: str, stock: type | None = None
 ) -> None:
-    """Tries the adapter on a model without weights, and tells what is wrong with the flag that asked for it.
-
-    Args:
-        config: The config of a task.
-        settings ([`AdapterSettings`]): What the flags ask for.
-        empty (`torch.nn.Module`): The model without weights; changed in place.
-        what (`str`): What the model is called in messages.
-        stock (`type`, *optional*): The pipeline class whose `load_lora_weights` is to read the result.
-    """
+    """Tries the adapter on a model without weights, which changes in place, and tells what is wrong with the flag that asked
+    for it. `stock` is the pipeline class whose `load_lora_weights` is to read the result."""
     flag = f"--adapter {settings.kind}"
     if config.lora_target_modules:
         flag = f"--lora_target_modules {' '.join(config.lora_target_modules)}"

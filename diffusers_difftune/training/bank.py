@@ -91,8 +91,16 @@ def own_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) 
     flags = {name: getattr(config, name) for name in BANK_FLAGS} | {"bank_samples": num_samples}
     manifest = BankManifest.read(folder) if (folder / MANIFEST_NAME).is_file() else None
     if run.checkpoint is None:
-        if manifest is not None:
-            check_begun(run, backbone, target, num_samples)
+        if manifest is not None:  # told before weights are loaded, and not when the bank is about to be sampled
+            check_begun_bank(
+                folder,
+                BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
+                # The captions of a stream are read when they are needed.
+                None if config.streaming else bank_prompts(run, backbone, target, num_samples),
+                latent_shape=backbone.latent_shape(),
+                model=config.pretrained_model_name_or_path,
+                weights_fingerprint=backbone.fingerprint(run.cache_dir),
+            )
         return None, flags
     is_whole = manifest is not None and manifest.is_complete
     # A bank that is not whole is sampled again, as the run that wrote the checkpoint sampled it.
@@ -135,20 +143,6 @@ def other_flags(config: Any, sampled: Mapping[str, Any]) -> list[str]:
         for name, value in sampled.items()
         if config.was_given(name) and getattr(config, name) not in (None, value)
     ]
-
-
-def check_begun(run: Run, backbone: Backbone, target: TargetData | StreamedTarget, num_samples: int) -> None:
-    """Refuses, before weights are loaded, what [`build_bank`] would refuse later: another bank in the place of the run's."""
-    config = run.config
-    streamed = config.streaming  # whose captions are read when they are needed
-    check_begun_bank(
-        run.output_dir / BANK_FOLDER,
-        BankSettings.from_flags(config, num_samples, backbone.resolution, run.seed),
-        None if streamed else bank_prompts(run, backbone, target, num_samples),
-        latent_shape=backbone.latent_shape(),
-        model=config.pretrained_model_name_or_path,
-        weights_fingerprint=backbone.fingerprint(run.cache_dir),
-    )
 
 
 def make_bank(run: Run, backbone: Backbone, target: TargetData | StreamedTarget) -> KnowledgeBank:

@@ -102,9 +102,7 @@ class PlannedBatches(Dataset):
     with_offset: bool = False  # draw numbers for the noise offset
     with_perturbation: bool = False  # and for the input perturbation
     with_control: bool = False  # add the control image of each row
-    source_controls: "BankConditions | None" = (
-        None  # those of the source rows; without it they are blank, which is black
-    )
+    source_controls: "BankConditions | None" = None  # those of the source rows; without it these are blank (black)
 
     def __post_init__(self) -> None:
         rows = self.train_batch_size * self.accumulation * self.world_size

@@ -39,12 +39,7 @@ class ClassConditionalTrainer(Trainer):
         return super().make_objective(variance_loss=variance_loss if learned else None, **settings)
 
     def check_target(self) -> None:
-        """Makes the classes of the target data the model's own, and checks the classes that the flags name.
-
-        Raises:
-            DiffTuneError: All rows are of one class, `--validation_classes` names a class that the target data do not have,
-                or `--bank_prompts` one that the pretrained model does not have.
-        """
+        """Makes the classes of the target data the model's own, and checks the classes that the flags name."""
         names, target = self.target.class_names or [], self.target
         used = {target.captions(row)[0] for row in range(len(target))}
         if len(used) < 2:

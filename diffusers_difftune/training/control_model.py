@@ -7,43 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .. import errors
-from ..adapters import AdapterSettings
 from ..backbones import Backbone
 from ..backbones.controlnet import ControlNetFamily
 from ..backbones.pipeline_files import check_tensors, tensors_in
 from ..config import ControlNetConfig
 from ..errors import DiffTuneError, first_sentence
-from .adapter import adapter_settings, check_fit
-
-
-def find_control_parts(config: ControlNetConfig, backbone: Backbone) -> AdapterSettings | None:
-    """Finds the ControlNet and the adapter that the flags name, and checks that they fit; loads no weights.
-
-    Returns:
-        [`AdapterSettings`] or `None`: The adapter on the ControlNet; `None` if all of it trains.
-
-    Raises:
-        DiffTuneError: The pipeline's family has no ControlNet, or what a flag names does not exist or does not fit.
-    """
-    family = control_family(backbone)
-    pretrained_type = backbone.pretrained_prediction_type
-    if config.prediction_type not in (None, pretrained_type):
-        raise DiffTuneError(
-            f"--prediction_type is {config.prediction_type}, but the denoiser is frozen and by its scheduler predicts"
-            f" {pretrained_type}, as it will wherever the ControlNet is used; leave the flag out."
-        )
-    if config.controlnet_model_name_or_path is not None:
-        check_controlnet(config, backbone)
-    adapter = adapter_settings(config, backbone, family.always_trained)
-    if adapter is not None:
-        with torch.device("meta"):
-            empty = family.new(backbone.empty_denoiser())
-        check_fit(config, adapter, empty, "ControlNet")
-    return adapter
+from ..io.hub import pinned
 
 
 def control_family(backbone: Backbone) -> ControlNetFamily:
@@ -77,9 +49,7 @@ def check_controlnet(config: ControlNetConfig, backbone: Backbone) -> None:
     """Checks by its config that a ControlNet belongs to the pipeline."""
     name = config.controlnet_model_name_or_path
     try:
-        file = Path(name, "config.json")
-        if not Path(name).is_dir():
-            file = Path(hf_hub_download(name, "config.json", **download_options(config)))
+        file, _ = pinned(name, **download_options(config))
         found = dict(json.loads(file.read_text()))
     except Exception as error:  # the Hub client and requests raise a dozen unrelated classes here
         raise DiffTuneError(

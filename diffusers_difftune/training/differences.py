@@ -27,15 +27,8 @@ HASHED = {
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The settings that two runs must agree on and do not, as clauses such as `--seed was 0 and is 1`.
-
-    Args:
-        then (`Mapping`): The settings of the run that wrote a checkpoint, with its facts.
-        now (`Mapping`): Those of the run that wants to go on from it.
-
-    Returns:
-        `list[str]`: The clauses. What only one of the two knows is no difference.
-    """
+    """The settings that a checkpoint's run and the one that goes on from it must agree on and do not, as clauses such as
+    `--seed was 0 and is 1`. What only one of the two knows is no difference."""
     facts = then.get(FACTS, {}), now.get(FACTS, {})
     clauses: list[str] = []
     for name, found in then.items():

@@ -41,16 +41,8 @@ def make_accelerator(**settings: Any) -> Accelerator:
 
 
 class Replicated:
-    """What trains, whole on every process; with several, DDP sums the gradients.
-
-    Args:
-        accelerator ([`~accelerate.Accelerator`]): The processes.
-        trained ([`Trainable`]): What trains, on the CPU, with the weights to start from.
-        optimizer (`torch.optim.Optimizer`): Its optimiser.
-
-    Attributes:
-        model (`torch.nn.Module`): The model as accelerate prepared it; call this one.
-    """
+    """What trains, whole on every process; with several, DDP sums the gradients. Its `model` is as accelerate prepared it;
+    call this one. What it is made of is on the CPU, with the weights to start from."""
 
     def __init__(self, accelerator: Accelerator, trained: Trainable, optimizer: torch.optim.Optimizer) -> None:
         self.accelerator, self.trained = accelerator, trained
@@ -92,11 +84,7 @@ class Replicated:
 
 
 class ShardedModel(Replicated):
-    """What trains, of whose parameters, gradients, optimiser state and moving average each process holds a shard (FSDP2).
-
-    Raises:
-        DiffTuneError: The accelerate config names a block that the model does not have.
-    """
+    """What trains, of whose parameters, gradients, optimiser state and moving average each process holds a shard (FSDP2)."""
 
     def __init__(self, accelerator: Accelerator, trained: Trainable, optimizer: torch.optim.Optimizer) -> None:
         model = trained.model

@@ -37,18 +37,11 @@ class Evaluation(ABC):
         run ([`Run`]): The run.
         held_out ([`TargetData`]): The held-out rows.
         every (`int`): How many optimiser steps lie between two measurements.
-
-    Attributes:
-        name (`str`): What the figures are called in the log.
-        flags (`str`): What the names of its flags begin with.
-        measures (`str`): The figures, for people.
-        data (`str`): Where the held-out rows are, as the flag says.
-        samples (`int`): How many are used.
     """
 
-    name: ClassVar[str]
-    flags: ClassVar[str]
-    measures: ClassVar[str]
+    name: ClassVar[str]  # what the figures are called in the log
+    flags: ClassVar[str]  # what the names of its flags begin with
+    measures: ClassVar[str]  # the figures, for people
 
     def __init__(self, run: Run, held_out: TargetData, every: int) -> None:
         self.run, self.held_out, self.every = run, held_out, every
@@ -98,11 +91,7 @@ def shown(name: str, figures: dict[str, float], named: bool = True) -> str:
 
 
 def open_held_out(run: Run, flags: str) -> TargetData:
-    """Opens and checks held-out data, as the target data are opened; loads no weights.
-
-    Args:
-        run ([`Run`]): The run.
-        flags (`str`): What the names of the flags begin with: `"evaluation"` for `--evaluation_data`.
+    """Opens and checks held-out data, as the target data are opened. The names of the flags begin with `flags`.
 
     Raises:
         DiffTuneError: The data cannot be opened, or have too few rows.

@@ -53,11 +53,7 @@ class EarlierRun:
 
 def take_output_dir(config: Any, result_files: tuple[str, ...] = ()) -> Path | None:
     """Makes the run folder, keeps other runs out of it, and removes what one that was killed left half-written. Returns the
-    checkpoint to resume from, if there is one.
-
-    Args:
-        config: The config of a task.
-        result_files (`tuple[str, ...]`, *optional*): Names of files that its results have beside those of all tasks.
+    checkpoint to resume from, if there is one. `result_files` are those that results of the task have beside `RESULT`.
 
     Raises:
         DiffTuneError: The folder cannot be made, another run does not leave it, it holds a run that would be overwritten,

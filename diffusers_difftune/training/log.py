@@ -28,9 +28,8 @@ class Step:
     """An optimiser step whose losses are still on the device."""
 
     losses: torch.Tensor | None = None  # (reconsolidation, retention) of this process
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(
-        default_factory=list
-    )  # of a micro-step: losses, noise levels
+    # The losses and the noise levels of the rows of each micro-step.
+    rows: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     lr: float = 0.0
     gradient_norm: torch.Tensor | None = None  # of all processes
     was_left_out: bool = False  # since something was not finite
@@ -45,16 +44,8 @@ class NotFinite(Exception):
 
 
 class TrainingLog:
-    """Collects the losses of each step and writes them in batches.
-
-    Args:
-        path (`Path`): The `training_log.jsonl`.
-        accelerator ([`~accelerate.Accelerator`]): Sums over processes and feeds the trackers.
-        batch_size (`int`): Rows of a global batch.
-        retention_weight (`float`): Weight of the retention loss in the total.
-        start_step (`int`, *optional*, defaults to 0): Where the run (re)starts; later lines of an older log are cut off.
-        pending (`dict`, *optional*): What [`pending`] said when the run was stopped there.
-    """
+    """Collects the losses of each step and writes them in batches. Of an older log, lines after `start_step`, where the run
+    (re)starts, are cut off; `pending` is what [`pending`] said when the run was stopped there."""
 
     EVERY = 10
     BINS = 10
@@ -113,11 +104,8 @@ class TrainingLog:
         return (self.written + len(self.steps)) % self.EVERY == 0
 
     def flush(self, with_levels: bool = True) -> dict[str, Any] | None:
-        """Writes the collected steps, and returns the last line, if there is one; call it on every process.
-
-        Args:
-            with_levels (`bool`, *optional*, defaults to `True`): Write the losses by noise level with the last line;
-                otherwise they are [`pending`].
+        """Writes the collected steps, and returns the last line, if there is one; call it on every process. The losses by noise
+        level are written with the last line, or else are [`pending`].
 
         Raises:
             NotFinite: The loss or the gradient of a step was not finite, and the step was not left out; the lines of the

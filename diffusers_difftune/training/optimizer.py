@@ -16,15 +16,8 @@ DEPENDS_ON_LENGTH = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 def make_optimizer(
     config: Any, parameters: list[Any], total_steps: int, batch_size: int, has_scaler: bool = False
 ) -> tuple[Any, Any]:
-    """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes.
-
-    Args:
-        config: The config of a task.
-        parameters (`list`): What trains.
-        total_steps (`int`): Optimiser steps of the run.
-        batch_size (`int`): Rows of an optimiser step, which `--scale_lr` multiplies the learning rate by.
-        has_scaler (`bool`, *optional*, defaults to `False`): The loss is scaled.
-    """
+    """AdamW and the learning rate schedule, both counted in optimiser steps whatever the number of processes. `--scale_lr`
+    multiplies the learning rate by the rows of an optimiser step, `batch_size`."""
     if config.use_8bit_adam:
         import bitsandbytes
 
@@ -55,10 +48,8 @@ def resume_schedule(lr_scheduler: LambdaLR, saved: dict[str, Any]) -> tuple[floa
 
     Of what was saved, only the number of steps taken counts. The rate itself belongs to the schedule that the checkpoint
     was written under, which may have been for another number of steps: taken over, it would be the rate of the next step.
-    The schedule's optimiser has loaded the checkpoint's state.
-
-    Returns:
-        `tuple[float, float]`: The rate of the next step under the checkpoint's schedule, and under this one.
+    The schedule's optimiser has loaded the checkpoint's state. Returns the rate of the next step under the checkpoint's
+    schedule, and under this one.
     """
     lr_scheduler.load_state_dict(saved)
     before = lr_scheduler.get_last_lr()[0]

@@ -77,12 +77,8 @@ class Run:
         return math.ceil(num_target / ((1 - Fraction(str(self.source_share))) * self.global_batch_size))
 
 
-def start_run(config: Any, result_files: tuple[str, ...] = ()) -> Run:
-    """Sets up the accelerator, logging, the seed and the run folder. Loads no model.
-
-    Args:
-        config: The config of a task, whose flags were checked.
-        result_files (`tuple[str, ...]`, *optional*): Names of files that its results have beside those of all tasks.
+def start_run(config: Any, result_files: tuple[str, ...]) -> Run:
+    """Sets up the accelerator, logging, the seed and the run folder, by flags that were checked. Loads no model.
 
     Raises:
         DiffTuneError: The processes, the precision or the run folder cannot be as the flags say.

@@ -11,6 +11,7 @@ import torch
 
 from .. import errors
 from ..adapters import AdapterSettings
+from ..adapters.stock_lora import is_stock_lora
 from ..backbones import Backbone, load_backbone, pipeline_folder
 from ..bank.bank import KnowledgeBank
 from ..bank.prompts import read_prompts
@@ -27,7 +28,7 @@ from ..objective import DiffTuningObjective
 from ..publishing.card import OF_THE_BANK
 from ..trainables import AdaptedDenoiser, FullDenoiser, Trainable
 from ..trainables.full import EMA_DECAY
-from .adapter import find_adapter
+from .adapter import adapter_settings, check_fit
 from .batches import PlannedBatches
 from .checkpoint import TrainingState
 from .evaluation import Evaluation, open_held_out
@@ -129,8 +130,17 @@ class Task:
         return backbone
 
     def find_adapter(self) -> AdapterSettings | None:
-        """The adapter that the flags ask for, if it fits what is to train; `None` if all of that trains."""
-        return find_adapter(self.config, self.backbone)
+        """The adapter that the flags ask for, if it fits what is to train; `None` if all of that trains.
+
+        Raises:
+            DiffTuneError: There is no module or parameter of a name, or one that cannot be adapted, or stock diffusers would
+                not read all of the file that the run is to write for it.
+        """
+        backbone, settings = self.backbone, adapter_settings(self.config, self.backbone)
+        if settings is not None:
+            stock = backbone.pipeline_class if is_stock_lora(settings, backbone.pipeline_class) else None
+            check_fit(self.config, settings, backbone.empty_denoiser(), backbone.denoiser_name, stock)
+        return settings
 
     def make_objective(self, **settings: Any) -> DiffTuningObjective:
         """The losses that the flags ask for; standard fine-tuning is share 0 with power 0.

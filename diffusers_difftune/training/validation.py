@@ -36,12 +36,13 @@ def validation_steps(config: Any, steps_per_epoch: int, total_steps: int) -> ran
 
 
 class Validation:
-    """Validation images, and making them with the weights that would be saved now.
+    """Validation images, one for each prompt, and making them with the weights that would be saved now. Image i starts from
+    noise that depends on the seed and on i alone.
 
     Args:
         run ([`Run`]): The run.
         backbone ([`Backbone`]): The pretrained pipeline.
-        prompts (`list[str]`): One image each; image i starts from noise that depends on the seed and on i alone.
+        prompts (`list[str]`): What is drawn.
         controls (`list[PIL.Image.Image]`, *optional*): The control image of each, for ControlNet training.
         titles (`list[str]`, *optional*): What to call each image where people see it, by default its prompt.
 

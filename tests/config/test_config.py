@@ -28,8 +28,7 @@ from diffusers_difftune.config import (
 from diffusers_difftune.config.base import flags_of
 from diffusers_difftune.config.checks import check_flags
 from diffusers_difftune.config.idle_flags import RULES, idle_flags
-from diffusers_difftune.config.parse import parse_config
-from diffusers_difftune.config.parser import Parser
+from diffusers_difftune.config.parse import config_parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import objective
 
@@ -59,7 +58,7 @@ def parser_of_transformers(config_class: type) -> HfArgumentParser:
 
 @pytest.mark.parametrize("config_class", CONFIGS)
 def test_the_parser_takes_what_transformers_parser_takes(config_class: type) -> None:
-    ours, theirs = Parser(config_class), parser_of_transformers(config_class)
+    ours, theirs = config_parser(config_class), parser_of_transformers(config_class)
     known = {action.dest: action for action in theirs._actions}
     assert set(known) | {"config"} == {action.dest for action in ours._actions}
     for action in ours._actions:

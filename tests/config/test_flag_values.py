@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from diffusers_difftune.config.parser import Parser
+from diffusers_difftune.config.parse import config_parser
 from diffusers_difftune.errors import DiffTuneError
 from diffusers_difftune.objective import DiffTuningObjective
 from tests.flag_lab import SCRIPTS
@@ -40,7 +40,7 @@ class Checked:
     """A script's parser and checks; `Checked(flag=value)` is the config, or raises."""
 
     def __init__(self, config_class: type, folder: Path) -> None:
-        self.config_class, self.parser = config_class, Parser(config_class)
+        self.config_class, self.parser = config_class, config_parser(config_class)
         self.always = {"pretrained_model_name_or_path": "model", "train_data_dir": "data", "output_dir": str(folder)}
         self.always["report_to"] = "none"
 

@@ -16,8 +16,7 @@ from diffusers_difftune.config import (
 )
 from diffusers_difftune.config.base import flags_of
 from diffusers_difftune.config.checks import check_flags
-from diffusers_difftune.config.parse import parse_config
-from diffusers_difftune.config.parser import Parser
+from diffusers_difftune.config.parse import config_parser, parse_config
 from diffusers_difftune.errors import DiffTuneError
 from training_scripts.train_class_conditional_difftune import main as main_class
 from training_scripts.train_controlnet_difftune import main as main_control
@@ -36,7 +35,7 @@ FLAGS = [(script, flag) for script in SCRIPTS for flag in UPSTREAM[script]["flag
 
 
 def actions(config_class: type) -> dict:
-    return {action.dest: action for action in Parser(config_class)._actions}
+    return {action.dest: action for action in config_parser(config_class)._actions}
 
 
 def parsed(config_class: type, *argv: str):
@@ -96,7 +95,7 @@ def test_values_arrive_as_upstream_would_have_them(script):
 
 @pytest.mark.parametrize("config_class", [*SCRIPTS.values(), ClassConditionalConfig])
 def test_every_flag_has_a_help_text_and_a_group(config_class):
-    parser = Parser(config_class)
+    parser = config_parser(config_class)
     ours = set(flags_of(DiffTuningConfig))
     for action in parser._actions:
         if action.dest != "help":

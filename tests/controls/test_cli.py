@@ -146,12 +146,15 @@ def test_other_settings_in_out_are_refused(
 
 
 def test_a_bank_of_another_pipeline_or_a_damaged_one_is_refused(
-    bank: KnowledgeBank, tmp_path: Path, cache: list[str], capsys: pytest.CaptureFixture
+    bank: KnowledgeBank, tiny_pipeline: Path, tmp_path: Path, cache: list[str], capsys: pytest.CaptureFixture
 ) -> None:
     other = save_tiny_pipeline(tmp_path / "other", seed=1)
     folder = Path(shutil.copytree(bank.folder, tmp_path / "bank"))
     command = [str(folder), "--kind", "edge", "--pretrained_model_name_or_path", str(other), *cache]
     assert "whose weights are not those that the bank in" in mistake(command, capsys)
+    command[4] = str(tiny_pipeline)
+    vae = ["--pretrained_vae_model_name_or_path", str(other / "vae")]
+    assert "whose weights are not those that the bank in" in mistake([*command, *vae], capsys)
     (folder / "data" / "shard-00000.parquet").unlink()
     assert "is damaged: data/shard-00000.parquet" in mistake(command, capsys)
 

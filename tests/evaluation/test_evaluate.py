@@ -117,6 +117,14 @@ def test_figures_of_two_pipelines(place, tiny_pipeline, tmp_path, capsys, caplog
     assert again == found, "deterministic"
 
 
+def test_another_vae_makes_other_samples(place, tiny_pipeline, tmp_path):
+    words = [tiny_pipeline, place.held_out, "--num_images", 9]
+    vae = ["--pretrained_vae_model_name_or_path", place.other / "vae"]
+    own = evaluate(place, tmp_path / "own.json", *words)["results"][0]
+    other = evaluate(place, tmp_path / "other.json", *words, *vae)["results"][0]
+    assert own["kid"] != other["kid"] and own["kid_floor"] == other["kid_floor"]
+
+
 def test_the_floor_has_as_many_images_as_there_are(place, tiny_pipeline, tmp_path):
     halves = evaluate(place, tmp_path / "halves.json", tiny_pipeline, place.held_out)["results"][0]
     assert (halves["num_real"], halves["num_generated"], halves["num_floor"]) == (20, 20, 10)

@@ -279,7 +279,7 @@ DIT_MISTAKES: dict[str, tuple[Callable[[Path, Path, Path], object], str]] = {
     ),
     "a file of its run that is of something else": (
         lambda new, sd, dit: checkpoint(save_full(new, dit), "[1]"),
-        "TMP/new/run_config.json holds [1], not a dictionary; restore it, or name a folder without it.",
+        "TMP/new/run_config.json cannot be read: it holds [1], not a dictionary; restore it, or name a folder without it.",
     ),
 }  # fmt: skip
 

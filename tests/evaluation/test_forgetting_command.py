@@ -204,6 +204,10 @@ def test_autocast(command, tiny_pipeline: Path, full: Path, data: Path, bank: Kn
         (["SD", "FULL", "DATA", "--guidance_scale", "0"], "--guidance_scale is 0.0; it must be at least 1.0"),
         (["absent", "FULL", "DATA"], "PRETRAINED: absent is neither a folder"),
         (["SD", "absent", "DATA"], "FINETUNED: absent is neither a folder nor a model"),
+        (
+            ["SD", "FULL", "DATA", "--pretrained_vae_model_name_or_path", "absent"],
+            "--pretrained_vae_model_name_or_path: absent is neither a folder nor a VAE",
+        ),
         (["DIT", "FULL", "DATA"], "is a StableDiffusionPipeline and the pretrained pipeline a DiTPipeline"),
         (["SD", "FULL", "nowhere/at/all"], "DATA nowhere/at/all: there is no such folder or file"),
         (["SD", "FULL", "DATA", "--num_images", "13"], "--num_images is 13, and DATA"),

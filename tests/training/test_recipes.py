@@ -19,8 +19,7 @@ from diffusers_difftune.config import (
     TextToImageConfig,
     TextToImageLoraConfig,
 )
-from diffusers_difftune.config.parse import parse_config
-from diffusers_difftune.config.recipes import flags_file
+from diffusers_difftune.config.parse import flags_file, parse_config
 from tests.tiny import tiny_image
 
 from .runs import CLASS, FULL, LORA, ROOT, check_flags, load_script, log

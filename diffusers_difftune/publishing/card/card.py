@@ -2,16 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The model card: what was tuned on what and how, in Markdown with the metadata that the Hub reads."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from huggingface_hub import ModelCard, ModelCardData
 
 from .. import public_facts
+from .figures import drawn_figures
 from .markdown import escaped, gallery, plain, table
 from .usage import usage
 
@@ -52,54 +51,34 @@ OF_THE_BANK = ("num_samples", "solver", "steps", "guidance_scale", "prompt_sourc
 
 
 def model_card(
-    folder: str | Path,
-    config: Mapping[str, Any],
-    *,
+    folder: Path,
+    run: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]] = (),
     repo_id: str | None = None,
     license: Mapping[str, str] | None = None,
-    result: str = "pipeline",
-    pipeline_class: str = "StableDiffusionPipeline",
-    steps: int | None = None,
-    total_steps: int | None = None,
-    num_rows: int | None = None,
-    losses: Mapping[str, float] | None = None,
-    measured: Mapping[str, Sequence[float | None]] | None = None,
-    bank: Mapping[str, Any] | None = None,
-    images: Mapping[str, Sequence[str | Path]] | None = None,
-    figures: Mapping[str, str | Path] | None = None,
 ) -> str:
-    """The model card of a run folder.
+    """The model card of a run folder: the text of its `README.md`.
 
-    Prompts, names of classes and names of files cannot bring markup, code or metadata into it.
+    Prompts, names of classes and names of files cannot bring markup, code or metadata into it. Tokens and paths of this
+    machine are left out.
 
     Args:
-        folder (`str` or `Path`): The run folder.
-        config (`Mapping`): The flags of the run by name, as in `run_config.json`. Tokens and local paths are left out.
+        folder (`Path`): The run folder. The figures in it are shown.
+        run (`Mapping`): The content of `run_config.json`: the `"flags"`, the `"seed"`, `"total_steps"`, and in `"card"` what
+            came out of the run (see [`Trainer.card_facts`]). The `"result"` is a `"pipeline"`, `"lora"` (weights for
+            `load_lora_weights`), an `"adapter"` (for [`load_adapter`]), `"controlnet"` or `"controlnet_adapter"`.
+        log (`Sequence`, *optional*): The lines of `training_log.jsonl`.
         repo_id (`str`, *optional*): Where it will be uploaded; the example loads it from there.
         license (`Mapping[str, str]`, *optional*): The license fields of the metadata; see [`inherited_license`].
-        result (`str`, *optional*, defaults to `"pipeline"`): What is in the folder: `"pipeline"`, `"lora"` (weights for
-            `load_lora_weights`), `"adapter"` (for [`load_adapter`]), `"controlnet"` or `"controlnet_adapter"`.
-        pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
-        steps (`int`, *optional*): Optimiser steps that were made.
-        total_steps (`int`, *optional*): Optimiser steps of the whole run.
-        num_rows (`int`, *optional*): Rows of target data.
-        losses (`Mapping[str, float]`, *optional*): The last loss figures by name, as in `training_log.jsonl`.
-        measured (`Mapping`, *optional*): What was measured, by name: before the first step (`None` if it was not) and at
-            the end.
-        bank (`Mapping`, *optional*): The knowledge bank's manifest.
-        images (`Mapping[str, Sequence]`, *optional*): Validation images, files in the run folder, by prompt.
-        figures (`Mapping`, *optional*): Figures, files in the run folder, by what they show.
-
-    Returns:
-        `str`: The text of `README.md`.
     """
-    facts = public_facts(dict(config))
-    if facts.get("adapter") in ("difffit", "bitfit"):
-        facts.pop("rank", None)  # the LoRA script has one by default
-    if facts.get("lr_scheduler") == "constant":
-        facts.pop("lr_warmup_steps", None)  # it takes none, whatever the default
-    base, dataset = model_of(config), dataset_of(config)
-    shown = {prompt: [inside(path, folder) for path in paths] for prompt, paths in (images or {}).items()}
+    flags, told, last = run["flags"], run["card"], log[-1] if log else {}
+    result, pipeline_class, bank = told["result"], told["pipeline_class"], told.get("knowledge_bank") or {}
+    facts = public_facts(flags | {"seed": run["seed"]})
+    base, dataset = hub_id(flags.get("pretrained_model_name_or_path")), hub_id(flags.get("dataset_name"))
+    images = {
+        prompt: [path for path in paths if (folder / path).is_file()]
+        for prompt, paths in told.get("images", {}).items()
+    }
     licensed: dict[str, Any] = dict(license or {})
     data = ModelCardData(
         **licensed,
@@ -109,22 +88,26 @@ def model_card(
         base_model_relation=("finetune" if result == "pipeline" else "adapter") if base else None,
         datasets=[dataset] if dataset else None,
         tags=tags(facts, result, pipeline_class),
-        widget=None if result.startswith("controlnet") else widget(shown),
+        widget=None if result.startswith("controlnet") else widget(images),
     )
-    title = repo_id.split("/")[-1] if repo_id else Path(folder).resolve().name
+    steps, total_steps = last.get("step"), run.get("total_steps")
+    losses = {name: value for name, value in last.items() if name.startswith("loss") and isinstance(value, float)}
+    title = repo_id.split("/")[-1] if repo_id else folder.resolve().name
     parts = [
         f"# {escaped(title)}",
-        summary(facts, base, dataset, result, num_rows, steps),
+        summary(facts, base, dataset, result, told.get("num_rows"), steps),
         f"Training goes on: it is to make {total_steps:,} steps." if steps and steps < (total_steps or 0) else "",
-        gallery(shown),
+        gallery(images),
         "## Use",
-        usage(facts, base, repo_id, result, shown, pipeline_class),
+        usage(facts, base, repo_id, result, images, pipeline_class),
         "## Training",
         table("Setting", settings_of(facts)),
-        bank_text(bank),
-        table("Loss at the end of training", losses or {}),
-        table("Measured", measured or {}, ("before training", "at the end")),
-        *(f"{escaped(title)}:\n\n![]({quote(inside(path, folder))})" for title, path in (figures or {}).items()),
+        table(
+            "Knowledge bank", {name: public_facts(bank[name]) for name in OF_THE_BANK if bank.get(name) is not None}
+        ),
+        table("Loss at the end of training", losses),
+        table("Measured", measured(log), ("before training", "at the end")),
+        *(f"{title}:\n\n![]({path})" for title, path in drawn_figures(folder).items()),
         "## Citation",
         CITATION,
     ]
@@ -132,24 +115,26 @@ def model_card(
 
 
 def settings_of(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags worth a line that the run had; those of a moving average only if it kept one."""
+    """The flags worth a line that the run had, without those that had no effect in it."""
     found = {name: facts[name] for name in SETTINGS if facts.get(name) or name == "seed" in facts}
-    return {name: value for name, value in found.items() if "use_ema" in found or not name.startswith("ema_")}
+    idle = [] if "use_ema" in found else ["ema_decay", "ema_warmup"]
+    if found.get("adapter") in ("difffit", "bitfit"):
+        idle.append("rank")  # the LoRA script has one by default
+    if found.get("lr_scheduler") == "constant":
+        idle.append("lr_warmup_steps")
+    return {name: value for name, value in found.items() if name not in idle}
 
 
-def inside(path: str | Path, folder: str | Path) -> str:
-    """A file of the run folder as the card names it."""
-    return os.path.relpath(path, folder).replace(os.sep, "/")
-
-
-def model_of(config: Mapping[str, Any]) -> str | None:
-    """The id on the Hub of the model that was tuned, or `None` if it was a folder of this machine."""
-    return hub_id(config.get("pretrained_model_name_or_path"))
-
-
-def dataset_of(config: Mapping[str, Any]) -> str | None:
-    """The id on the Hub of the data that were tuned on, or `None` if they were a folder of this machine."""
-    return hub_id(config.get("dataset_name"))
+def measured(log: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | None, float]]:
+    """What was measured on held-out data before the first step and the last time, by name."""
+    found: dict[str, tuple[float | None, float]] = {}
+    for kind in ("quality", "condition_error"):
+        lines = [line for line in log if isinstance(line.get(kind), dict)]
+        for name, value in lines[-1][kind].items() if lines else ():
+            if isinstance(value, (int, float)):
+                first = lines[0][kind].get(name) if lines[0]["step"] == 0 and len(lines) > 1 else None
+                found[f"{kind.replace('_', ' ')}: {name}"] = (first, value)
+    return found
 
 
 def hub_id(name: str | None) -> str | None:
@@ -207,12 +192,3 @@ def summary(
     if facts.get("objective") == "standard":
         how = "standard fine-tuning"
     return f"{kinds[result]} {model}, trained on {data}{rows}{length} with {how}. Made with `diffusers-difftune`."
-
-
-def bank_text(bank: Mapping[str, Any] | None) -> str:
-    """How the knowledge bank was made."""
-    if not bank:
-        return ""
-    return table(
-        "Knowledge bank", {name: public_facts(bank[name]) for name in OF_THE_BANK if bank.get(name) is not None}
-    )

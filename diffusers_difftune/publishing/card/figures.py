@@ -21,20 +21,13 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito's, which the colour-blind c
 FEWEST_STEPS = 2  # a curve has two points
 
 
-def drawn_figures(folder: Path) -> dict[str, Path]:
-    """The figures in a run folder, by what they show."""
-    found = {title: folder / FOLDER / name for name, title in TITLES.items()}
-    return {title: path for title, path in found.items() if path.is_file()}
+def drawn_figures(folder: Path) -> dict[str, str]:
+    """The figures in a run folder, as the card names them, by what they show."""
+    return {title: f"{FOLDER}/{name}" for name, title in TITLES.items() if (folder / FOLDER / name).is_file()}
 
 
 def draw_figures(folder: Path, facts: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> None:
-    """Draws what can be drawn of a run; nothing without matplotlib.
-
-    Args:
-        folder (`Path`): The run folder; the figures go into `figures/`.
-        facts (`Mapping`): The flags of the run by name.
-        log (`Sequence`): The lines of `training_log.jsonl`.
-    """
+    """Draws what can be drawn of a run from its flags and the lines of its log; nothing without matplotlib."""
     try:
         from matplotlib.figure import Figure  # not pyplot: no global state, no display
     except ImportError:

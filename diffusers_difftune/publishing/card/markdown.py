@@ -21,14 +21,7 @@ JOINERS = "\u200c\u200d"  # invisible, and part of emoji and of words in some sc
 
 def plain(text: object) -> str:
     """A text on one line, without control characters and without invisible ones such as those that turn the direction of
-    writing.
-
-    Args:
-        text: Anything; what it is as a string.
-
-    Returns:
-        `str`: May be empty.
-    """
+    writing; may be empty."""
     kept = []
     for character in str(text):
         category = unicodedata.category(character)
@@ -50,13 +43,8 @@ def literal(text: object) -> str:
 
 
 def table(title: str, rows: Mapping[str, Any], columns: Sequence[str] = ("",)) -> str:
-    """A table of names and values, or nothing without rows.
-
-    Args:
-        title (`str`): Above the names.
-        rows (`Mapping`): For each name its value, or a list of values. A value that is a list is written in a row of
-            columns if there are several columns, else with commas.
-        columns (`Sequence[str]`, *optional*): Above the values.
+    """A table of names and values, or nothing without rows. A value that is a list fills the columns if there are several,
+    and is written with commas else. The title stands above the names.
     """
     if not rows:
         return ""

@@ -4,7 +4,7 @@
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from huggingface_hub import HfApi, ModelCard
 from ...errors import DiffTuneError
 from ...io.atomic import write_bytes_atomic
 from .. import HUB_ERRORS
-from .card import model_card, model_of
-from .figures import draw_figures, drawn_figures
+from .card import hub_id, model_card
+from .figures import draw_figures
 
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,9 @@ def write_run_card(
         DiffTuneError: The folder is not that of a run that was trained to its end.
     """
     folder = Path(folder)
-    config, log = read_run(folder), read_log(folder)
+    flags, log = read_run(folder)["flags"], read_log(folder)
     try:
-        draw_figures(folder, config["flags"], log)
+        draw_figures(folder, flags, log)
     except Exception as error:  # of matplotlib; a result is worth more than its picture
         logger.warning("The model card has no figures (%s: %s).", type(error).__name__, error)
     path = folder / CARD_FILE
@@ -59,40 +59,13 @@ def run_card(
     license: Mapping[str, str] | None = None,
 ) -> str:
     """The text of the card, with the figures that are there; see [`write_run_card`]."""
-    config, log = read_run(folder), read_log(folder)
-    facts, flags = config["card"], config["flags"]
-    if license is None:
-        license = facts.get("license") or inherited_license(flags, token)
-    last = log[-1] if log else {}
-    return model_card(
-        folder,
-        flags | {"seed": config["seed"]},
-        repo_id=repo_id,
-        license=license,
-        result=facts["result"],
-        pipeline_class=facts["pipeline_class"],
-        steps=last.get("step"),
-        total_steps=config.get("total_steps"),
-        num_rows=facts["num_rows"],
-        losses={name: value for name, value in last.items() if name.startswith("loss") and isinstance(value, float)},
-        measured=measured(log),
-        bank=facts["knowledge_bank"],
-        images={
-            prompt: [folder / path for path in paths if (folder / path).is_file()]
-            for prompt, paths in facts["images"].items()
-        },
-        figures=drawn_figures(folder),
-    )
+    run = read_run(folder)
+    license = license or run["card"].get("license") or inherited_license(run["flags"], token)
+    return model_card(folder, run, read_log(folder), repo_id, license)
 
 
 def renew_card(folder: str | Path, repo_id: str, token: str | None = None) -> None:
-    """Makes a card's example load the result from where it is uploaded to. A card that someone has edited stays as it is.
-
-    Args:
-        folder (`str` or `Path`): The folder that is to be uploaded.
-        repo_id (`str`): Where to.
-        token (`str`, *optional*): To ask the Hub for the license of the base model.
-    """
+    """Makes a card's example load the result from where it is uploaded to. A card that someone has edited stays as it is."""
     folder = Path(folder)
     try:
         written_for = read_run(folder)["card"]["repo_id"]
@@ -125,26 +98,10 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def measured(log: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float | None, float]]:
-    """What was measured on held-out data before the first step and the last time, by name."""
-    found: dict[str, tuple[float | None, float]] = {}
-    for kind in ("quality", "condition_error"):
-        lines = [line for line in log if isinstance(line.get(kind), dict)]
-        for name, value in lines[-1][kind].items() if lines else ():
-            if isinstance(value, (int, float)):
-                first = lines[0][kind].get(name) if lines[0]["step"] == 0 and len(lines) > 1 else None
-                found[f"{kind.replace('_', ' ')}: {name}"] = (first, value)
-    return found
-
-
 def inherited_license(flags: Mapping[str, Any], token: str | None = None) -> dict[str, str]:
-    """The license fields of the base model's card: from the card in its folder, or else from the Hub, or else none.
-
-    Args:
-        flags (`Mapping`): The flags of the run by name.
-        token (`str`, *optional*): To ask the Hub.
-    """
-    model, base = Path(flags.get("pretrained_model_name_or_path") or ""), model_of(flags)
+    """The license fields of the base model's card: from the card in its folder, or else from the Hub, or else none."""
+    model = Path(flags.get("pretrained_model_name_or_path") or "")
+    base = hub_id(flags.get("pretrained_model_name_or_path"))
     card: Any = None
     try:
         if (model / CARD_FILE).is_file():

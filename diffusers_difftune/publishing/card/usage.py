@@ -8,90 +8,77 @@ from typing import Any
 from .markdown import literal, plain
 
 
-# Stands where a result is that was not uploaded.
-THIS_FOLDER = "path/to/this/folder"
-
-
 def usage(
     facts: Mapping[str, Any],
     base: str | None,
     repo_id: str | None,
     result: str,
-    gallery: Mapping[str, Sequence[str]],
-    pipeline_class: str = "StableDiffusionPipeline",
+    images: Mapping[str, Sequence[str]],
+    pipeline_class: str,
 ) -> str:
-    """Code that makes an image with the result.
+    """A block of code that makes an image with the result, for the first of the prompts of `images`.
 
-    Args:
-        facts (`Mapping`): The flags of the run by name.
-        base (`str`, *optional*): The base model's id on the Hub.
-        repo_id (`str`, *optional*): Where the result is on the Hub.
-        result (`str`): What the result is; see [`~diffusers_difftune.publishing.card.model_card`].
-        gallery (`Mapping`): Images in the folder by prompt; the code uses the first prompt.
-        pipeline_class (`str`, *optional*, defaults to `"StableDiffusionPipeline"`): The class of the base pipeline.
-
-    Returns:
-        `str`: A block of Markdown.
+    See [`~diffusers_difftune.publishing.card.model_card`]; `facts` are the public flags, and `base` is the base model's id.
     """
-    this = repo_id or THIS_FOLDER
+    this = repo_id or "path/to/this/folder"  # where a result is that was not uploaded
     start = this if result == "pipeline" else base or placeholder(facts.get("pretrained_model_name_or_path"))
-    size = facts.get("resolution")
-    prompt, images = next(iter(gallery.items()), ("an example prompt", []))
-    arguments = literal(prompt)
-    if result.startswith("controlnet"):
-        arguments += ", image=condition"
-    arguments += f", height={size}, width={size}" if size else ""
-    lines = ["import torch", "from diffusers import DiffusionPipeline", ""]
-    # Said, because the text encoder of a base that is stored in half precision is loaded so, and nothing else of it.
-    precision = "" if result == "pipeline" else ", dtype=torch.float32"
-    vae = facts.get("pretrained_vae_model_name_or_path") if result != "pipeline" else None
-    precision = f", vae=vae{precision}" if vae else precision
-    load = [f"pipeline = DiffusionPipeline.from_pretrained({literal(start)}{precision}).to(device)"]
+    of_control, size = result.startswith("controlnet"), facts.get("resolution")
+    prompt, shown = next(iter(images.items()), ("an example prompt", []))
+    pipeline, options, arguments = "DiffusionPipeline", "", literal(prompt)
+    others: list[str] = []
+    load: list[str] = []
+    vae = facts.get("pretrained_vae_model_name_or_path")
+    if vae and result != "pipeline":
+        others.append("AutoencoderKL")
+        load.append(f"vae = AutoencoderKL.from_pretrained({literal(vae if '/' in vae else placeholder(vae))})")
+        options += ", vae=vae"
+    if of_control:
+        pipeline, options = "StableDiffusionControlNetPipeline", f", controlnet=controlnet{options}"
+        others.append("ControlNetModel")
+        if result == "controlnet":
+            load.append(f"controlnet = ControlNetModel.from_pretrained({literal(this)})")
+        elif name := facts.get("controlnet_model_name_or_path"):
+            name = name if "/" in name else placeholder(name)
+            load.append(f"controlnet = ControlNetModel.from_pretrained({literal(name)})")
+        else:
+            others.append("UNet2DConditionModel")
+            channels = f'ControlNetModel.load_config({literal(this)})["conditioning_embedding_out_channels"]'
+            load += [
+                f'unet = UNet2DConditionModel.from_pretrained({literal(start)}, subfolder="unet")',
+                f"controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels={channels})",
+            ]
+    if result != "pipeline":
+        # Said, because the text encoder of a base that is stored in half precision is loaded so, and nothing else of it.
+        options += ", dtype=torch.float32"
+    load.append(f"pipeline = {pipeline}.from_pretrained({literal(start)}{options}).to(device)")
     if result == "lora":
         load.append(f"pipeline.load_lora_weights({literal(this)})")
         if prediction_type := facts.get("prediction_type"):  # which a file of LoRA weights cannot tell stock diffusers
             load.append(f"pipeline.scheduler.register_to_config(prediction_type={literal(prediction_type)})")
-    if result.startswith("controlnet"):
-        lines[1:2] = [
-            "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline",
-            "from diffusers.utils import load_image",
-        ]
-        place = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else f"{this}/"
-        load = [
-            f"controlnet = ControlNetModel.from_pretrained({literal(this)})",
-            "pipeline = StableDiffusionControlNetPipeline.from_pretrained("
-            f"{literal(start)}, controlnet=controlnet{precision}).to(device)",
-            f"condition = load_image({literal(place + images[0] if images else 'condition.png')})",
-        ]
-        if result == "controlnet_adapter":
-            load[0] = controlnet_before_training(facts, start, this)
-            lines[1] = "from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel"
-    if vae:
-        lines.insert(1, "from diffusers import AutoencoderKL")
-        load.insert(0, f"vae = AutoencoderKL.from_pretrained({literal(vae if '/' in vae else placeholder(vae))})")
     if result.endswith("adapter"):
-        lines.insert(-1, "from diffusers_difftune import load_adapter")
-        load.insert(1 + result.startswith("controlnet") + bool(vae), f"load_adapter(pipeline, {literal(this)})")
+        load.append(f"load_adapter(pipeline, {literal(this)})")
+    if of_control:
+        place = f"https://huggingface.co/{repo_id}/resolve/main/" if repo_id else f"{this}/"
+        load.append(f"condition = load_image({literal(place + shown[0] if shown else 'condition.png')})")
+        arguments += ", image=condition"
+    arguments += f", height={size}, width={size}" if size else ""
     if pipeline_class == "DiTPipeline":  # names with commas are several names of one class to it
-        name = literal(plain(prompt).split(",")[0]) if gallery else None
-        arguments = f"class_labels=pipeline.get_label_ids([{name}])" if name else "class_labels=[0]"
-    lines += ['device = "cuda" if torch.cuda.is_available() else "cpu"', *load]
-    lines += [f"image = pipeline({arguments}).images[0]", 'image.save("image.png")']
+        name = literal(plain(prompt).split(",")[0])
+        arguments = f"class_labels=pipeline.get_label_ids([{name}])" if images else "class_labels=[0]"
+    lines = [
+        "import torch",
+        f"from diffusers import {', '.join(sorted([*others, pipeline]))}",
+        *(["from diffusers.utils import load_image"] if of_control else []),
+        *(["from diffusers_difftune import load_adapter"] if result.endswith("adapter") else []),
+        "",
+        'device = "cuda" if torch.cuda.is_available() else "cpu"',
+        *load,
+        f"image = pipeline({arguments}).images[0]",
+        'image.save("image.png")',
+    ]
     return "\n".join(["```python", *lines, "```"])
 
 
 def placeholder(name: str | None) -> str:
     """What stands where a model lies that is not on the Hub, of which a card tells no more than the folder's name."""
     return f"path/to/{name}" if name else "path/to/the/base/model"
-
-
-def controlnet_before_training(facts: Mapping[str, Any], start: str, this: str) -> str:
-    """Code that makes the ControlNet that an adapter was trained on."""
-    if name := facts.get("controlnet_model_name_or_path"):
-        name = name if "/" in name else placeholder(name)
-        return f"controlnet = ControlNetModel.from_pretrained({literal(name)})"
-    channels = f'ControlNetModel.load_config({literal(this)})["conditioning_embedding_out_channels"]'
-    return (
-        f'unet = UNet2DConditionModel.from_pretrained({literal(start)}, subfolder="unet")\n'
-        f"controlnet = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels={channels})"
-    )
