@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..evaluation import FEWEST_IMAGES
 from .candidates import Candidate, find_candidates, find_prompts
 from .common import find_resolution, new_accelerator, show_summary
-from .flags import add_sampling_flags, check_sampling_flags
+from .flags import add_sampling_flags
 from .results import check_is_free, check_output, picture_beside, write_results
 
 
@@ -67,7 +66,6 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """`difftune evaluate`"""
-    check_sampling_flags(arguments, num_images=FEWEST_IMAGES)
     check_output(arguments.output)
     candidates = find_candidates(arguments)
 

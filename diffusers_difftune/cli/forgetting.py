@@ -4,13 +4,14 @@
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..config import ControlNetConfig
+from ..config.base import Config, flag
 from ..errors import DiffTuneError
-from ..evaluation import FEWEST_IMAGES
-from .flags import add_flags, add_sampling_flags, check_sampling_flags
+from .flags import add_flags, add_sampling_flags
 
 
 FORGETTING = """\
@@ -21,6 +22,14 @@ how far the weights went. Writes figures and pictures, and prints a summary in w
 run again. docs/forgetting.md says what each curve means.
 """
 PERCENTS = [float(percent) for percent in range(0, 101, 10)]
+
+
+@dataclass(kw_only=True)
+class RowFlags(Config):
+    """How much data the losses and the Fisher information are of."""
+
+    rows: int = flag("Rows of target and of source data for the losses, at most.", 128, least=2)
+    fisher_rows: int = flag("Source rows for the Fisher information, at most.", 64, least=2)
 
 
 def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,15 +56,7 @@ def add_parser(subcommands: "argparse._SubParsersAction[argparse.ArgumentParser]
     parser.add_argument(
         "--output_dir", default="forgetting", help="Where figures and pictures go. Default: forgetting."
     )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=128,
-        help="Rows of target and of source data for the losses, at most. Default: 128.",
-    )
-    parser.add_argument(
-        "--fisher_rows", type=int, default=64, help="Source rows for the Fisher information, at most. Default: 64."
-    )
+    add_flags(parser, RowFlags)
     parser.add_argument(
         "--percents",
         type=float,
@@ -120,7 +121,6 @@ def check_arguments(arguments: argparse.Namespace) -> None:
     """Stops on the first flag that cannot work."""
     from ..config.checks import check_output_dir
 
-    check_sampling_flags(arguments, rows=2, fisher_rows=2, num_images=FEWEST_IMAGES)
     if not all(0 <= percent <= 100 for percent in arguments.percents):
         raise DiffTuneError(
             f"--percents is {' '.join(f'{x:g}' for x in arguments.percents)}; give numbers from 0 to 100."
