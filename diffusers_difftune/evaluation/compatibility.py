@@ -111,7 +111,7 @@ def check_run(folder: Path, fingerprint: str) -> None:
         raise DiffTuneError(
             f"{folder} was trained from other weights than those of the pretrained pipeline (fingerprint {found[:12]}, not"
             f" {fingerprint[:12]}); name {flags.get('pretrained_model_name_or_path')}, as it was then, with the"
-            " --revision and --variant of that run."
+            " --revision, --variant and --pretrained_vae_model_name_or_path of that run."
         )
 
 
