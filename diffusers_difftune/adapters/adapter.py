@@ -27,7 +27,7 @@ class Adapter:
     Args:
         model (`torch.nn.Module`): The pretrained model, in the precision it is to be frozen in; changed in place.
         settings ([`AdapterSettings`]): What trains.
-        what (`str`): What the model is called in messages.
+        what (`str`, *optional*, defaults to `"denoiser"`): What the model is called in messages.
         keep_pretrained (`bool`, *optional*, defaults to `False`): Keep a copy of the pretrained parameters that train, so
             that [`off`] can bring them back.
         kept_rows (`int`, *optional*, defaults to 0): Rows of embedding tables, the first ones, that are saved also if
@@ -42,7 +42,7 @@ class Adapter:
         self,
         model: torch.nn.Module,
         settings: AdapterSettings,
-        what: str,
+        what: str = "denoiser",
         keep_pretrained: bool = False,
         kept_rows: int = 0,
         training: bool = True,
