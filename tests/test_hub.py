@@ -212,10 +212,32 @@ def test_public_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "cache_dir": "here",
         "other": "up",
         "windows": "me",
-        "validation_prompts": ["a cat / dog", "in ~/x"],
+        "validation_prompts": ["a cat / dog", "in x"],
         "learning_rate": 1e-4,
         "snr_gamma": None,
     }
+
+
+@pytest.mark.parametrize(
+    ("sentence", "public"),
+    [
+        ("16 rows of /home/jane/secret project/cats", "16 rows of cats"),
+        ("/home/jane/pipeline, StableDiffusionPipeline; UNet of 9 parameters", "pipeline, StableDiffusionPipeline; UNet of 9 parameters"),
+        ("6 rows (/home/jane/images); 2 of ../other/images, all", "6 rows (images); 2 of images, all"),
+        ("256 samples of org/model from C:\\Users\\jane\\bank", "256 samples of org/model from bank"),
+        ("/home/jane/.cache/hub/models--org--model/snapshots/0123abc, cut", "org/model, cut"),
+        ("in /home/jane/out (there, all of it); losses also to wandb", "in out (there, all of it); losses also to wandb"),
+        ("org/model at 1/2 of https://huggingface.co/org/model, and/or / t^1", None),
+        ("a picture, /imagine a cat", None),
+    ],
+)  # fmt: skip
+def test_sentences_keep_no_paths_of_this_machine(
+    sentence: str, public: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "secret project" in sentence:  # a path with a space in it is one where it is there
+        (tmp_path / "jane" / "secret project" / "cats").mkdir(parents=True)
+        sentence = sentence.replace("/home/jane", str(tmp_path / "jane"))
+    assert public_facts({"summary": {"data": sentence}})["summary"]["data"] == (public or sentence)
 
 
 def test_no_token_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,9 @@ LEFT_OUT = ("checkpoint-*", "knowledge_bank", "logs", "*cache*", "wandb", "runs"
 SECRET = re.compile(r"(^|_)(token|secret|password|api_key)$", re.IGNORECASE)
 DOWNLOADED = re.compile(r"models--([^/\\]+?)--([^/\\]+)[/\\]snapshots[/\\]")
 LOCAL_PATH = re.compile(r"^([/~\\]|\.{1,2}[/\\]|[A-Za-z]:[/\\])")
+# Of at least two parts, so that "/imagine" is none; nor is one in "a/b", "1/2" or an address.
+PATH_IN_TEXT = re.compile(r"(?<![\w./\\:~-])(~|\.{1,2}|[A-Za-z]:)?[/\\](?=[^\s;,)/\\]+[/\\])")
+SENTENCE = re.compile(r"[;,] ")
 STATE_FILE = "training_state.json"  # of a checkpoint
 CHECKPOINT_SUFFIXES = (".json", ".safetensors")
 TEXT_SUFFIXES = (".csv", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml")
@@ -79,21 +82,43 @@ def to_bytes(facts: Any) -> bytes:
 
 def public_facts(value: Any) -> Any:
     """What JSON can hold, such as the content of `run_config.json`, without tokens, and with the last part only of every path
-    of this machine. A path into the cache of downloaded models becomes the model's id.
+    of this machine, also inside sentences. A path into the cache of downloaded models becomes the model's id.
     """
     if isinstance(value, dict):
         return {key: public_facts(item) for key, item in value.items() if not SECRET.search(str(key))}
     if isinstance(value, (list, tuple)):
         return [public_facts(item) for item in value]
     if isinstance(value, Path):
-        value = str(value)
+        return public_path(str(value))
     if not isinstance(value, str):
         return value
-    if downloaded := DOWNLOADED.search(value):
+    is_local = LOCAL_PATH.match(value) or DOWNLOADED.search(value)
+    if (is_local and not SENTENCE.search(value)) or (os.sep in value and os.path.exists(value)):
+        return public_path(value)
+    return public_sentence(value).replace(str(Path.home()), "~")
+
+
+def public_path(path: str) -> str:
+    """The last part of a path, or the id of a downloaded model."""
+    if downloaded := DOWNLOADED.search(path):
         return "/".join(downloaded.groups())
-    if LOCAL_PATH.match(value) or (os.sep in value and os.path.exists(value)):
-        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return value.replace(str(Path.home()), "~")
+    return re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+
+
+def public_sentence(text: str) -> str:
+    """A text with the last part only of the paths in it."""
+    parts, at = [], 0
+    while begin := PATH_IN_TEXT.search(text, at):
+        end = path_end(text, begin.start())
+        parts += [text[at : begin.start()], public_path(text[begin.start() : end])]
+        at = end
+    return "".join(parts) + text[at:]
+
+
+def path_end(text: str, start: int) -> int:
+    """Where the path ends that begins at `start`: after spaces in it if that is there, and otherwise before the first one."""
+    ends = [start + found.start() for found in re.finditer(r"[\s;,)]|$", text[start:])]
+    return next((end for end in reversed(ends) if os.path.exists(text[start:end])), ends[0])
 
 
 def refuse_secrets(operations: Sequence[CommitOperationAdd], token: str | None) -> None:
