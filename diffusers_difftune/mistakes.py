@@ -100,13 +100,13 @@ class Terminated(KeyboardInterrupt):
 
 
 def reports_mistakes(main: Callable[..., None]) -> Callable[..., None]:
-    """Makes a script exit as [`exit_code`] says."""
+    """Makes a script exit as [`exit_code`] says; the `SystemExit` has the error as its `__cause__`."""
 
     @functools.wraps(main)
     def wrapper(*args: Any, **kwargs: Any) -> None:
-        code = exit_code(lambda: main(*args, **kwargs))
+        code, cause = outcome(lambda: main(*args, **kwargs))
         if code != 0:
-            raise SystemExit(code)
+            raise SystemExit(code) from cause
 
     return wrapper
 
@@ -117,16 +117,21 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
     Returns its exit code: 2 after a mistake (3 if only the last upload failed), 130 after SIGINT and 143 after SIGTERM. (While
     a run trains, signals are its own business: see `stopping.py`.)
     """
+    return outcome(run, name)[0]
+
+
+def outcome(run: Callable[[], int | None], name: str = "error") -> tuple[int, BaseException | None]:
+    """The [`exit_code`] of a command, and the error that it comes from, for programs that call a script's `main`."""
     try:
         with terminated_as_interrupted():
-            return run() or 0
+            return run() or 0, None
     except DiffTuneError as error:
         tell_mistake(f"{name}: {error}")
-        return error.exit_code
+        return error.exit_code, error
     except Stopped as stopped:
         if stopped.sentence is not None:
             print(f"\n{stopped.sentence}", file=sys.stderr)
-        return stopped.code
+        return stopped.code, None
     except KeyboardInterrupt as error:
         number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
         print(
@@ -134,13 +139,13 @@ def exit_code(run: Callable[[], int | None], name: str = "error") -> int:
             " --resume_from_checkpoint latest.",
             file=sys.stderr,
         )
-        return 128 + number
+        return 128 + number, None
     except Exception as error:
         sentence = place_trouble(error)
         if sentence is None:
             raise
         tell_mistake(f"{name}: {sentence}")
-        return 2
+        return 2, error
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from diffusers_difftune.cli import main as difftune
+from diffusers_difftune.errors import DiffTuneError
 from tests.training.runs import FULL, environment, launch, load_script
 
 
@@ -23,7 +24,7 @@ def fail(report: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(report))
     with pytest.raises(SystemExit) as caught:
         load_script(FULL).main(ARGUMENTS)
-    assert caught.value.code == 2
+    assert caught.value.code == 2 and isinstance(caught.value.__cause__, DiffTuneError)
 
 
 def test_of_several_processes_one_prints_and_the_launcher_gets_the_sentence_of_all(tmp_path, monkeypatch, capsys):
