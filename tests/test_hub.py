@@ -224,7 +224,7 @@ def test_public_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("16 rows of /home/jane/secret project/cats", "16 rows of cats"),
         ("/home/jane/pipeline, StableDiffusionPipeline; UNet of 9 parameters", "pipeline, StableDiffusionPipeline; UNet of 9 parameters"),
         ("6 rows (/home/jane/images); 2 of ../other/images, all", "6 rows (images); 2 of images, all"),
-        ("256 samples of org/model from C:\\Users\\jane\\bank", "256 samples of org/model from bank"),
+        ("256 samples of org/model from C:\\Users\\me\\bank", "256 samples of org/model from bank"),
         ("/home/jane/.cache/hub/models--org--model/snapshots/0123abc, cut", "org/model, cut"),
         ("in /home/jane/out (there, all of it); losses also to wandb", "in out (there, all of it); losses also to wandb"),
         ("org/model at 1/2 of https://huggingface.co/org/model, and/or / t^1", None),
