@@ -241,6 +241,7 @@ def test_all_stages_go_through(small_bench: Path, monkeypatch, capsys) -> None:
     written = json.loads((small_bench / "results" / "summary.json").read_text())
     assert set(written["targets"]["100 images"]) == {*few}
     assert not list((small_bench / "work" / "runs").iterdir()), "weights are not kept"
+    assert torch.backends.cuda.flash_sdp_enabled(), "the kernels of later work in this process are its own"
     before = (small_bench / "results" / "runs.csv").read_bytes()
     monkeypatch.setattr(
         table.Jobs, "make", lambda self, commands, title: pytest.fail(f"{commands}") if commands else None

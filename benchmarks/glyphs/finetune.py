@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusers_difftune import ClassConditionalTrainer
 from diffusers_difftune.config import ClassConditionalConfig, parse_config
@@ -43,10 +43,10 @@ def finetune(
     if not (folder / "model_index.json").is_file():
         places = {"pretrained_model_name_or_path": SOURCE_MODEL, "output_dir": folder, "cache_dir": WORK / "cache"}
         more = {"checkpointing_steps": 250, "checkpoints_total_limit": 1, "resume_from_checkpoint": "latest"}
-        torch.backends.cuda.enable_flash_sdp(False)  # on processors its kernel is the slower one at 16 tokens
         config = parse_config(ClassConditionalConfig, command_line(settings | places | more), "")
         trainer = ClassConditionalTrainer(config) if strength is None else L2SPTrainer(config, strength)
-        trainer.run()
+        with sdpa_kernel(SDPBackend.MATH):  # on processors the other kernel is the slower one at 16 tokens
+            trainer.run()
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
     return folder
