@@ -53,7 +53,7 @@ class Bench:
         self.source = self.backbone.load_denoiser()
         self.classes = len(class_names(DATA / f"{SOURCE}_train.parquet"))
         self.asked = torch.arange(self.classes).repeat_interleave(each)
-        self.own, self.own_labels = some_glyphs(f"{SOURCE}_families", LOSS_ROWS)
+        self.own, self.own_labels = held_out_letters(SOURCE)
 
     @cached_property
     def before(self) -> torch.Tensor:
@@ -64,15 +64,17 @@ class Bench:
         """The share of samples of source classes that are recognised."""
         return recognition(self.judges, drawn, self.asked, SOURCE)
 
-    def losses(self, model: torch.nn.Module, target: str, knows_classes: bool = True) -> dict[str, Any]:
+    def losses(
+        self, model: torch.nn.Module, held_out: torch.Tensor, labels: torch.Tensor, knows_classes: bool = True
+    ) -> dict[str, Any]:
         """The denoising losses of held-out letters of the source and of a target, under their classes and the null class.
 
         Args:
             model (`torch.nn.Module`): The denoiser.
-            target (`str`): The target.
+            held_out (`torch.Tensor`): Letters of the target, those of [`held_out_letters`].
+            labels (`torch.Tensor`): Their classes.
             knows_classes (`bool`, *optional*, defaults to `True`): Whether it was trained on the target's classes.
         """
-        held_out, labels = some_glyphs(f"{target}_families", LOSS_ROWS)
 
         def near_and_all(images: torch.Tensor, rows: list[Any]) -> dict[str, float]:
             return losses(self.backbone, model, images, rows)
@@ -95,6 +97,7 @@ class Bench:
         """
         styles, labels = read_glyphs(DATA / f"{target}_styles.parquet")
         train, _ = read_glyphs(DATA / f"{target}_train_{count}_{seed}.parquet")
+        held_out = held_out_letters(target)
         for alpha in BLENDS:
             model = blend(self.source, finetuned, alpha)
             images = sample(self.backbone, model, labels.tolist(), TARGET_NOISE)
@@ -106,7 +109,12 @@ class Bench:
                 "source recognised": self.source_recognised(drawn),
                 "drift": drift(drawn, self.before),
             }
-            yield Blend(alpha, figures | self.losses(model, target), images, drawn)
+            yield Blend(alpha, figures | self.losses(model, *held_out), images, drawn)
+
+
+def held_out_letters(target: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The letters of type families that nothing was trained on, with their classes, that a target's losses are of."""
+    return some_glyphs(f"{target}_families", LOSS_ROWS)
 
 
 def some_glyphs(stem: str, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -33,9 +33,9 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
-from benchmarks.glyphs.bench import Bench, some_glyphs  # noqa: E402
+from benchmarks.glyphs.bench import Bench, held_out_letters, some_glyphs  # noqa: E402
 from benchmarks.glyphs.finetune import finetune  # noqa: E402
-from benchmarks.glyphs.measure import distances, recognition, sample, source_rows  # noqa: E402
+from benchmarks.glyphs.measure import distances, recognition, rounded, sample, source_rows  # noqa: E402
 from benchmarks.glyphs.read import read_glyphs  # noqa: E402
 from benchmarks.glyphs.scripts import SOURCE, TUNING_TARGETS  # noqa: E402
 from benchmarks.glyphs.settings import (  # noqa: E402
@@ -113,7 +113,7 @@ def target_gates(bench: Bench, target: str) -> tuple[dict[str, Any], list[dict[s
     """Standard fine-tuning on a tuning target, in both regimes and with every blend."""
     before = bench.before
     first = {"model": "source", "source recognised": bench.source_recognised(before)}
-    runs = [first | bench.losses(bench.source, target, knows_classes=False)]
+    runs = [first | bench.losses(bench.source, *held_out_letters(target), knows_classes=False)]
     styles, _ = read_glyphs(DATA / f"{target}_styles.parquet")
     rows = {f"{target}, real": styles[evenly(len(styles))]}
     rows["source classes, source model"] = before[evenly(len(before))]
@@ -163,15 +163,6 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
 def evenly(count: int) -> list[int]:
     """Rows of the picture's letters."""
     return np.linspace(0, count - 1, SHOWN).round().astype(int).tolist()
-
-
-def rounded(value: Any) -> Any:
-    """Figures with as many digits as they are worth."""
-    if isinstance(value, dict):
-        return {name: rounded(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [rounded(item) for item in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def picture(rows: dict[str, torch.Tensor], file: Path) -> None:

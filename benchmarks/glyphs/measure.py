@@ -3,6 +3,7 @@
 """Samples of a model, and the figures of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -100,3 +101,12 @@ def copied(images: torch.Tensor, train: torch.Tensor, held_out: torch.Tensor) ->
 def nearest(images: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
     """How far each image is from the nearest training image."""
     return torch.cdist(images.flatten(1).double(), train.flatten(1).double()).min(1).values
+
+
+def rounded(value: Any) -> Any:
+    """Figures with as many digits as they are worth."""
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

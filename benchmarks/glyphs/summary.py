@@ -10,7 +10,7 @@ from typing import Any
 
 from . import plan
 from .frontier import FIGURES, AtAccuracy, compared, mean_difference, winner
-from .gates import rounded
+from .measure import rounded
 from .methods import FACTORIAL, STANDARD
 from .plan import Run, Runs
 from .scripts import TUNING_TARGETS

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 from benchmarks.glyphs.bench import Bench  # noqa: E402
 from benchmarks.glyphs.finetune import finetune  # noqa: E402
-from benchmarks.glyphs.gates import rounded  # noqa: E402
+from benchmarks.glyphs.measure import rounded  # noqa: E402
 from benchmarks.glyphs.methods import METHODS  # noqa: E402
 from benchmarks.glyphs.plan import Run  # noqa: E402
 from benchmarks.glyphs.settings import BANK, MADE_OF, SOURCE_MODEL, WORK  # noqa: E402
